@@ -1,0 +1,223 @@
+//! The connectors' share of `routes.yaml` as serde structs: shapes and defaults, no IO.
+//!
+//! A key is here only when it works.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
+
+use bytesize::ByteSize;
+use garde::Validate;
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+/// All that the connectors read from the file. Built by the root package from the top-level keys of the same names.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Prefix of every slot, origin, lock, topic and application name; `[a-z0-9_]{1,16}`, default `banyan`.
+    pub install: String,
+    /// Bytes that all flows of this process may hold between source and target.
+    pub memory: ByteSize,
+    /// Required as soon as there is a sync.
+    pub kafka: Option<Kafka>,
+    /// By name.
+    pub syncs: BTreeMap<String, Sync>,
+}
+
+/// The Kafka between both databases.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// `host:port`, several divided by commas.
+    #[garde(length(min = 3), pattern(r"^[^, :]+:[0-9]+(,[^, :]+:[0-9]+)*$"))]
+    pub brokers: String,
+}
+
+/// A set of tables kept in step between a legacy and a modern database.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sync {
+    /// The side that may write these tables when the sync begins. Later the databases say who owns them.
+    #[garde(skip)]
+    pub owner: Side,
+    /// The monolith's database.
+    #[garde(dive)]
+    pub legacy: Database,
+    /// The new service's database.
+    #[garde(dive)]
+    pub modern: Database,
+    /// The tables, at least one.
+    #[garde(length(min = 1), dive)]
+    pub tables: Vec<Table>,
+    /// How changes are ordered in Kafka. Default `transaction`.
+    #[serde(default)]
+    #[garde(skip)]
+    pub order: Order,
+    /// What target triggers and foreign keys see. Default `replica`.
+    #[serde(default)]
+    #[garde(skip)]
+    pub apply_as: ApplyAs,
+    /// What a snapshot does with rows that a target table already has. Default `refuse`.
+    #[serde(default)]
+    #[garde(skip)]
+    pub target: Target,
+    /// How long a user's reads follow the owner after a write of theirs. Default 2s.
+    #[serde(with = "humantime_serde", default = "two_seconds")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub read_your_writes: Duration,
+    /// Above this lag all reads of the sync's routes go to the owner. Default 5s.
+    #[serde(with = "humantime_serde", default = "five_seconds")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub max_lag: Duration,
+}
+
+/// One of the two databases of a sync.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// `postgres://user:password@host:port/database`; best written as `${NAME}`.
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub postgres: SecretString,
+}
+
+/// One table, by the same name on both sides (`public.payments`) or by one name a side.
+#[derive(Debug, Clone, PartialEq, Eq, Validate, JsonSchema)]
+#[schemars(with = "TableForms")]
+pub struct Table {
+    /// `schema.table` in the legacy database.
+    #[garde(pattern(r"^[^.]+\.[^.]+$"))]
+    pub legacy: String,
+    /// `schema.table` in the modern database.
+    #[garde(pattern(r"^[^.]+\.[^.]+$"))]
+    pub modern: String,
+    /// What a snapshot does with rows that the target table already has; wins over the sync's.
+    #[garde(skip)]
+    pub target: Option<Target>,
+}
+
+/// Legacy or modern: the owner of a sync, or one of its databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The monolith's.
+    Legacy,
+    /// The new service's.
+    Modern,
+}
+
+/// How changes are ordered in Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// One topic with one partition a flow; source transactions are applied whole, in commit order.
+    #[default]
+    Transaction,
+}
+
+/// What target triggers and foreign keys see of applied rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ApplyAs {
+    /// Nothing fires (`session_replication_role = replica`).
+    #[default]
+    Replica,
+    /// Everything fires as for any other writer.
+    Origin,
+}
+
+/// What a snapshot does with rows that a target table already has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Stops, and says which tables hold how many rows.
+    #[default]
+    Refuse,
+    /// Empties the table first.
+    Replace,
+    /// Leaves equal rows untouched, updates differing ones, deletes at the end those that the source lacks.
+    KeepMatching,
+}
+
+/// The long form of a table, and the schema of both forms.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LongTable {
+    /// `schema.table` in the legacy database.
+    legacy: String,
+    /// `schema.table` in the modern database.
+    modern: String,
+    /// What a snapshot does with rows that the target table already has; wins over the sync's.
+    #[serde(default)]
+    target: Option<Target>,
+}
+
+/// Only for the JSON schema; never deserialized, so that no line number is lost.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "describes the two forms to the schema generator")]
+enum TableForms {
+    /// `schema.table`, the same on both sides.
+    Short(String),
+    /// One name a side.
+    Long(LongTable),
+}
+
+// === impl Table ===
+
+impl<'de> Deserialize<'de> for Table {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form(PhantomData<()>);
+        impl<'de> Visitor<'de> for Form {
+            type Value = Table;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table such as `public.payments`, or a map with `legacy` and `modern`")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Table, E> {
+                Ok(Table { legacy: name.to_owned(), modern: name.to_owned(), target: None })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Table, A::Error> {
+                let long = LongTable::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Table { legacy: long.legacy, modern: long.modern, target: long.target })
+            }
+        }
+        deserializer.deserialize_any(Form(PhantomData))
+    }
+}
+
+// === impl Side ===
+
+impl Side {
+    /// As the file writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Modern => "modern",
+        }
+    }
+
+    /// The opposite side.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Legacy => Self::Modern,
+            Self::Modern => Self::Legacy,
+        }
+    }
+}
+
+fn two_seconds() -> Duration {
+    Duration::from_secs(2)
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}

@@ -1,0 +1,149 @@
+//! The proxy's share of `routes.yaml` as serde structs: shapes and defaults, no IO, nothing compiled.
+//!
+//! `src/config.rs` of the root package joins it with the connectors' share; `table/` turns it into what a request is matched against.
+//! A key is here only when it works.
+
+mod route;
+mod short;
+mod upstream;
+mod weight;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use garde::Validate;
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+pub use route::{Compare, Fallback, HeaderName, Keyless, Match, Method, Rewrite, Route, Shadow, Side, Sticky};
+pub use short::{OneOrMany, Short, ShortOr};
+pub use upstream::{Endpoint, IdempotencyKey, Upstream};
+pub use weight::{Percent, Weight};
+
+/// A map that keeps the file's order, with names as keys.
+pub type Named<T> = std::collections::BTreeMap<String, T>;
+
+/// All that the proxy reads from the file. Built by the root package from the top-level keys of the same names.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Data-plane threads; `None` is one a core.
+    pub workers: Option<usize>,
+    /// The sockets that clients connect to; at least one.
+    pub listeners: Vec<Listener>,
+    /// Where running state is kept.
+    pub state: State,
+    /// The key of signed cookies; `None`: made once in `state.dir/secret`.
+    pub secret: Option<SecretString>,
+    /// Peers whose `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Named sets of endpoints.
+    pub upstreams: Named<Upstream>,
+    /// The upstream that answers what no route matches.
+    pub default: String,
+    /// In the file's order; precedence is by the match, not by this order (see `table/`).
+    pub routes: Vec<Route>,
+    /// What the routes need to know of the file's `syncs`.
+    pub syncs: Named<SyncRules>,
+}
+
+/// What the answering path must know of a sync; the root package fills it from the connectors' config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncRules {
+    /// The owner that the file names; what the databases say wins over it.
+    pub owner: crate::links::Owner,
+    /// How long a user's reads follow the owner after a write of theirs.
+    pub read_your_writes: Duration,
+    /// Above this lag all reads of the sync's routes go to the owner.
+    pub max_lag: Duration,
+}
+
+/// One listening socket and what a client may ask of it.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Address and port, for example `0.0.0.0:8080`. A change needs a restart.
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub bind: SocketAddr,
+    /// What one client may take.
+    #[serde(default)]
+    #[garde(dive)]
+    pub limits: Limits,
+}
+
+/// Limits of a listener. Each has a default that suits a public site.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open connections over all workers; one more is closed at once. Default 100,000.
+    #[garde(range(min = 1))]
+    pub connections: usize,
+    /// Bytes of one request's head. Default 64 KiB; over it: 431.
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub header_bytes: ByteSize,
+    /// Header lines of one request. Default 100; over it: 431.
+    #[garde(range(min = 1, max = 1000))]
+    pub headers: usize,
+    /// From the first byte of a head to its end. Default 10s; over it: 408 and closed.
+    #[serde(with = "humantime_serde")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub head_time: Duration,
+    /// How long a keep-alive connection may wait for its next request. Default 75s.
+    #[serde(with = "humantime_serde")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub idle_time: Duration,
+}
+
+/// The admin listener.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Address and port; loopback unless you know why not. A change needs a restart.
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub bind: SocketAddr,
+}
+
+/// Where running state is kept between restarts.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// A directory of Banyan's own, made if missing. Default `./banyan-state`. A change needs a restart.
+    #[garde(skip)]
+    pub dir: PathBuf,
+}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 100_000,
+            header_bytes: ByteSize::kib(64),
+            headers: 100,
+            head_time: Duration::from_secs(10),
+            idle_time: Duration::from_secs(75),
+        }
+    }
+}
+
+// === impl Admin ===
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { bind: SocketAddr::from(([127, 0, 0, 1], 9901)) }
+    }
+}
+
+// === impl State ===
+
+impl Default for State {
+    fn default() -> Self {
+        Self { dir: PathBuf::from("./banyan-state") }
+    }
+}

@@ -1,0 +1,278 @@
+//! `routes:` — a match, its legacy upstream, its modern upstream, and the weight between them.
+
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+
+use bytesize::ByteSize;
+use garde::Validate;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+use super::{OneOrMany, Percent, Short, ShortOr, Weight};
+
+/// One route.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Unique in the file; metrics and errors carry it.
+    #[garde(length(min = 1, max = 64), pattern(r"^[a-z0-9][a-z0-9_.-]*$"))]
+    pub name: String,
+    /// What it answers; a list is "any of".
+    #[serde(rename = "match")]
+    #[garde(dive)]
+    pub matches: OneOrMany<Match>,
+    /// The monolith's side. Left out: retired, modern answers everything.
+    #[serde(default)]
+    #[garde(dive)]
+    pub legacy: Option<ShortOr<Side>>,
+    /// The new side. Left out: not begun, legacy answers everything.
+    #[serde(default)]
+    #[garde(dive)]
+    pub modern: Option<ShortOr<Side>>,
+    /// Percent of its users (keys) whose reads modern answers. Default 0.
+    #[serde(default)]
+    #[garde(skip)]
+    pub weight: Weight,
+    /// Routes of one group move their users together. Default: the sync's name, else the route's.
+    #[serde(default)]
+    #[garde(inner(length(min = 1, max = 64)))]
+    pub group: Option<String>,
+    /// What tells one user from another; the first that is present wins, behind them Banyan's own cookie.
+    #[serde(default)]
+    #[garde(skip)]
+    pub sticky: Vec<Sticky>,
+    /// What a request without any key does between weight 0 and 100. Default: legacy.
+    #[serde(default)]
+    #[garde(skip)]
+    pub keyless: Keyless,
+    /// The sync whose owner answers this route's writes.
+    #[serde(default)]
+    #[garde(skip)]
+    pub sync: Option<String>,
+    /// How long until the head of the answer; wins over the upstream's.
+    #[serde(with = "humantime_serde", default)]
+    #[garde(skip)]
+    #[schemars(with = "Option<String>")]
+    pub timeout: Option<Duration>,
+    /// What may be tried on the other side. Default: `reads` on synced routes, else `unsent` below weight 100 and `none` at 100.
+    #[serde(default)]
+    #[garde(skip)]
+    pub fallback: Option<Fallback>,
+    /// Adds `x-banyan-side` to every answer. Default false.
+    #[serde(default)]
+    #[garde(skip)]
+    pub expose: bool,
+    /// Sends copies of reads to the side that does not answer.
+    #[serde(default)]
+    #[garde(dive)]
+    pub shadow: Option<Shadow>,
+    /// Compares the shadow's answer with what the client got.
+    #[serde(default)]
+    #[garde(dive)]
+    pub compare: Option<Compare>,
+}
+
+/// What a route answers: all that is given must hold. Paths are matched in normalised form.
+#[derive(Debug, Clone, Default, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Match {
+    /// The request's host, without port; case does not count.
+    #[garde(inner(length(min = 1, max = 253)))]
+    pub host: Option<String>,
+    /// Exactly this path.
+    #[garde(inner(pattern(r"^/")))]
+    pub path: Option<String>,
+    /// This path and everything below it, on segment borders: `/pay` does not match `/payments`.
+    #[garde(inner(pattern(r"^/")))]
+    pub path_prefix: Option<String>,
+    /// One of these methods.
+    #[garde(skip)]
+    pub methods: Option<Vec<Method>>,
+    /// Each header must have exactly this value.
+    #[garde(skip)]
+    pub headers: BTreeMap<HeaderName, String>,
+}
+
+/// One side of a route.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Side {
+    /// An upstream's name.
+    #[garde(skip)]
+    pub upstream: String,
+    /// What its paths look like there. Left out: forwarded as they came.
+    #[serde(default)]
+    #[garde(dive)]
+    pub rewrite: Option<Rewrite>,
+}
+
+/// How a path is rewritten for one side.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// Stands in place of the prefix that matched.
+    #[garde(pattern(r"^/"))]
+    pub path_prefix: String,
+}
+
+/// Where a user's key is found: `{header: x-user-id}` or `{cookie: banyan_id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sticky {
+    /// The raw bytes of this request header.
+    Header(HeaderName),
+    /// The raw bytes of this cookie.
+    Cookie(String),
+}
+
+/// What a request without any key does between weight 0 and 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Keyless {
+    /// Legacy below weight 100, modern at 100.
+    #[default]
+    Legacy,
+    /// The client's address draws the bucket.
+    ClientAddress,
+}
+
+/// What may be tried on the other side when the chosen one fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// Nothing.
+    None,
+    /// Reads.
+    Reads,
+    /// Reads, and requests of which no byte was written. Refused on a synced route.
+    Unsent,
+}
+
+/// Copies of reads for the side that does not answer.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shadow {
+    /// Share of the reads that are copied.
+    #[garde(skip)]
+    pub percent: Percent,
+    /// How long a shadow may take, all of it. Default 5s.
+    #[serde(with = "humantime_serde", default = "five_seconds")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub timeout: Duration,
+    /// Shadows under way at once; one more is dropped and counted. Default 64.
+    #[serde(default = "sixty_four")]
+    #[garde(range(min = 1, max = 10_000))]
+    pub concurrency: usize,
+    /// Bytes of a body that are kept for comparing; a longer one is counted as over the bound. Default 256 KiB.
+    #[serde(default = "quarter_mebibyte")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub max_body: ByteSize,
+}
+
+/// How the shadow's answer is compared with what the client got.
+#[derive(Debug, Clone, Default, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compare {
+    /// JSON pointers that are left out; `*` stands for any one member or index.
+    #[garde(inner(pattern(r"^/")))]
+    pub ignore: Vec<String>,
+    /// Headers that are compared. Default: `content-type`.
+    #[garde(skip)]
+    pub headers: Option<Vec<HeaderName>>,
+    /// Redacted samples kept a route: type and length of what differed, never a value. Default 0 = off.
+    #[garde(range(max = 1000))]
+    pub samples: usize,
+}
+
+/// A header's name, checked and in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HeaderName(String);
+
+/// A method, checked; in capitals as on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Method(http::Method);
+
+// === impl Side ===
+
+impl Short for Side {
+    const EXPECTING: &'static str = "an upstream's name, or a map with `upstream`";
+
+    fn short(text: &str) -> Result<Self, String> {
+        Ok(Self { upstream: text.to_owned(), rewrite: None })
+    }
+}
+
+// === impl HeaderName ===
+
+impl HeaderName {
+    /// In lower case.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for HeaderName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match http::HeaderName::from_bytes(text.as_bytes()) {
+            Ok(name) => Ok(Self(name.as_str().to_owned())),
+            Err(_) => {
+                Err(de::Error::custom(format_args!("`{text}` is no header name; expected letters, digits and `-`")))
+            }
+        }
+    }
+}
+
+impl JsonSchema for HeaderName {
+    fn schema_name() -> Cow<'static, str> {
+        "HeaderName".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" })
+    }
+}
+
+// === impl Method ===
+
+impl Method {
+    /// As the `http` crate knows it.
+    #[must_use]
+    pub fn get(&self) -> &http::Method {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Method {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match http::Method::from_bytes(text.as_bytes()) {
+            Ok(method) if !text.bytes().any(|b| b.is_ascii_lowercase()) => Ok(Self(method)),
+            _ => Err(de::Error::custom(format_args!("`{text}` is no method; expected capitals such as `GET`"))),
+        }
+    }
+}
+
+impl JsonSchema for Method {
+    fn schema_name() -> Cow<'static, str> {
+        "Method".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[A-Z!#$%&'*+.^_`|~0-9-]+$" })
+    }
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn sixty_four() -> usize {
+    64
+}
+
+fn quarter_mebibyte() -> ByteSize {
+    ByteSize::kib(256)
+}

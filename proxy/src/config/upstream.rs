@@ -1,0 +1,114 @@
+//! `upstreams:` — a named set of endpoints that answers requests.
+
+use std::time::Duration;
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Short, ShortOr};
+
+/// One upstream.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Where it listens; requests are spread over all of them.
+    #[garde(length(min = 1), dive)]
+    pub endpoints: Vec<ShortOr<Endpoint>>,
+    /// How long a connect may take. Default 1s.
+    #[serde(with = "humantime_serde", default = "one_second")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub connect_timeout: Duration,
+    /// How long it may take until the head of its answer. Default 30s; over it: 504. A route's `timeout` wins.
+    #[serde(with = "humantime_serde", default = "thirty_seconds")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub timeout: Duration,
+    /// How long an idle connection is kept for the next request; keep it below the backend's own. Default 4s (Node's is 5s).
+    #[serde(with = "humantime_serde", default = "four_seconds")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub idle_time: Duration,
+    /// `honoured`: a request with an `Idempotency-Key` may be sent again to this upstream, whatever its method.
+    #[serde(default)]
+    #[garde(skip)]
+    pub idempotency_key: IdempotencyKey,
+}
+
+/// One endpoint: `http://host:port`, or `{url: …}`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// `http://host:port`, nothing behind the port. The name is looked up when a connection is made.
+    #[garde(custom(origin))]
+    pub url: String,
+}
+
+/// What an upstream does with an `Idempotency-Key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IdempotencyKey {
+    /// Nothing is known of it: a write whose outcome is unknown is not sent again.
+    #[default]
+    Ignored,
+    /// The upstream answers a repeated key with the first answer.
+    Honoured,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// `host:port`, with port 80 where none is given. Only meaningful once validated.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let rest = self.url.strip_prefix("http://").unwrap_or(&self.url);
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        match rest.parse::<http::uri::Authority>() {
+            Ok(authority) if authority.port().is_none() => format!("{authority}:80"),
+            _ => rest.to_owned(),
+        }
+    }
+}
+
+impl Short for Endpoint {
+    const EXPECTING: &'static str = "an address such as `http://127.0.0.1:7001`, or a map with `url`";
+
+    fn short(text: &str) -> Result<Self, String> {
+        Ok(Self { url: text.to_owned() })
+    }
+}
+
+fn origin(url: &str, (): &()) -> garde::Result {
+    let wrong = |why: &str| garde::Error::new(format!("{why}; expected an address such as `http://127.0.0.1:7001`"));
+    if url.starts_with("https://") {
+        return Err(wrong("TLS to upstreams is not available in this version"));
+    }
+    let uri: http::Uri = url.parse().map_err(|_| wrong("not an address"))?;
+    if uri.scheme_str() != Some("http") {
+        return Err(wrong("the address must begin with `http://`"));
+    }
+    let Some(authority) = uri.authority() else { return Err(wrong("the address names no host")) };
+    if authority.host().is_empty() {
+        return Err(wrong("the address names no host"));
+    }
+    if authority.as_str().contains('@') {
+        return Err(wrong("an address carries no user name"));
+    }
+    if uri.path() != "/" || uri.query().is_some() {
+        return Err(wrong("an address ends after its port; a path belongs to a route's `rewrite`"));
+    }
+    Ok(())
+}
+
+fn one_second() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn thirty_seconds() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn four_seconds() -> Duration {
+    Duration::from_secs(4)
+}

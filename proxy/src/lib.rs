@@ -1,0 +1,6 @@
+//! Banyan's HTTP half: it answers requests from legacy or modern, route by route, and shadows and compares.
+//!
+//! It knows no database and no Kafka; what it asks of them stands in [`links`].
+
+pub mod config;
+pub mod links;

@@ -1,0 +1,1 @@
+//! End-to-end tests of the whole of Banyan, on real PostgreSQL and Apache Kafka. `./tests/run` starts them.
