@@ -4,3 +4,5 @@
 
 pub mod config;
 pub mod links;
+pub mod split;
+pub mod table;

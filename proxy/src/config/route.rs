@@ -28,10 +28,11 @@ pub struct Route {
     #[serde(default)]
     #[garde(dive)]
     pub modern: Option<ShortOr<Side>>,
-    /// Percent of its users (keys) whose reads modern answers. Default 0.
+    /// Percent of its users (keys) whose reads modern answers. Default 0; without `legacy` it is 100.
     #[serde(default)]
     #[garde(skip)]
-    pub weight: Weight,
+    #[schemars(with = "Weight")]
+    pub weight: Option<Weight>,
     /// Routes of one group move their users together. Default: the sync's name, else the route's.
     #[serde(default)]
     #[garde(inner(length(min = 1, max = 64)))]
@@ -72,16 +73,16 @@ pub struct Route {
 }
 
 /// What a route answers: all that is given must hold. Paths are matched in normalised form.
-#[derive(Debug, Clone, Default, Deserialize, Validate, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
-    /// The request's host, without port; case does not count.
+    /// The request's host, without port; case does not count. `*.shop.example` is every name below `shop.example`.
     #[garde(inner(length(min = 1, max = 253)))]
     pub host: Option<String>,
-    /// Exactly this path.
+    /// Exactly this path, in normal form.
     #[garde(inner(pattern(r"^/")))]
     pub path: Option<String>,
-    /// This path and everything below it, on segment borders: `/pay` does not match `/payments`.
+    /// This path and everything below it, on segment borders: `/pay` does not match `/payments`. In normal form.
     #[garde(inner(pattern(r"^/")))]
     pub path_prefix: Option<String>,
     /// One of these methods.

@@ -1,0 +1,77 @@
+//! The one rule that puts a user on a side, the same on every replica and with nothing stored; `docs/reference/buckets.md` has it with golden
+//! vectors, for others who want to compute it.
+
+use xxhash_rust::xxh64::xxh64;
+
+/// A weight of one percent is a hundred buckets.
+pub const BUCKETS: u16 = 10_000;
+
+/// What tells one group's buckets from another's: XXH64 of the group's UTF-8 bytes, with seed 0.
+#[must_use]
+pub fn seed(group: &str) -> u64 {
+    xxh64(group.as_bytes(), 0)
+}
+
+/// The bucket of a key: XXH64 of its raw bytes with the group's seed, modulo 10,000. Modern answers iff it is below weight × 100.
+#[must_use]
+pub fn bucket(seed: u64, key: &[u8]) -> u16 {
+    #[expect(clippy::cast_possible_truncation, reason = "below 10,000")]
+    let bucket = (xxh64(key, seed) % u64::from(BUCKETS)) as u16;
+    bucket
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Weight;
+
+    #[test]
+    fn the_same_user_stays_on_the_same_side_on_every_replica_and_version() {
+        // Golden: a change here moves users of running migrations.
+        for (group, key, expected) in GOLDEN {
+            assert_eq!(bucket(seed(group), key), *expected, "{group} {key:?}");
+        }
+    }
+
+    const GOLDEN: &[(&str, &[u8], u16)] = &[
+        ("payments", b"ann", 285),
+        ("payments", b"bob", 3068),
+        ("payments", b"42", 3913),
+        ("payments", b"\xff\x00\x7f", 1907),
+        ("payments", b"7b1f3a52-9c0e-4a44-8a55-0c2d8f6a1e90", 6325),
+        ("accounts", b"ann", 9533),
+        ("accounts", b"42", 111),
+        ("überweisung", b"ann", 4004),
+    ];
+
+    #[test]
+    fn five_percent_of_many_users_are_five_percent() {
+        let seed = seed("payments");
+        let modern = (0..100_000).filter(|user| bucket(seed, format!("user-{user}").as_bytes()) < 500).count();
+        // Four standard deviations of a fair draw: 4 × √(100,000 × 0.05 × 0.95) ≈ 276.
+        assert!((4_724..=5_276).contains(&modern), "{modern}");
+    }
+
+    #[test]
+    fn groups_draw_independently() {
+        let (a, b) = (seed("payments"), seed("accounts"));
+        let both = (0..100_000)
+            .map(|user| format!("user-{user}"))
+            .filter(|user| bucket(a, user.as_bytes()) < 1000 && bucket(b, user.as_bytes()) < 1000)
+            .count();
+        assert!((874..=1_126).contains(&both), "{both}");
+    }
+
+    proptest! {
+        #[test]
+        fn raising_the_weight_moves_nobody_back(key in any::<Vec<u8>>(), low in 0u32..=10_000, high in 0u32..=10_000) {
+            let (low, high) = (low.min(high), low.max(high));
+            let is_modern = |hundredths: u32| {
+                bucket(seed("g"), &key) < Weight::try_new(f64::from(hundredths) / 100.0).unwrap().buckets()
+            };
+            prop_assert!(!is_modern(low) || is_modern(high));
+        }
+    }
+}

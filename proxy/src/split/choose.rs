@@ -1,0 +1,239 @@
+//! Chooses the side of a request. The rules, in order: a missing side; writes to the owner; the weight; reads back to the owner while the
+//! other side is too far behind, or the user has just written.
+
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
+
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+
+use super::{
+    NewId, RecentWrites, Signer, bucket, find_key, id::is_page_load, key::keyless, own_writes::OwnWrites,
+    recent::Writer,
+};
+use crate::{
+    config::Weight,
+    links::Owner,
+    table::{Route, SyncRoute},
+};
+
+/// What choosing needs besides the route; shared by all workers.
+#[derive(Debug, Clone)]
+pub struct Split {
+    signer: Signer,
+    recent: Arc<RecentWrites>,
+}
+
+/// The side of one request, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Who answers. The route may lack that side: then a write has nowhere to go, and is answered 503.
+    pub side: Owner,
+    /// Why.
+    pub reason: Reason,
+    /// A write for every rule: it is not shadowed, and does not change side.
+    pub is_write: bool,
+    /// The user's bucket, where one was drawn.
+    pub bucket: Option<u16>,
+    /// Banyan's own cookie, made with this request: goes on the answer by [`add_private`](super::add_private).
+    pub new_id: Option<NewId>,
+    /// The weight would have chosen the other side for this read; counted as a move.
+    pub moved: Option<Moved>,
+    /// On a synced route's write: what [`Split::answered`] wants.
+    pub after_write: Option<Box<AfterWrite>>,
+}
+
+/// Why a side was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The weight, by the user's bucket or because it is 0 or 100.
+    Weight,
+    /// There is no key, and the weight is between 0 and 100.
+    Keyless,
+    /// A write of a synced route.
+    Owner,
+    /// The other side is too far behind, or how far is unknown.
+    Lag,
+    /// The user wrote a moment ago.
+    OwnWrites,
+    /// There is no modern side yet.
+    NotBegun,
+    /// There is no legacy side any more.
+    Retired,
+}
+
+/// Why a read left the side of its weight: the label of `banyan_side_moves_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Moved {
+    /// The other side is too far behind, or how far is unknown.
+    Lag,
+    /// The user wrote a moment ago.
+    OwnWrites,
+}
+
+/// What must be known of a write's request when it is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AfterWrite {
+    writer: Option<Writer>,
+    known: OwnWrites,
+}
+
+// === impl Split ===
+
+impl Split {
+    /// A split that signs with this key and remembers in this table.
+    #[must_use]
+    pub fn new(signer: Signer, recent: Arc<RecentWrites>) -> Self {
+        Self { signer, recent }
+    }
+
+    /// The same memory with another key: for a reload.
+    #[must_use]
+    pub fn with_signer(&self, signer: Signer) -> Self {
+        Self { signer, recent: Arc::clone(&self.recent) }
+    }
+
+    /// The side of a request. `client` is the address after `trusted_proxies`.
+    #[must_use]
+    pub fn choose(&self, route: &Route, head: &Parts, client: IpAddr, now: SystemTime) -> Choice {
+        let is_write = is_write(&head.method, &head.headers);
+        let is_split = route.legacy.is_some() && route.modern.is_some();
+        let is_drawn = is_split && route.weight > Weight::ZERO && route.weight < Weight::FULL;
+        if !is_drawn && route.sync.is_none() {
+            return Choice::new(without_key(route), is_write);
+        }
+
+        let key = find_key(route, &head.headers);
+        let new_id = if key.is_none() && is_drawn && is_page_load(&head.headers) { NewId::draw() } else { None };
+        let own = key.or_else(|| keyless(route, client)).map(|key| key.bytes);
+        let key = new_id.as_ref().map(NewId::key).or(own.as_deref());
+
+        let weighted = match key {
+            Some(key) if is_drawn => {
+                let bucket = bucket(route.group.seed, key);
+                let side = if bucket < route.weight.buckets() { Owner::Modern } else { Owner::Legacy };
+                (side, Reason::Weight, Some(bucket))
+            }
+            _ => {
+                let (side, reason) = without_key(route);
+                (side, reason, None)
+            }
+        };
+        let (side, reason, bucket) = weighted;
+        let mut choice = Choice { bucket, ..Choice::new((side, reason), is_write) };
+        if let Some(sync) = &route.sync {
+            self.follow_owner(sync, is_split, key, &head.headers, now, &mut choice);
+        }
+        choice.new_id = new_id;
+        choice
+    }
+
+    fn follow_owner(
+        &self,
+        sync: &SyncRoute,
+        is_split: bool,
+        key: Option<&[u8]>,
+        headers: &HeaderMap,
+        now: SystemTime,
+        choice: &mut Choice,
+    ) {
+        let owner = sync.link.owner();
+        let writer = || key.map(|key| self.recent.writer(&sync.name, key));
+        if choice.is_write {
+            choice.after_write =
+                Some(Box::new(AfterWrite { writer: writer(), known: OwnWrites::of(headers, &self.signer) }));
+            if choice.side != owner || is_split {
+                (choice.side, choice.reason) = (owner, Reason::Owner);
+            }
+            return;
+        }
+        if choice.side == owner || !is_split {
+            return;
+        }
+        let is_behind = sync.link.lag().is_none_or(|lag| lag > sync.max_lag);
+        let wrote = || {
+            writer().is_some_and(|writer| self.recent.wrote(writer, now))
+                || OwnWrites::of(headers, &self.signer).wrote(&sync.name, now)
+        };
+        let (reason, moved) = match is_behind {
+            true => (Reason::Lag, Moved::Lag),
+            false if wrote() => (Reason::OwnWrites, Moved::OwnWrites),
+            false => return,
+        };
+        (choice.side, choice.reason, choice.moved) = (owner, reason, Some(moved));
+    }
+
+    /// To be called when a synced route's write was answered, whatever the answer: from now on this user's reads follow the owner for a while.
+    /// Gives the `Set-Cookie` that says so, for [`add_private`](super::add_private).
+    #[must_use]
+    pub fn answered(&self, route: &Route, write: &AfterWrite, now: SystemTime) -> Option<HeaderValue> {
+        let sync = route.sync.as_ref()?;
+        if let Some(writer) = write.writer {
+            self.recent.remember(writer, now + sync.read_your_writes, now);
+        }
+        Some(write.known.after(&sync.name, sync.read_your_writes, now, &self.signer))
+    }
+}
+
+// === impl Choice ===
+
+impl Choice {
+    fn new((side, reason): (Owner, Reason), is_write: bool) -> Self {
+        Self { side, reason, is_write, bucket: None, new_id: None, moved: None, after_write: None }
+    }
+}
+
+/// The side of the weight for a request that has no key.
+fn without_key(route: &Route) -> (Owner, Reason) {
+    match (&route.legacy, &route.modern) {
+        (None, _) => (Owner::Modern, Reason::Retired),
+        (_, None) => (Owner::Legacy, Reason::NotBegun),
+        _ if route.weight == Weight::FULL => (Owner::Modern, Reason::Weight),
+        _ if route.weight == Weight::ZERO => (Owner::Legacy, Reason::Weight),
+        _ => (Owner::Legacy, Reason::Keyless),
+    }
+}
+
+/// GET, HEAD and OPTIONS are reads; an upgrade opens a channel that can write.
+fn is_write(method: &Method, headers: &HeaderMap) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) || is_upgrade(headers)
+}
+
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+        && headers.get_all(header::CONNECTION).iter().any(|line| {
+            line.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        })
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// One word for logs and `status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Keyless => "keyless",
+            Self::Owner => "owner",
+            Self::Lag => "lag",
+            Self::OwnWrites => "own_writes",
+            Self::NotBegun => "not_begun",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+// === impl Moved ===
+
+impl Moved {
+    /// Every reason, for metrics that begin at zero.
+    pub const ALL: [Self; 2] = [Self::Lag, Self::OwnWrites];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lag => "lag",
+            Self::OwnWrites => "own_writes",
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Which side answers a request: reads follow the weight, writes follow the owner, a user reads what they wrote, and the same user stays on
+//! the same side. Pure decisions: nothing here waits, and no lock is taken.
+
+mod bucket;
+mod choose;
+mod cookie;
+mod id;
+mod key;
+mod own_writes;
+mod recent;
+mod signer;
+
+pub use bucket::{BUCKETS, bucket, seed};
+pub use choose::{AfterWrite, Choice, Moved, Reason, Split};
+pub use cookie::add_private;
+pub use id::{ID_COOKIE, NewId};
+pub use key::{Key, find_key};
+pub use own_writes::WRITES_COOKIE;
+pub use recent::RecentWrites;
+pub use signer::{Signer, SignerError};

@@ -1,0 +1,282 @@
+//! What a config can get wrong although every value by itself is right: one function a family of rules.
+
+use std::collections::BTreeMap;
+
+use super::{
+    DEFAULT, Problem,
+    matcher::{PathRule, Rule},
+};
+use crate::{
+    config::{self, Config, Fallback, Match, Sticky, Weight},
+    links::Owner,
+};
+
+/// Rules about one match by itself.
+pub(super) fn one_match(at: &str, one: &Match, problems: &mut Vec<Problem>) {
+    if *one == Match::default() {
+        problems.push(
+            Problem::error(at, "an empty match would take every request")
+                .hint("say `path_prefix: /` if that is meant, or change `default:`"),
+        );
+    }
+    if one.path.is_some() && one.path_prefix.is_some() {
+        problems.push(
+            Problem::error(format!("{at}.path_prefix"), "a match has either `path` or `path_prefix`")
+                .hint("make it a list of two matches if either may hold"),
+        );
+    }
+    if one.methods.as_ref().is_some_and(Vec::is_empty) {
+        problems.push(
+            Problem::error(format!("{at}.methods"), "an empty list of methods matches nothing")
+                .hint("leave `methods` out to match all of them"),
+        );
+    }
+    if let Some(host) = &one.host {
+        let name = host.strip_prefix("*.").unwrap_or(host);
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+            problems.push(
+                Problem::error(format!("{at}.host"), format!("`{host}` is no host name"))
+                    .hint("expected a name without scheme, port and path, such as `shop.example` or `*.shop.example`"),
+            );
+        }
+    }
+}
+
+/// Rules about routes.
+pub(super) fn routes(config: &Config, problems: &mut Vec<Problem>) {
+    let first = super::compile::first_seen(config.routes.iter().map(|route| route.name.as_str()));
+    for (index, route) in config.routes.iter().enumerate() {
+        let at = format!("routes[{index}]");
+        if route.name == DEFAULT {
+            problems.push(
+                Problem::error(format!("{at}.name"), "the name `default` is taken by what no route matches")
+                    .hint("its upstream is the top-level key `default:`"),
+            );
+        } else if first.get(route.name.as_str()).is_some_and(|known| *known < index) {
+            problems.push(
+                Problem::error(format!("{at}.name"), format!("there is already a route named `{}`", route.name)).hint(
+                    format!("`routes[{}]` has that name; metrics need it to be unique", first[route.name.as_str()]),
+                ),
+            );
+        }
+        sides(&at, route, problems);
+        rewrites(&at, route, problems);
+        synced(&at, route, config, problems);
+        shadow(&at, route, problems);
+        sticky(&at, route, problems);
+    }
+    groups(config, problems);
+    secret(config, problems);
+}
+
+fn sides(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
+    match (&route.legacy, &route.modern, route.weight) {
+        (None, None, _) => problems.push(
+            Problem::error(at, format!("route `{}` has neither `legacy` nor `modern`", route.name))
+                .hint("name the upstream that answers it"),
+        ),
+        (None, Some(_), Some(weight)) if weight != Weight::FULL => problems.push(
+            Problem::error(
+                format!("{at}.weight"),
+                format!("`weight` is {weight}, but there is no `legacy` for the rest"),
+            )
+            .hint("leave `weight` out: without `legacy`, modern answers everything"),
+        ),
+        (Some(_), None, Some(weight)) if weight > Weight::ZERO => problems.push(
+            Problem::error(format!("{at}.weight"), format!("`weight` is {weight}, but there is no `modern` to answer"))
+                .hint("name an upstream in `modern`, or leave `weight` out"),
+        ),
+        _ => {}
+    }
+}
+
+fn rewrites(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
+    let by_prefix = route.matches.0.iter().all(|one| one.path_prefix.is_some());
+    for (name, side) in [("legacy", &route.legacy), ("modern", &route.modern)] {
+        if side.as_ref().is_some_and(|side| side.0.rewrite.is_some()) && !by_prefix {
+            problems.push(
+                Problem::error(
+                    format!("{at}.{name}.rewrite"),
+                    "a prefix can only be rewritten where every match of the route has a `path_prefix`",
+                )
+                .hint("give each `match` a `path_prefix`, or split the route in two"),
+            );
+        }
+    }
+}
+
+fn synced(at: &str, route: &config::Route, config: &Config, problems: &mut Vec<Problem>) {
+    let Some(name) = &route.sync else { return };
+    if route.fallback == Some(Fallback::Unsent) {
+        problems.push(
+            Problem::error(
+                format!("{at}.fallback"),
+                format!("`unsent` would let writes change side, and sync `{name}` allows them on its owner only"),
+            )
+            .hint("expected `reads` or `none`"),
+        );
+    }
+    let owner = config.syncs.get(name).map(|sync| sync.owner);
+    let missing = match owner {
+        Some(Owner::Legacy) if route.legacy.is_none() => "legacy",
+        Some(Owner::Modern) if route.modern.is_none() => "modern",
+        _ => return,
+    };
+    if route.legacy.is_some() || route.modern.is_some() {
+        problems.push(
+            Problem::error(
+                at,
+                format!("{missing} owns sync `{name}`, but the route has no `{missing}` to answer writes"),
+            )
+            .hint(format!("name an upstream in `{missing}`, or leave `sync` out")),
+        );
+    }
+}
+
+fn shadow(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
+    if route.shadow.is_some() && (route.legacy.is_none() || route.modern.is_none()) {
+        problems.push(
+            Problem::error(format!("{at}.shadow"), "a shadow needs both sides: one answers, the other gets the copy")
+                .hint("name both `legacy` and `modern`, or leave `shadow` out"),
+        );
+    }
+    let Some(compare) = &route.compare else { return };
+    if route.shadow.is_none() {
+        problems.push(
+            Problem::error(format!("{at}.compare"), "there is nothing to compare without `shadow`")
+                .hint("for example `shadow: {percent: 100}`"),
+        );
+    }
+    for (number, pointer) in compare.ignore.iter().enumerate() {
+        let escapes_wrongly = pointer.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1']));
+        if pointer.starts_with('/') && escapes_wrongly {
+            problems.push(
+                Problem::error(format!("{at}.compare.ignore[{number}]"), format!("`{pointer}` is no JSON pointer"))
+                    .hint("`~` is written `~0`, and `/` inside a name `~1`"),
+            );
+        }
+    }
+}
+
+fn sticky(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
+    for (number, source) in route.sticky.iter().enumerate() {
+        let (kind, name) = match source {
+            Sticky::Header(name) => ("header", name.as_str()),
+            Sticky::Cookie(name) => ("cookie", name.as_str()),
+        };
+        if kind == "cookie" && !is_token(name) {
+            problems.push(
+                Problem::error(format!("{at}.sticky[{number}].cookie"), format!("`{name}` is no cookie name"))
+                    .hint("expected letters, digits, `-`, `_` and `.`"),
+            );
+        } else if changes_at_login(name) {
+            problems.push(
+                Problem::warning(
+                    format!("{at}.sticky[{number}].{kind}"),
+                    format!("`{name}` looks like a session's, and those change at log-in: the user may change side"),
+                )
+                .hint("take something that stays with the user, such as an id, or Banyan's own cookie `banyan_id`"),
+            );
+        }
+    }
+}
+
+/// RFC 6265: a cookie's name is a token.
+fn is_token(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&b))
+}
+
+fn changes_at_login(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.contains("sess")
+        || name == "sid"
+        || name.ends_with(".sid")
+        || name.ends_with("_sid")
+        || name == "authorization"
+}
+
+fn groups(config: &Config, problems: &mut Vec<Problem>) {
+    let mut first: BTreeMap<&str, (&config::Route, Weight)> = BTreeMap::new();
+    for (index, route) in config.routes.iter().enumerate() {
+        if route.legacy.is_none() || route.modern.is_none() {
+            continue;
+        }
+        let group = route.group.as_ref().or(route.sync.as_ref()).unwrap_or(&route.name);
+        let weight = route.weight.unwrap_or_default();
+        let (other, expected) = *first.entry(group).or_insert((route, weight));
+        if weight != expected {
+            problems.push(
+                Problem::warning(
+                    format!("routes[{index}].weight"),
+                    format!(
+                        "group `{group}` has weight {expected} on route `{}` and {weight} on `{}`: some of its users stand \
+                         between both sides",
+                        other.name, route.name
+                    ),
+                )
+                .hint("give all routes of a group one weight"),
+            );
+        }
+    }
+}
+
+fn secret(config: &Config, problems: &mut Vec<Problem>) {
+    let synced = config.routes.iter().find(|route| route.sync.is_some());
+    if let (None, Some(route)) = (&config.secret, synced) {
+        problems.push(
+            Problem::warning(
+                "secret",
+                format!(
+                    "no `secret`: one is made in `state.dir/secret` for the signed cookies of route `{}`",
+                    route.name
+                ),
+            )
+            .hint("several replicas need the same one: `secret: ${BANYAN_SECRET}` with 32 bytes or more"),
+        );
+    }
+}
+
+/// Matches that never get a request, because an earlier route takes all of them. Where host, path and headers differ, precedence lets the
+/// narrower one win whatever the order; so only equal ones can hide each other.
+pub(super) fn unreachable(config: &Config, rules: &[Rule], problems: &mut Vec<Problem>) {
+    for (at, rule) in rules.iter().enumerate() {
+        let hiding: Vec<&Rule> = rules[..at]
+            .iter()
+            .filter(|other| other.host == rule.host && other.path == rule.path && same_headers(other, rule))
+            .filter(|other| other.methods.is_empty() == rule.methods.is_empty())
+            .collect();
+        let is_taken = |method| hiding.iter().any(|other| other.methods.contains(method));
+        let is_hidden = if rule.methods.is_empty() { !hiding.is_empty() } else { rule.methods.iter().all(is_taken) };
+        let Some(by) = hiding.iter().find(|other| other.route != rule.route) else { continue };
+        if !is_hidden {
+            continue;
+        }
+        let name = &config.routes[rule.route].name;
+        let many = config.routes[rule.route].matches.0.len() > 1;
+        let place = if many {
+            format!("routes[{}].match[{}]", rule.route, rule.index)
+        } else {
+            format!("routes[{}].match", rule.route)
+        };
+        let path = match &rule.path {
+            PathRule::Exact(path) => path,
+            PathRule::Prefix(prefix) if prefix.is_empty() => "/",
+            PathRule::Prefix(prefix) => prefix,
+        };
+        let what = if many { "this match of route" } else { "route" };
+        problems.push(
+            Problem::warning(
+                place,
+                format!(
+                    "{what} `{name}` never answers: route `{}` takes the same requests of `{path}` before it",
+                    config.routes[by.route].name
+                ),
+            )
+            .hint("the earlier one of two equal matches wins; tell them apart by host, method or header"),
+        );
+    }
+}
+
+fn same_headers(a: &Rule, b: &Rule) -> bool {
+    a.headers.len() == b.headers.len() && a.headers.iter().all(|header| b.headers.contains(header))
+}

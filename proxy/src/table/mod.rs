@@ -1,0 +1,76 @@
+//! The compiled routes: immutable, shared by all workers, swapped whole at a reload.
+//!
+//! Not here: how a side is chosen (`split/`), and anything that waits.
+
+mod checks;
+mod compile;
+mod explain;
+mod matcher;
+mod path;
+mod problem;
+mod route;
+
+use std::sync::Arc;
+
+pub use explain::Explanation;
+use matcher::Matcher;
+pub use matcher::Normal;
+pub use path::{BadPath, normalise};
+pub use problem::{Problem, Severity, nearest};
+pub use route::{DEFAULT, Group, KeySource, Route, Stage, SyncRoute, Target};
+
+use crate::{config::Config, links::DataLinks};
+
+/// All routes and the index that finds them.
+#[derive(Debug)]
+pub struct RouteTable {
+    /// In the file's order; `default` is the last.
+    routes: Vec<Arc<Route>>,
+    matcher: Matcher,
+}
+
+/// The route of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'t> {
+    /// Which route.
+    pub route: &'t Arc<Route>,
+    /// Where the prefix that matched ends in the normalised path; what a rewrite replaces.
+    pub prefix_end: usize,
+}
+
+// === impl RouteTable ===
+
+impl RouteTable {
+    /// Compiles the whole config, with what deserves a second look.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once; warnings among it.
+    pub fn compile(config: &Config, links: &dyn DataLinks) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        compile::compile(config, links)
+    }
+
+    /// The route that answers; `default` when no other matches. No allocation, no lock.
+    #[must_use]
+    pub fn find<'t>(&'t self, request: &Normal<'_>) -> Found<'t> {
+        match self.matcher.find(request) {
+            Some(hit) => Found { route: &self.routes[hit.rule.route], prefix_end: hit.prefix_end },
+            None => Found { route: self.default_route(), prefix_end: 0 },
+        }
+    }
+
+    /// All routes in the file's order; `default` is the last.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// Why a request is answered by the route that [`find`](Self::find) finds.
+    #[must_use]
+    pub fn explain(&self, request: &Normal<'_>) -> Explanation {
+        explain::explain(self, request)
+    }
+
+    fn default_route(&self) -> &Arc<Route> {
+        &self.routes[self.routes.len() - 1]
+    }
+}

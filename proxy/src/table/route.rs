@@ -1,0 +1,210 @@
+//! One compiled route: all that the answering path reads of it, with nothing left to look up.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    config::{Compare, Fallback, Keyless, Shadow, Sticky, Weight},
+    links::{Owner, SyncLink},
+};
+
+/// The name of the route that answers what no other matches. Reserved.
+pub const DEFAULT: &str = "default";
+
+/// One compiled route. Made by [`RouteTable::compile`](super::RouteTable::compile) alone.
+pub struct Route {
+    /// Its place in [`RouteTable::routes`](super::RouteTable::routes); `default` is the last.
+    pub index: usize,
+    /// Unique; metrics and errors carry it.
+    pub name: Arc<str>,
+    /// The monolith's side; `None` once it is retired.
+    pub legacy: Option<Target>,
+    /// The new side; `None` before it is begun.
+    pub modern: Option<Target>,
+    /// Percent of its users whose reads modern answers.
+    pub weight: Weight,
+    /// Routes of one group move their users together.
+    pub group: Group,
+    /// What tells one user from another, in order; Banyan's own cookie stands behind them.
+    pub sticky: Box<[KeySource]>,
+    /// What a request without any key does.
+    pub keyless: Keyless,
+    /// The sync whose owner answers its writes.
+    pub sync: Option<SyncRoute>,
+    /// Until the head of the answer; wins over the upstream's.
+    pub timeout: Option<Duration>,
+    /// What may be tried on the other side; the default is worked in.
+    pub fallback: Fallback,
+    /// Adds `x-banyan-side` to every answer.
+    pub expose: bool,
+    /// Sends copies of reads to the side that does not answer.
+    pub shadow: Option<Shadow>,
+    /// Compares the shadow's answer with what the client got.
+    pub compare: Option<Compare>,
+}
+
+/// Where one side of a route is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// Its place in the sorted names of the config's `upstreams`.
+    pub index: usize,
+    /// What stands there in place of the prefix that matched, without a trailing `/`.
+    pub rewrite: Option<Box<str>>,
+}
+
+/// Routes of one group draw the same bucket for one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// As the file says it, else the sync's name, else the route's.
+    pub name: Arc<str>,
+    /// XXH64 of the name, with seed 0.
+    pub seed: u64,
+}
+
+/// Where a key is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// The raw bytes of this request header.
+    Header(http::HeaderName),
+    /// The raw bytes of this cookie.
+    Cookie(Box<str>),
+}
+
+/// What a synced route knows of its sync.
+#[derive(Clone)]
+pub struct SyncRoute {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Who owns it, and how far the other side is behind.
+    pub link: Arc<dyn SyncLink>,
+    /// How long a user's reads follow the owner after a write of theirs.
+    pub read_your_writes: Duration,
+    /// Above this lag all reads go to the owner.
+    pub max_lag: Duration,
+}
+
+/// Where a route stands in its migration; derived from the file, never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Legacy answers everything.
+    Legacy,
+    /// Legacy answers everything, modern gets copies.
+    Shadow,
+    /// Modern answers some users.
+    Canary,
+    /// Modern answers everybody; legacy could still.
+    Modern,
+    /// There is no legacy side any more.
+    Retired,
+}
+
+// === impl Route ===
+
+impl Route {
+    /// The target of a side, when the route has that side.
+    #[must_use]
+    pub fn target(&self, side: Owner) -> Option<&Target> {
+        match side {
+            Owner::Legacy => self.legacy.as_ref(),
+            Owner::Modern => self.modern.as_ref(),
+        }
+    }
+
+    /// Where it stands in its migration.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match (&self.legacy, &self.modern) {
+            (None, _) => Stage::Retired,
+            (_, None) => Stage::Legacy,
+            _ if self.weight == Weight::FULL => Stage::Modern,
+            _ if self.weight > Weight::ZERO => Stage::Canary,
+            _ if self.shadow.is_some() => Stage::Shadow,
+            _ => Stage::Legacy,
+        }
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route")
+            .field("name", &self.name)
+            .field("legacy", &self.legacy)
+            .field("modern", &self.modern)
+            .field("weight", &self.weight)
+            .field("group", &self.group.name)
+            .field("sync", &self.sync.as_ref().map(|sync| &sync.name))
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// What is asked of this side: the raw path and query as they came, or, with a rewrite, the rest of the normalised path behind the
+    /// side's own prefix. `None` says "as it came", without a copy.
+    #[must_use]
+    pub fn path_and_query(&self, normalised: &str, prefix_end: usize, query: Option<&str>) -> Option<String> {
+        let prefix = self.rewrite.as_deref()?;
+        let rest = normalised.get(prefix_end..).unwrap_or_default();
+        let mut path = String::with_capacity(prefix.len() + rest.len() + query.map_or(0, str::len) + 2);
+        path.push_str(prefix);
+        path.push_str(rest);
+        if path.is_empty() {
+            path.push('/');
+        }
+        if let Some(query) = query {
+            path.push('?');
+            path.push_str(query);
+        }
+        Some(path)
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    /// The group of this name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { name: name.into(), seed: crate::split::seed(name) }
+    }
+}
+
+// === impl KeySource ===
+
+impl KeySource {
+    /// The file's form of it; `None` for a header that cannot be one, which the file's own check refuses.
+    pub(super) fn of(source: &Sticky) -> Option<Self> {
+        match source {
+            Sticky::Header(name) => http::HeaderName::from_bytes(name.as_str().as_bytes()).ok().map(Self::Header),
+            Sticky::Cookie(name) => Some(Self::Cookie(name.as_str().into())),
+        }
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header `{name}`"),
+            Self::Cookie(name) => write!(f, "cookie `{name}`"),
+        }
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// As `status` writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Shadow => "shadow",
+            Self::Canary => "canary",
+            Self::Modern => "modern",
+            Self::Retired => "retired",
+        }
+    }
+}
