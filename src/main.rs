@@ -1,3 +1,14 @@
 //! `banyan`: the command line, and what joins the proxy with the connectors.
 
-fn main() {}
+mod cli;
+mod config;
+
+use std::process::ExitCode;
+
+/// glibc's allocator does not give idle connections' memory back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,56 @@
+//! The command line: one file a verb.
+//!
+//! Data goes to stdout, all else to stderr. Exit codes: 0 ok, 1 the check or operation failed, 2 usage, 78 when `run` refuses its file.
+
+mod check;
+mod completions;
+mod output;
+pub(crate) mod schema;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use output::Format;
+
+/// The operation failed.
+pub(crate) const FAILED: u8 = 1;
+
+/// Banyan moves a legacy monolith's traffic and data to its successors, one route at a time.
+#[derive(Debug, Parser)]
+#[command(name = "banyan", version, max_term_width = 120)]
+pub(crate) struct Cli {
+    /// The file that says what goes where.
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "routes.yaml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Check the file: every error at once, with its place and what would be right.
+    Check(check::Args),
+    /// Print the JSON Schema of the file, for editors.
+    Schema,
+    /// Print a completion script for a shell.
+    Completions(completions::Args),
+}
+
+/// Runs the verb that the command line names.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.verb {
+        Verb::Check(args) => check::run(&cli.config, args),
+        Verb::Schema => schema::run(),
+        Verb::Completions(args) => completions::run(args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(FAILED)
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The whole of routes.yaml as one struct, and its two halves. Shapes only: what must hold between keys stands in `rules.rs`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use banyan_connectors::config as data;
+use banyan_proxy::{config as http, links::Owner};
+use bytesize::ByteSize;
+use garde::Validate;
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+/// Banyan's file: which requests go to which side, and which tables are kept in step.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct File {
+    /// The version of this format: 1.
+    #[garde(range(min = 1, max = 1))]
+    pub(crate) version: u32,
+    /// Data-plane threads. Left out: one a core. A change needs a restart.
+    #[serde(default)]
+    #[garde(inner(range(min = 1, max = 1024)))]
+    pub(crate) workers: Option<usize>,
+    /// The sockets that clients connect to, at least one.
+    #[garde(length(min = 1), dive)]
+    pub(crate) listeners: Vec<http::Listener>,
+    /// The listener for people and for Prometheus.
+    #[serde(default)]
+    #[garde(dive)]
+    pub(crate) admin: http::Admin,
+    /// Where running state is kept between restarts.
+    #[serde(default)]
+    #[garde(dive)]
+    pub(crate) state: http::State,
+    /// Prefix of every slot, origin, lock, topic and application name that Banyan makes. Default `banyan`. A change needs a restart.
+    #[serde(default = "install")]
+    #[garde(pattern(r"^[a-z0-9_]{1,16}$"))]
+    pub(crate) install: String,
+    /// The key of signed cookies, 32 bytes or more; the same on every replica. Left out: made once in `state.dir/secret`.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schemars(with = "Option<String>")]
+    pub(crate) secret: Option<SecretString>,
+    /// Networks whose `X-Forwarded-*` headers are believed. Default: none.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Bytes that all syncs of this process may hold between source and target. Default 64 MiB. A change needs a restart.
+    #[serde(default = "memory")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub(crate) memory: ByteSize,
+    /// Named sets of endpoints.
+    #[garde(dive)]
+    pub(crate) upstreams: BTreeMap<String, http::Upstream>,
+    /// The upstream that answers what no route matches: the monolith.
+    #[garde(skip)]
+    pub(crate) default: String,
+    /// The routes. Which one matches is decided by the match, not by their order.
+    #[serde(default)]
+    #[garde(dive)]
+    pub(crate) routes: Vec<http::Route>,
+    /// The Kafka between the databases; required as soon as there is a sync. A change needs a restart.
+    #[serde(default)]
+    #[garde(dive)]
+    pub(crate) kafka: Option<data::Kafka>,
+    /// Sets of tables kept in step between a legacy and a modern database. A change needs a restart.
+    #[serde(default)]
+    #[garde(dive)]
+    pub(crate) syncs: BTreeMap<String, data::Sync>,
+}
+
+/// A file that holds, in the shapes that the halves take.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    /// The answering path's half.
+    pub(crate) proxy: http::Config,
+    /// The data path's half.
+    pub(crate) connectors: data::Config,
+    /// The admin listener.
+    pub(crate) admin: http::Admin,
+    /// The text it was read from, so that a watcher can tell a change from a touch.
+    pub(crate) text: Arc<str>,
+}
+
+// === impl File ===
+
+impl File {
+    /// The proxy's half.
+    pub(crate) fn proxy(&self) -> http::Config {
+        let rules = |sync: &data::Sync| http::SyncRules {
+            owner: owner(sync.owner),
+            read_your_writes: sync.read_your_writes,
+            max_lag: sync.max_lag,
+        };
+        http::Config {
+            workers: self.workers,
+            listeners: self.listeners.clone(),
+            state: self.state.clone(),
+            secret: self.secret.clone(),
+            trusted_proxies: self.trusted_proxies.clone(),
+            upstreams: self.upstreams.clone(),
+            default: self.default.clone(),
+            routes: self.routes.clone(),
+            syncs: self.syncs.iter().map(|(name, sync)| (name.clone(), rules(sync))).collect(),
+        }
+    }
+
+    /// The connectors' half.
+    pub(crate) fn connectors(&self) -> data::Config {
+        data::Config {
+            install: self.install.clone(),
+            memory: self.memory,
+            kafka: self.kafka.clone(),
+            syncs: self.syncs.clone(),
+        }
+    }
+}
+
+/// The same side in the proxy's words.
+pub(crate) fn owner(side: data::Side) -> Owner {
+    match side {
+        data::Side::Legacy => Owner::Legacy,
+        data::Side::Modern => Owner::Modern,
+    }
+}
+
+fn install() -> String {
+    "banyan".to_owned()
+}
+
+fn memory() -> ByteSize {
+    ByteSize::mib(64)
+}

@@ -1,0 +1,214 @@
+//! What is known of routes.yaml beyond its structs: keys of later versions, which are refused by name; examples; plain words.
+
+use super::{node::Step, stand_in::Form};
+
+/// Where a key stands: the keys above it, list indices left out, `*` for any name.
+type Above = &'static [&'static str];
+
+const KEYS: &[(Above, &[&str])] = &[
+    (&[], &["identity", "webhook"]),
+    (&["listeners"], &["tls", "proxy_protocol"]),
+    (&["admin"], &["tls", "tokens"]),
+    (&["state"], &["shared"]),
+    (&["upstreams", "*"], &["health", "limits", "tls", "circuit", "ejection", "slow_start", "protocol"]),
+    (&["upstreams", "*", "endpoints"], &["weight"]),
+    (
+        &["routes"],
+        &["pin", "force", "reads", "fallback_on", "cookies", "rollout", "redirect", "respond", "rate_limit", "retries"],
+    ),
+    (&["routes", "match"], &["path_regex", "query", "client"]),
+    (&["routes", "legacy"], &["headers", "host"]),
+    (&["routes", "modern"], &["headers", "host"]),
+    (&["routes", "shadow"], &["methods", "resend"]),
+    (&["routes", "compare"], &["noise", "resend", "latency"]),
+    (&["syncs", "*"], &["format", "schemas", "apply"]),
+    (&["syncs", "*", "legacy"], &["mysql"]),
+    (&["syncs", "*", "modern"], &["mysql"]),
+    (&["syncs", "*", "tables"], &["columns", "set", "apply"]),
+];
+
+const VALUES: &[(Above, &[&str])] = &[(&["syncs", "*", "order"], &["key"])];
+
+/// Whether the last step of a path is a key of a later version.
+pub(super) fn later_key(path: &[Step]) -> bool {
+    let mut keys = keys(path);
+    let Some(key) = keys.pop() else { return false };
+    has(KEYS, &keys, key)
+}
+
+/// Whether a value at this path is one of a later version.
+pub(super) fn later_value(path: &[Step], value: &str) -> bool {
+    has(VALUES, &keys(path), value)
+}
+
+/// An example of what stands at a path.
+pub(super) fn example(path: &[Step]) -> Option<String> {
+    const EXAMPLES: &[(Above, &str)] = &[
+        (&["version"], "version: 1"),
+        (&["workers"], "workers: 2"),
+        (&["listeners"], "listeners: [{bind: \"0.0.0.0:8080\"}]"),
+        (&["listeners", "bind"], "bind: \"0.0.0.0:8080\""),
+        (&["admin", "bind"], "bind: \"127.0.0.1:9901\""),
+        (&["state", "dir"], "dir: ./banyan-state"),
+        (&["memory"], "memory: 64MiB"),
+        (&["trusted_proxies"], "trusted_proxies: [10.0.0.0/8]"),
+        (&["upstreams"], "upstreams: {monolith: {endpoints: [\"http://127.0.0.1:7001\"]}}"),
+        (&["upstreams", "*"], "{endpoints: [\"http://127.0.0.1:7001\"]}"),
+        (&["upstreams", "*", "endpoints"], "endpoints: [\"http://127.0.0.1:7001\"]"),
+        (&["default"], "default: monolith"),
+        (&["routes"], "routes: [{name: payments, match: {path_prefix: /payments}, legacy: monolith}]"),
+        (&["routes", "name"], "name: payments"),
+        (&["routes", "match"], "match: {path_prefix: /payments}"),
+        (&["routes", "match", "headers"], "headers: {x-tenant: acme}"),
+        (&["routes", "match", "methods"], "methods: [GET, HEAD]"),
+        (&["routes", "legacy"], "legacy: monolith"),
+        (&["routes", "modern"], "modern: payments"),
+        (&["routes", "weight"], "weight: 5"),
+        (&["routes", "sticky"], "sticky: [{header: x-user-id}, {cookie: banyan_id}]"),
+        (&["routes", "shadow"], "shadow: {percent: 100}"),
+        (&["routes", "shadow", "percent"], "percent: 100"),
+        (&["routes", "compare", "ignore"], "ignore: [/generated_at]"),
+        (&["kafka"], "kafka: {brokers: \"127.0.0.1:9092\"}"),
+        (&["kafka", "brokers"], "brokers: \"127.0.0.1:9092\""),
+        (&["syncs", "*", "owner"], "owner: legacy"),
+        (&["syncs", "*", "legacy"], "legacy: {postgres: \"${LEGACY_DB_URL}\"}"),
+        (&["syncs", "*", "modern"], "modern: {postgres: \"${MODERN_DB_URL}\"}"),
+        (&["syncs", "*", "legacy", "postgres"], "postgres: \"${LEGACY_DB_URL}\""),
+        (&["syncs", "*", "modern", "postgres"], "postgres: \"${MODERN_DB_URL}\""),
+        (&["syncs", "*", "tables"], "tables: [public.payments]"),
+    ];
+    let keys = keys(path);
+    let found = EXAMPLES.iter().find(|(pattern, _)| fits(pattern, &keys));
+    found.map(|(_, example)| format!("for example `{example}`"))
+}
+
+/// What stands in for a required key; none where its map is better left out whole.
+pub(super) fn stand_in(path: &[Step]) -> Option<Form> {
+    const FORMS: &[(Above, Form)] = &[
+        (&["version"], Form::Text("1")),
+        (&["listeners"], Form::OneMap("bind", "127.0.0.1:0")),
+        (&["listeners", "bind"], Form::Text("127.0.0.1:0")),
+        (&["upstreams"], Form::EmptyMap),
+        (&["upstreams", "*", "endpoints"], Form::One("http://127.0.0.1:1")),
+        (&["default"], Form::Text("")),
+        (&["routes", "name"], Form::Unique("stand-in-")),
+        (&["routes", "match"], Form::UniqueMap("path", "/stand-in-")),
+        (&["routes", "shadow", "percent"], Form::Text("100")),
+        (&["kafka", "brokers"], Form::Text("127.0.0.1:1")),
+        (&["syncs", "*", "owner"], Form::Text("legacy")),
+        (&["syncs", "*", "legacy"], Form::Map("postgres", "postgres://stand-in/")),
+        (&["syncs", "*", "modern"], Form::Map("postgres", "postgres://stand-in/")),
+        (&["syncs", "*", "legacy", "postgres"], Form::Text("postgres://stand-in/")),
+        (&["syncs", "*", "modern", "postgres"], Form::Text("postgres://stand-in/")),
+        (&["syncs", "*", "tables"], Form::EmptyList),
+        (&["syncs", "*", "tables", "legacy"], Form::Text("stand.in")),
+        (&["syncs", "*", "tables", "modern"], Form::Text("stand.in")),
+    ];
+    let keys = keys(path);
+    FORMS.iter().find(|(pattern, _)| fits(pattern, &keys)).map(|(_, form)| *form)
+}
+
+/// What a deserializer says it expected, in words that a person who writes YAML knows, and a hint that goes with it.
+pub(super) fn plain_words(expected: &str) -> (String, Option<String>) {
+    let hint = |text: &str| Some(text.to_owned());
+    match expected {
+        "a string" => ("text".to_owned(), None),
+        "a boolean" => ("`true` or `false`".to_owned(), None),
+        "a sequence" => ("a list".to_owned(), None),
+        "usize" | "u64" | "u32" | "u16" | "u8" => ("a whole number, not negative".to_owned(), None),
+        "a duration" => ("a duration".to_owned(), hint("write a number and its unit: `150ms`, `2s`, `15m`")),
+        "an integer or string" | "parsable string" | "integer overflow" => {
+            ("a size".to_owned(), hint("write a number and its unit: `64KiB`, `10MB`"))
+        }
+        "socket address" => ("an address and a port".to_owned(), None),
+        _ if expected.starts_with("struct ") => ("a map".to_owned(), None),
+        _ => (expected.to_owned(), None),
+    }
+}
+
+/// A message of the form `what is wrong; what would be right` as both.
+pub(super) fn split_hint(message: &str) -> (String, Option<String>) {
+    if let Some(value) = message
+        .strip_suffix(" is not between 0 and 100; expected a number between 0 and 100, with at most two decimals")
+    {
+        return (format!("must be between 0 and 100, not {value}"), None);
+    }
+    match message.split_once("; ") {
+        Some((what, right)) => (what.to_owned(), Some(right.to_owned())),
+        None => (message.to_owned(), None),
+    }
+}
+
+/// What garde says about a value, in words of the file.
+pub(super) fn limit(path: &[Step], message: &str) -> (String, Option<String>) {
+    const RIGHT: &[(Above, &str, &str)] = &[
+        (&["version"], "this Banyan reads version 1", "version: 1"),
+        (&["install"], "`install` must be 1 to 16 of `a`–`z`, `0`–`9` and `_`", "install: banyan"),
+        (
+            &["routes", "name"],
+            "a route's name must be 1 to 64 of `a`–`z`, `0`–`9`, `_`, `.` and `-`, and begin with a letter or digit",
+            "name: payments",
+        ),
+        (&["routes", "match", "path"], "a path must begin with `/`", "path: /payments"),
+        (&["routes", "match", "path_prefix"], "a path must begin with `/`", "path_prefix: /payments"),
+        (&["routes", "legacy", "rewrite", "path_prefix"], "a path must begin with `/`", "path_prefix: /v2"),
+        (&["routes", "modern", "rewrite", "path_prefix"], "a path must begin with `/`", "path_prefix: /v2"),
+        (&["routes", "compare", "ignore"], "a JSON pointer must begin with `/`", "ignore: [/generated_at]"),
+        (
+            &["kafka", "brokers"],
+            "brokers must be `host:port`, several divided by commas",
+            "brokers: \"kafka-1:9092,kafka-2:9092\"",
+        ),
+        (&["syncs", "*", "tables", "legacy"], "a table must be named with its schema", "legacy: public.payments"),
+        (&["syncs", "*", "tables", "modern"], "a table must be named with its schema", "modern: public.payments"),
+        (&["syncs", "*", "tables"], "a sync must name at least one table", "tables: [public.payments]"),
+        (
+            &["upstreams", "*", "endpoints"],
+            "an upstream must have at least one endpoint",
+            "endpoints: [\"http://127.0.0.1:7001\"]",
+        ),
+        (&["listeners"], "there must be at least one listener", "listeners: [{bind: \"0.0.0.0:8080\"}]"),
+    ];
+    let keys = keys(path);
+    if let Some((_, right, example)) = RIGHT.iter().find(|(pattern, ..)| fits(pattern, &keys)) {
+        return ((*right).to_owned(), Some(format!("for example `{example}`")));
+    }
+    let (message, hint) = split_hint(message);
+    match keys.last() {
+        Some(key) if !message.contains(key) => (format!("`{key}`: {message}"), hint),
+        _ => (message, hint),
+    }
+}
+
+fn keys(path: &[Step]) -> Vec<&str> {
+    path.iter()
+        .filter_map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            Step::Index(_) => None,
+        })
+        .collect()
+}
+
+fn has(table: &[(Above, &[&str])], above: &[&str], wanted: &str) -> bool {
+    table.iter().any(|(pattern, names)| fits(pattern, above) && names.contains(&wanted))
+}
+
+fn fits(pattern: &[&str], keys: &[&str]) -> bool {
+    pattern.len() == keys.len() && pattern.iter().zip(keys).all(|(pattern, key)| *pattern == "*" || pattern == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_later_only_where_it_will_stand() {
+        assert!(later_key(&Step::parse("routes[3].rollout")));
+        assert!(later_key(&Step::parse("upstreams.payments.tls")));
+        assert!(later_key(&Step::parse("routes[0].match[1].query")));
+        assert!(!later_key(&Step::parse("rollout")));
+        assert!(!later_key(&Step::parse("routes[0].rolout")));
+        assert!(later_value(&Step::parse("syncs.payments.order"), "key"));
+        assert!(!later_value(&Step::parse("syncs.payments.order"), "keys"));
+    }
+}

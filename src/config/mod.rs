@@ -1,0 +1,268 @@
+//! routes.yaml: text in, both halves' configuration out, or everything that is wrong with it at once.
+//!
+//! text → tree (`parse`) → `${NAME}` (`env`) → structs (`collect`, by `de`) → limits of single values (garde) → what must hold between
+//! them (`rules`) → the compiled table's own problems. Every phase tells where in the text its finding stands.
+
+mod collect;
+mod de;
+mod env;
+mod file;
+mod known;
+mod node;
+mod parse;
+mod report;
+mod rules;
+mod span;
+mod stand_in;
+mod suggest;
+
+use std::{path::Path, sync::Arc};
+
+use garde::Validate as _;
+
+pub(crate) use env::Env;
+pub(crate) use file::{File, Loaded};
+pub(crate) use report::{Diagnostic, Report, Severity};
+pub(crate) use span::Text;
+
+use collect::{MOST, as_written, collect};
+use node::{Kind, Node, Pruned, Step, View};
+use span::Span;
+
+/// A larger file is refused before it is parsed.
+const LARGEST: usize = 1 << 20;
+
+/// A file that may be used, and what there is to say about it.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) loaded: Loaded,
+    /// Warnings only.
+    pub(crate) report: Report,
+}
+
+/// Reads and checks a file with this process's environment.
+///
+/// # Errors
+/// All that is wrong with it.
+pub(crate) fn load(path: &Path) -> Result<Accepted, Box<Report>> {
+    let name = path.display().to_string();
+    let bytes = read(path).map_err(|(message, hint)| {
+        let mut report = Report::new(&name, Text::new(String::new()));
+        let mut diagnostic = Diagnostic::error(message);
+        diagnostic.hint = hint;
+        report.push(diagnostic);
+        Box::new(report)
+    })?;
+    check(&name, &bytes, &|variable| std::env::var(variable).ok())
+}
+
+/// Checks the bytes of a file.
+///
+/// # Errors
+/// All that is wrong with it.
+pub(crate) fn check(name: &str, bytes: &[u8], env: Env<'_>) -> Result<Accepted, Box<Report>> {
+    let text = match decode(bytes) {
+        Ok(text) => Text::new(text.to_owned()),
+        Err((message, hint, text)) => {
+            let mut report = Report::new(name, Text::new(text));
+            let end = report.text.as_str().len();
+            let mut diagnostic = Diagnostic::error(message).hint(hint);
+            if end > 0 {
+                diagnostic = diagnostic.at("", Span::new(end, 1));
+            }
+            report.push(diagnostic);
+            return Err(Box::new(report));
+        }
+    };
+    let mut report = Report::new(name, text);
+    let file = examine(&mut report, env);
+    report.sort();
+    match file {
+        Some(file) if report.errors() == 0 => {
+            let text = Arc::from(report.text.as_str());
+            let loaded = Loaded { proxy: file.proxy(), connectors: file.connectors(), admin: file.admin.clone(), text };
+            Ok(Accepted { loaded, report })
+        }
+        _ => Err(Box::new(report)),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, (String, Option<String>)> {
+    use std::io::{ErrorKind, Read as _};
+    let wrong = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => (
+            "there is no such file".to_owned(),
+            Some("name another with `-c FILE`; the default is `routes.yaml`".to_owned()),
+        ),
+        _ => (format!("the file cannot be read: {error}"), None),
+    };
+    let mut bytes = Vec::new();
+    let bound = LARGEST as u64 + 1;
+    std::fs::File::open(path).map_err(wrong)?.take(bound).read_to_end(&mut bytes).map_err(wrong)?;
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Result<&str, (String, &'static str, String)> {
+    if bytes.len() > LARGEST {
+        return Err((
+            "the file is larger than 1 MiB".to_owned(),
+            "a file of this size is a mistake or an attack; split what it serves between two installations",
+            String::new(),
+        ));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        (
+            "the file is not UTF-8".to_owned(),
+            "save it as UTF-8; the bytes before this place are",
+            String::from_utf8_lossy(good).into_owned(),
+        )
+    })?;
+    let blank = text.lines().all(|line| {
+        let line = line.trim();
+        line.is_empty() || line.starts_with('#') || line == "---"
+    });
+    if blank {
+        return Err((
+            "the file is empty".to_owned(),
+            "it needs at least `version`, `listeners`, `upstreams` and `default`",
+            String::new(),
+        ));
+    }
+    Ok(text)
+}
+
+/// Runs all phases and puts what they find into the report. The file is what could be read of it.
+fn examine(report: &mut Report, env: Env<'_>) -> Option<File> {
+    let (mut root, errors) = match parse::parse(&report.text) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            report.secrets = secrets_of_lines(&report.text);
+            report.push(*error);
+            return None;
+        }
+    };
+    report.secrets = Vec::new();
+    secrets(&root, None, &mut report.secrets);
+    errors.into_iter().for_each(|error| report.push(error));
+    if !matches!(root.kind, Kind::Map(_)) {
+        let error = Diagnostic::error("the file is no map of keys and values").at("", root.span);
+        report.push(error.hint("it needs at least `version`, `listeners`, `upstreams` and `default`"));
+        return None;
+    }
+    let mut errors = Vec::new();
+    env::expand(&mut root, env, &mut errors);
+    let mut pruned = Pruned::default();
+    for error in errors {
+        // What could not be expanded is left out, so that nothing else is said about it.
+        if let Some((node, _)) = root.at(&Step::parse(&error.path)) {
+            pruned.add(node.id);
+        }
+        report.push(error);
+    }
+
+    let found = collect::<File>(&root, pruned);
+    report.cut = found.cut;
+    found.diagnostics.into_iter().for_each(|error| report.push(error));
+    let file = found.value?;
+    let judge = Judge { root: &root, view: &found.view };
+    judge.limits(&file, report);
+    judge.rules(&file, report);
+    Some(file)
+}
+
+/// What the phases after the structs need to place their findings, and to keep quiet about what is only a consequence.
+struct Judge<'t> {
+    root: &'t Node,
+    view: &'t View,
+}
+
+// === impl Judge ===
+
+impl Judge<'_> {
+    fn limits(&self, file: &File, report: &mut Report) {
+        let Err(found) = file.validate() else { return };
+        for (path, error) in found.iter() {
+            // The struct's field has another name than its key.
+            let steps: Vec<Step> = Step::parse(&path.to_string())
+                .into_iter()
+                .map(|step| if step == Step::Key("matches".to_owned()) { Step::Key("match".to_owned()) } else { step })
+                .collect();
+            let (message, hint) = known::limit(&steps, error.message());
+            self.tell(Severity::Error, &steps, &message, hint, report);
+        }
+    }
+
+    fn rules(&self, file: &File, report: &mut Report) {
+        for breach in rules::breaches(file) {
+            self.tell(Severity::Error, &Step::parse(&breach.path), &breach.message, breach.hint, report);
+        }
+    }
+
+    fn tell(&self, severity: Severity, steps: &[Step], message: &str, hint: Option<String>, report: &mut Report) {
+        let place = self.root.follow(steps, self.view);
+        let consequence = place.node.id != self.root.id && place.node.has_pruned(&self.view.pruned);
+        if place.stand_in || consequence {
+            return;
+        }
+        if report.diagnostics.len() >= MOST {
+            report.cut = true;
+            return;
+        }
+        let scalar = match &place.node.kind {
+            Kind::Scalar(scalar) => Some(scalar),
+            _ => None,
+        };
+        let shown = |text: &str| scalar.map_or_else(|| text.to_owned(), |scalar| as_written(text, scalar));
+        let mut diagnostic = Diagnostic::error(shown(message));
+        if place.node.id != self.root.id {
+            diagnostic = diagnostic.at(place.path, place.span);
+        }
+        diagnostic.severity = severity;
+        diagnostic.hint = hint.map(|hint| shown(&hint));
+        report.push(diagnostic);
+    }
+}
+
+/// Where values stand that no message may show: by their key, and addresses with a password in them.
+fn secrets(node: &Node, key: Option<&str>, found: &mut Vec<Span>) {
+    match &node.kind {
+        Kind::Null => {}
+        Kind::Scalar(scalar) => {
+            let text = scalar.written.as_ref().unwrap_or(&scalar.text);
+            let credentials = text.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
+            // `${NAME}` is no secret, and helps to see what is meant.
+            let only_a_name = text.starts_with("${") && text.ends_with('}') && !text.contains(":-");
+            if (key.is_some_and(is_secret) || credentials) && !only_a_name {
+                found.push(node.span);
+            }
+        }
+        Kind::List(items) => items.iter().for_each(|item| secrets(item, key, found)),
+        Kind::Map(entries) => {
+            for entry in entries {
+                let key = if is_secret(&entry.key) { Some(entry.key.as_str()) } else { key };
+                secrets(&entry.value, key, found);
+            }
+        }
+    }
+}
+
+/// The same for a text that could not be parsed: what stands behind such a key in its line, and lines with credentials.
+fn secrets_of_lines(text: &Text) -> Vec<Span> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for line in text.as_str().split_inclusive('\n') {
+        let key = ["secret", "postgres", "mysql", "password", "token"].iter().find_map(|key| line.find(key));
+        let credentials = line.find("://").filter(|at| line[*at..].contains('@'));
+        if let Some(at) = key.and_then(|key| line[key..].find(':').map(|colon| key + colon + 1)).or(credentials) {
+            found.push(Span { start: start + at, end: start + line.trim_end().len() });
+        }
+        start += line.len();
+    }
+    found
+}
+
+fn is_secret(key: &str) -> bool {
+    matches!(key, "secret" | "postgres" | "mysql" | "password" | "token")
+}

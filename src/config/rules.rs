@@ -1,0 +1,69 @@
+//! What must hold between keys of both halves, or of the file as a whole, and what no struct can say about itself.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use super::file::File;
+
+/// What is wrong, where, and what would be right.
+pub(super) struct Breach {
+    /// As the structs count: `listeners[1].bind`.
+    pub(super) path: String,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+/// All breaches of a file whose values are right one by one.
+pub(super) fn breaches(file: &File) -> Vec<Breach> {
+    let mut found = Vec::new();
+    names("upstreams", file.upstreams.keys(), &mut found);
+    names("syncs", file.syncs.keys(), &mut found);
+    binds(file, &mut found);
+    if let Some(name) = file.syncs.keys().next()
+        && file.kafka.is_none()
+    {
+        found.push(Breach {
+            path: format!("syncs.{name}"),
+            message: "a sync needs `kafka`".to_owned(),
+            hint: Some("add `kafka: {brokers: \"127.0.0.1:9092\"}` at the top level".to_owned()),
+        });
+    }
+    found
+}
+
+fn names<'n>(map: &str, names: impl Iterator<Item = &'n String>, found: &mut Vec<Breach>) {
+    const LONGEST: usize = 64;
+    for name in names {
+        let first = name.chars().next().is_some_and(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit());
+        let rest = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_-".contains(letter);
+        if !first || !name.chars().all(rest) || name.len() > LONGEST {
+            found.push(Breach {
+                path: format!("{map}.{name}"),
+                message: format!("`{name}` is no name here"),
+                hint: Some(
+                    "a name has 1 to 64 of `a`–`z`, `0`–`9`, `_` and `-`, and begins with a letter or digit".to_owned(),
+                ),
+            });
+        }
+    }
+}
+
+fn binds(file: &File, found: &mut Vec<Breach>) {
+    let mut seen: BTreeMap<SocketAddr, String> = BTreeMap::new();
+    let listeners = file.listeners.iter().enumerate().map(|(at, one)| (one.bind, format!("listeners[{at}].bind")));
+    for (bind, path) in listeners.chain([(file.admin.bind, "admin.bind".to_owned())]) {
+        // The system gives every port 0 one of its own.
+        if bind.port() == 0 {
+            continue;
+        }
+        match seen.get(&bind) {
+            Some(first) => found.push(Breach {
+                path,
+                message: format!("`{bind}` is bound twice"),
+                hint: Some(format!("`{first}` has it already; choose another port")),
+            }),
+            None => {
+                seen.insert(bind, path);
+            }
+        }
+    }
+}
