@@ -1,1 +1,7 @@
-//! End-to-end tests of the whole of Banyan, on real PostgreSQL and Apache Kafka. `./tests/run` starts them.
+//! End-to-end tests of the whole of Banyan, on real PostgreSQL and Apache Kafka. `./tests/run` installs and starts them.
+
+// `cfg(test)` tells clippy that what is in here is test code, where `unwrap` is the right thing.
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod harness_holds;

@@ -1,0 +1,200 @@
+//! Banyan itself, as a child process with a file of its own.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{
+    Raw, eventually,
+    metrics::Metrics,
+    ports, secs,
+    watchdog::{self, Signal, Watched},
+};
+
+/// How long a start may take on two busy cores.
+const START: Duration = Duration::from_secs(30);
+
+/// One Banyan. Restarts keep file, ports and state; dropping it kills it, and shows its log when the test failed.
+#[derive(Debug)]
+pub(crate) struct Banyan {
+    folder: PathBuf,
+    http: SocketAddr,
+    admin: SocketAddr,
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+    process: Option<Watched>,
+}
+
+// === impl Banyan ===
+
+impl Banyan {
+    /// A Banyan whose file is `yaml` beneath what the harness chooses: version, listener, admin, state.
+    pub(crate) fn with(yaml: &str) -> Self {
+        let folder = watchdog::folder("banyan");
+        let [http, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], ports::reserve())));
+        let banyan = Self { folder, http, admin, arguments: vec!["run".into()], variables: Vec::new(), process: None };
+        banyan.rewrite(yaml);
+        banyan
+    }
+
+    /// One more argument of `banyan run`.
+    pub(crate) fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// A variable of its environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it and waits until it answers `/readyz`.
+    pub(crate) async fn start(mut self) -> Self {
+        self.start_again().await;
+        self
+    }
+
+    /// Starts it after it was ended, on the same ports and state.
+    pub(crate) async fn start_again(&mut self) {
+        self.spawn();
+        let admin = self.admin;
+        let end = Instant::now() + START;
+        loop {
+            if let Some(status) = self.process.as_mut().and_then(Watched::exited) {
+                panic!("banyan ended with {status} instead of starting:\n{}", self.log());
+            }
+            // Asked only when the port is open: `Raw` panics on a refused connection.
+            if TcpStream::connect(admin).is_ok() && Raw::get(admin, "/readyz").await.status == 200 {
+                return;
+            }
+            assert!(Instant::now() < end, "banyan is not ready after {START:?}:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Starts it and waits for nothing.
+    pub(crate) fn spawn(&mut self) {
+        let log = File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
+        let process = Watched::spawn(
+            self.command()
+                .args(&self.arguments)
+                .args(["-c", "routes.yaml"])
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().unwrap())
+                .stderr(log),
+            Signal::Kill,
+        );
+        self.process = Some(process);
+    }
+
+    /// Runs another verb with the same file and environment, to its end: `banyan.verb(&["check"])`.
+    pub(crate) fn verb(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).stdin(Stdio::null()).output().expect("banyan runs")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_banyan"));
+        command.current_dir(&self.folder).env("NO_COLOR", "1").envs(self.variables.iter().cloned());
+        command
+    }
+
+    /// Replaces the file by renaming a new one over it, as editors do.
+    pub(crate) fn rewrite(&self, yaml: &str) {
+        let text = format!(
+            "version: 1\nlisteners:\n  - {{bind: \"{}\"}}\nadmin: {{bind: \"{}\"}}\nstate: {{dir: ./state}}\n{yaml}",
+            self.http, self.admin
+        );
+        let new = self.folder.join(".routes.yaml.new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.file()).unwrap();
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
+        self.folder.join("routes.yaml")
+    }
+
+    /// Where it takes requests.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where it tells of itself.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it was started").id()
+    }
+
+    /// All it wrote so far, over all its starts.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.folder.join("log")).unwrap_or_default()).into_owned()
+    }
+
+    pub(crate) async fn metrics(&self) -> Metrics {
+        Metrics::parse(&Raw::get(self.admin, "/metrics").await.text())
+    }
+
+    /// `/api/v1/status`.
+    pub(crate) async fn status(&self) -> Value {
+        Raw::get(self.admin, "/api/v1/status").await.json()
+    }
+
+    /// Waits until `banyan_sync_state` of a flow is 1 for one of `states`, and says which.
+    pub(crate) async fn flow_state<'s>(
+        &self,
+        sync: &str,
+        flow: &str,
+        states: &[&'s str],
+        at_most: Duration,
+    ) -> &'s str {
+        let what = format!("flow {flow} of {sync} is one of {states:?}");
+        eventually(at_most, &what, async || {
+            let metrics = self.metrics().await;
+            let is = |state: &&&str| {
+                metrics.get("banyan_sync_state", &[("sync", sync), ("flow", flow), ("state", state)]) == Some(1.0)
+            };
+            states.iter().find(is).copied()
+        })
+        .await
+    }
+
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.process.as_mut().expect("it was started").signal(signal);
+    }
+
+    /// kill -9, and waits for the end.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.end(Signal::Kill, secs(10));
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) fn stop(&mut self, at_most: Duration) -> ExitStatus {
+        self.process.take().expect("it was started").end(Signal::Term, at_most)
+    }
+
+    /// Waits for an end that something else causes.
+    pub(crate) fn wait(&mut self, at_most: Duration) -> Option<ExitStatus> {
+        self.process.as_mut().expect("it was started").wait(at_most)
+    }
+}
+
+impl Drop for Banyan {
+    fn drop(&mut self) {
+        drop(self.process.take());
+        if std::thread::panicking() {
+            eprintln!("--- banyan's log\n{}\n---", watchdog::tail(&self.folder.join("log"), 60));
+        }
+        fs::remove_dir_all(&self.folder).ok();
+    }
+}

@@ -1,0 +1,267 @@
+//! Real Apache Kafka: broker and controller in one process, from jars that `tests/run` fetched.
+
+use std::{
+    env,
+    fs::{self, File},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{LazyLock, Mutex},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    message::Headers,
+};
+
+use super::{
+    Wire, ports,
+    watchdog::{self, Signal, Watched},
+};
+
+static SHARED: LazyLock<Kafka> = LazyLock::new(Kafka::dedicated);
+
+/// One broker. Restarts keep port and data.
+#[derive(Debug)]
+pub(crate) struct Kafka {
+    folder: PathBuf,
+    port: u16,
+    /// The way in for a client that a test wants to cut off: its own listener, which names the wire as its address.
+    wire: Wire,
+    process: Mutex<Option<Watched>>,
+}
+
+/// One record as it stands in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) offset: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) payload: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+}
+
+// === impl Kafka ===
+
+impl Kafka {
+    /// The broker that all tests of this process share; topics carry each test's own names.
+    pub(crate) fn shared() -> &'static Self {
+        &SHARED
+    }
+
+    /// A broker for one test, which may stop or kill it.
+    pub(crate) fn dedicated() -> Self {
+        let folder = watchdog::folder("kafka");
+        let [port, behind, controller] = [(); 3].map(|()| ports::reserve());
+        let wire = Wire::to(behind);
+        fs::write(
+            folder.join("server.properties"),
+            format!(
+                "process.roles=broker,controller\n\
+                 node.id=1\n\
+                 controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
+                 listeners=DIRECT://127.0.0.1:{port},WIRED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}\n\
+                 advertised.listeners=DIRECT://127.0.0.1:{port},WIRED://127.0.0.1:{}\n\
+                 inter.broker.listener.name=DIRECT\n\
+                 controller.listener.names=CONTROLLER\n\
+                 listener.security.protocol.map=CONTROLLER:PLAINTEXT,DIRECT:PLAINTEXT,WIRED:PLAINTEXT\n\
+                 log.dirs={}\n\
+                 log.retention.check.interval.ms=1000\n\
+                 auto.create.topics.enable=false\n\
+                 offsets.topic.replication.factor=1\n\
+                 offsets.topic.num.partitions=1\n\
+                 transaction.state.log.replication.factor=1\n\
+                 transaction.state.log.min.isr=1\n\
+                 group.initial.rebalance.delay.ms=0\n\
+                 num.partitions=1\n",
+                wire.port(),
+                folder.join("data").display(),
+            ),
+        )
+        .unwrap();
+        let kafka = Self { folder, port, wire, process: Mutex::default() };
+        // Any id will do: one cluster, one node.
+        let format = ["kafka.tools.StorageTool", "format", "--standalone", "-t", "QmFueWFuVGVzdHMAAAAAAA", "-c"];
+        let formatted =
+            java().args(format).arg("server.properties").current_dir(&kafka.folder).output().expect("java runs");
+        assert!(formatted.status.success(), "Kafka's format: {}", String::from_utf8_lossy(&formatted.stderr));
+        kafka.start();
+        kafka
+    }
+
+    /// For `kafka: {brokers: …}`.
+    pub(crate) fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The same through the wire.
+    pub(crate) fn brokers_through_wire(&self) -> String {
+        format!("127.0.0.1:{}", self.wire.port())
+    }
+
+    /// Cuts and pauses those who came in by [`Self::brokers_through_wire`].
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    /// Starts it on its port and its data; no effect when it runs.
+    pub(crate) fn start(&self) {
+        let mut process = self.process.lock().unwrap();
+        if process.as_mut().is_some_and(|running| running.exited().is_none()) {
+            return;
+        }
+        let log = File::options().create(true).append(true).open(self.log()).unwrap();
+        let mut running = Watched::spawn(
+            java()
+                .args(["kafka.Kafka", "server.properties"])
+                .current_dir(&self.folder)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().unwrap())
+                .stderr(log),
+            Signal::Kill,
+        );
+        let end = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let gone = running.exited();
+            assert!(
+                gone.is_none() && Instant::now() < end,
+                "Kafka on port {} did not start:\n{}",
+                self.port,
+                watchdog::tail(&self.log(), 30)
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        *process = Some(running);
+        drop(process);
+        // It accepts before it has read its metadata; what follows needs a broker that answers.
+        let consumer: BaseConsumer = self.client().create().expect("a consumer");
+        while consumer.fetch_metadata(None, Duration::from_secs(1)).map_or(true, |all| all.brokers().is_empty()) {
+            assert!(Instant::now() < end, "Kafka does not answer:\n{}", watchdog::tail(&self.log(), 30));
+        }
+    }
+
+    /// Polite stop.
+    pub(crate) fn stop(&self) {
+        self.end(Signal::Term);
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&self) {
+        self.end(Signal::Kill);
+    }
+
+    fn end(&self, signal: Signal) {
+        if let Some(mut running) = self.process.lock().unwrap().take() {
+            running.end(signal, Duration::from_secs(60));
+        }
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// A librdkafka configuration that reaches this broker.
+    pub(crate) fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.brokers()).set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
+        config
+    }
+
+    /// Makes a topic with settings such as `("retention.ms", "1000")`.
+    pub(crate) async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            new = new.set(key, value);
+        }
+        let made = self.admin().create_topics([&new], &AdminOptions::new()).await.expect("Kafka answers");
+        made.into_iter().for_each(|one| drop(one.expect("the topic is made")));
+    }
+
+    /// Deletes a topic with all that stands in it.
+    pub(crate) async fn delete_topic(&self, topic: &str) {
+        let gone = self.admin().delete_topics(&[topic], &AdminOptions::new()).await.expect("Kafka answers");
+        gone.into_iter().for_each(|one| drop(one.expect("the topic is deleted")));
+    }
+
+    /// Changes settings of a topic; those not named fall back to the broker's.
+    pub(crate) async fn alter_topic(&self, topic: &str, settings: &[(&str, &str)]) {
+        let mut change = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        for (key, value) in settings {
+            change = change.set(key, value);
+        }
+        let done = self.admin().alter_configs([&change], &AdminOptions::new()).await.expect("Kafka answers");
+        done.into_iter().for_each(|one| drop(one.expect("the settings are taken")));
+    }
+
+    /// Deletes the head of partition 0, as retention would, up to but without `offset`.
+    pub(crate) async fn delete_before(&self, topic: &str, offset: i64) {
+        let mut upto = TopicPartitionList::new();
+        upto.add_partition_offset(topic, 0, Offset::Offset(offset)).expect("an offset");
+        self.admin().delete_records(&upto, &AdminOptions::new()).await.expect("the head is deleted");
+    }
+
+    /// First and next offset of partition 0; `None` when there is no such topic.
+    pub(crate) fn ends(&self, topic: &str) -> Option<(i64, i64)> {
+        let consumer: BaseConsumer = self.client().create().expect("a consumer");
+        consumer.fetch_watermarks(topic, 0, Duration::from_secs(10)).ok()
+    }
+
+    /// All records that stand in partition 0 now.
+    pub(crate) fn records(&self, topic: &str) -> Vec<Record> {
+        let consumer: BaseConsumer = self.client().set("group.id", "test").create().expect("a consumer");
+        let (low, end) =
+            consumer.fetch_watermarks(topic, 0, Duration::from_secs(10)).unwrap_or_else(|e| panic!("{topic}: {e}"));
+        let mut all = TopicPartitionList::new();
+        all.add_partition_offset(topic, 0, Offset::Offset(low)).expect("an offset");
+        consumer.assign(&all).expect("an assignment");
+        let mut records = Vec::new();
+        while records.last().map_or(low, |last: &Record| last.offset + 1) < end {
+            let message = consumer.poll(Duration::from_secs(10)).expect("a record within 10 s").expect("a record");
+            let headers = message.headers().map(|all| {
+                all.iter().map(|one| (one.key.to_owned(), one.value.unwrap_or_default().to_vec())).collect()
+            });
+            records.push(Record {
+                offset: message.offset(),
+                key: message.key().map(<[u8]>::to_vec),
+                payload: message.payload().map(<[u8]>::to_vec),
+                headers: headers.unwrap_or_default(),
+            });
+        }
+        records
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().expect("an admin client")
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.process.lock().unwrap().take();
+        fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+fn java() -> Command {
+    let jars = env::var_os("BANYAN_TEST_KAFKA_LIBS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-cache/kafka/libs"), PathBuf::from);
+    assert!(
+        fs::read_dir(&jars).is_ok_and(|mut files| files.next().is_some()),
+        "no Kafka jars in {}: run ./tests/run, which fetches them, or name their folder in BANYAN_TEST_KAFKA_LIBS",
+        jars.display()
+    );
+    let java = env::var_os("JAVA_HOME").map_or_else(|| "java".into(), |home| Path::new(&home).join("bin/java"));
+    let mut command = Command::new(java);
+    // A small heap and the quick compiler: it starts in 1.5 s and leaves the cores to the tests.
+    command.args([
+        "-Xmx384m",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    ]);
+    command.arg("-cp").arg(jars.join("*"));
+    command
+}
