@@ -70,6 +70,8 @@ impl Kafka {
                  listener.security.protocol.map=CONTROLLER:PLAINTEXT,DIRECT:PLAINTEXT,WIRED:PLAINTEXT\n\
                  log.dirs={}\n\
                  log.retention.check.interval.ms=1000\n\
+                 broker.heartbeat.interval.ms=200\n\
+                 broker.session.timeout.ms=1500\n\
                  auto.create.topics.enable=false\n\
                  offsets.topic.replication.factor=1\n\
                  offsets.topic.num.partitions=1\n\
