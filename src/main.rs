@@ -2,6 +2,8 @@
 
 mod cli;
 mod config;
+#[cfg(feature = "demo")]
+mod demo;
 
 use std::process::ExitCode;
 

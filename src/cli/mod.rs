@@ -4,6 +4,8 @@
 
 mod check;
 mod completions;
+#[cfg(feature = "demo")]
+pub(crate) mod demo;
 mod output;
 pub(crate) mod schema;
 
@@ -31,6 +33,12 @@ pub(crate) struct Cli {
 enum Verb {
     /// Check the file: every error at once, with its place and what would be right.
     Check(check::Args),
+    /// See it all at work on this machine: a shop in the middle of its migration.
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::Options),
+    #[cfg(feature = "demo")]
+    #[command(name = demo::PART, hide = true)]
+    DemoPart(demo::PartArgs),
     /// Print the JSON Schema of the file, for editors.
     Schema,
     /// Print a completion script for a shell.
@@ -42,6 +50,10 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.verb {
         Verb::Check(args) => check::run(&cli.config, args),
+        #[cfg(feature = "demo")]
+        Verb::Demo(options) => demo::run(options),
+        #[cfg(feature = "demo")]
+        Verb::DemoPart(args) => demo::play(args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
     };
