@@ -2,7 +2,9 @@
 //!
 //! It knows no database and no Kafka; what it asks of them stands in [`links`].
 
+pub mod compare;
 pub mod config;
 pub mod links;
+pub mod shadow;
 pub mod split;
 pub mod table;

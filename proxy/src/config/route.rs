@@ -172,7 +172,7 @@ pub struct Shadow {
 }
 
 /// How the shadow's answer is compared with what the client got.
-#[derive(Debug, Clone, Default, Deserialize, Validate, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Compare {
     /// JSON pointers that are left out; `*` stands for any one member or index.

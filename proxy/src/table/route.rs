@@ -139,6 +139,14 @@ impl fmt::Debug for Route {
     }
 }
 
+// === impl SyncRoute ===
+
+impl fmt::Debug for SyncRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SyncRoute").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 // === impl Target ===
 
 impl Target {

@@ -1,0 +1,123 @@
+//! What became of a route's copies, and what comparing them gave.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+
+use crate::{
+    compare::{self, CompareStatus, Tally, Verdict},
+    config::Compare,
+};
+
+/// Copies of reads by route and by what became of them.
+pub(super) const SHADOW_REQUESTS: &str = "banyan_shadow_requests_total";
+/// Comparisons by route and result.
+pub(super) const COMPARE: &str = "banyan_compare_total";
+
+/// What became of one copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The shadow answered, and so did the side that counts.
+    Sent,
+    /// Not sent: as many as `concurrency` are under way, or the background is behind.
+    DroppedBusy,
+    /// Not sent, or not compared: the process holds all the bytes it may.
+    DroppedBudget,
+    /// Not sent: the request has a body.
+    Body,
+    /// Not over within `timeout`.
+    Timeout,
+    /// The shadow could not be reached, or its answer broke off.
+    Error,
+    /// The client was gone, or got no answer from the other side, before the end.
+    Cancelled,
+}
+
+/// The counters of all routes.
+#[derive(Debug, Clone)]
+pub(super) struct Metrics {
+    requests: IntCounterVec,
+    compared: IntCounterVec,
+}
+
+/// The counts of one route, which outlive reloads.
+#[derive(Debug)]
+pub(super) struct RouteCounts {
+    requests: [IntCounter; Outcome::ALL.len()],
+    compared: [IntCounter; compare::Outcome::ALL.len()],
+    /// Never locked on the answering path.
+    tally: Mutex<(Option<Compare>, Tally)>,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Every outcome, so that metrics begin at zero.
+    pub(super) const ALL: [Self; 7] =
+        [Self::Sent, Self::DroppedBusy, Self::DroppedBudget, Self::Body, Self::Timeout, Self::Error, Self::Cancelled];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::DroppedBusy => "dropped_busy",
+            Self::DroppedBudget => "dropped_budget",
+            Self::Body => "body",
+            Self::Timeout => "timeout",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let requests = Opts::new(SHADOW_REQUESTS, "Copies of reads by what became of them");
+        let compared = Opts::new(COMPARE, "Comparisons of the shadow's answer with what the client got, by result");
+        let metrics = Self {
+            requests: IntCounterVec::new(requests, &["route", "outcome"])?,
+            compared: IntCounterVec::new(compared, &["route", "result"])?,
+        };
+        registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.compared.clone()))?;
+        Ok(metrics)
+    }
+}
+
+// === impl RouteCounts ===
+
+impl RouteCounts {
+    pub(super) fn new(metrics: &Metrics, route: &Arc<str>) -> Self {
+        Self {
+            requests: Outcome::ALL.map(|outcome| metrics.requests.with_label_values(&[&**route, outcome.as_str()])),
+            compared: compare::Outcome::ALL
+                .map(|result| metrics.compared.with_label_values(&[&**route, result.as_str()])),
+            tally: Mutex::new((None, Tally::new(0))),
+        }
+    }
+
+    pub(super) fn copy(&self, outcome: Outcome) {
+        self.requests[outcome as usize].inc();
+    }
+
+    pub(super) fn compared(&self, method: &http::Method, verdict: Verdict) {
+        self.compared[verdict.outcome() as usize].inc();
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.1.add(method, verdict, std::time::SystemTime::now());
+    }
+
+    /// Begins a new tally when what is compared has changed: the old differences say nothing of the new rules.
+    pub(super) fn compare_by(&self, compare: &Compare) {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        if tally.0.as_ref() != Some(compare) {
+            *tally = (Some(compare.clone()), Tally::new(compare.samples));
+        }
+    }
+
+    pub(super) fn status(&self) -> CompareStatus {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).1.status()
+    }
+}

@@ -1,0 +1,116 @@
+//! One copy on the background runtime: send it, read its answer as far as the bound, wait for the control, compare.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use tokio::sync::oneshot;
+
+use super::{
+    budget::{Budget, End, Kept},
+    counts::Outcome,
+    offer::{ShadowRoute, Slot},
+    origin::Origin,
+    ticket::Recorded,
+};
+use crate::{
+    compare::{Answer, NotComparable, Verdict},
+    table::SyncRoute,
+};
+
+/// One copy, taken up.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) route: Arc<ShadowRoute>,
+    pub(super) origin: Arc<Origin>,
+    pub(super) sync: Option<SyncRoute>,
+    pub(super) request: Request<Empty<Bytes>>,
+    pub(super) control: oneshot::Receiver<Recorded>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) max_body: usize,
+    pub(super) slot: Slot,
+}
+
+/// The shadow's answer.
+struct Candidate {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Kept,
+}
+
+// === impl Job ===
+
+impl Job {
+    pub(super) async fn run(self) {
+        let Self { route, origin, sync, request, control, budget, max_body, slot } = self;
+        let method = request.method().clone();
+        let was_behind = sync.as_ref().is_some_and(is_behind);
+        let is_compared = route.rules.is_some();
+        let both = async {
+            tokio::try_join!(fetch(&origin, request, Kept::new(budget, max_body), is_compared), async {
+                control.await.map_err(|_| Outcome::Cancelled)
+            })
+        };
+        let result = tokio::time::timeout(route.settings.timeout, both).await.unwrap_or(Err(Outcome::Timeout));
+        drop(slot);
+        match result {
+            Ok((candidate, control)) => {
+                let is_behind = was_behind || sync.as_ref().is_some_and(is_behind);
+                route.counts.copy(compared(&route, &method, &control, &candidate, is_behind));
+            }
+            Err(outcome) => route.counts.copy(outcome),
+        }
+    }
+}
+
+fn is_behind(sync: &SyncRoute) -> bool {
+    sync.link.lag().is_none_or(|lag| lag > sync.max_lag)
+}
+
+fn compared(
+    route: &ShadowRoute,
+    method: &Method,
+    control: &Recorded,
+    candidate: &Candidate,
+    is_behind: bool,
+) -> Outcome {
+    let Some(rules) = &route.rules else { return Outcome::Sent };
+    if control.body.end() == End::NoBudget || candidate.body.end() == End::NoBudget {
+        return Outcome::DroppedBudget;
+    }
+    let verdict = if is_behind {
+        Verdict::NotComparable(NotComparable::SyncBehind)
+    } else {
+        rules.compare(
+            &Answer { status: control.status, headers: &control.headers, body: control.body.bytes() },
+            &Answer { status: candidate.status, headers: &candidate.headers, body: candidate.body.bytes() },
+        )
+    };
+    route.counts.compared(method, verdict);
+    Outcome::Sent
+}
+
+/// Sends the copy and reads its answer. A connection goes back to the pool only when its answer was read to the end; else it is closed, so
+/// that an answer without end costs no more than the bound.
+async fn fetch(
+    origin: &Origin,
+    request: Request<Empty<Bytes>>,
+    mut body: Kept,
+    is_compared: bool,
+) -> Result<Candidate, Outcome> {
+    let (connection, response) = origin.send(request).await.map_err(|_| Outcome::Error)?;
+    let (head, mut rest) = response.into_parts();
+    let mut unkept = 0;
+    while let Some(frame) = rest.frame().await {
+        let frame = frame.map_err(|_| Outcome::Error)?;
+        let Some(chunk) = frame.data_ref() else { continue };
+        unkept += chunk.len();
+        let goes_on = if is_compared { body.push(chunk) } else { unkept <= body.bound() };
+        if !goes_on {
+            return Ok(Candidate { status: head.status, headers: head.headers, body });
+        }
+    }
+    origin.give_back(connection);
+    Ok(Candidate { status: head.status, headers: head.headers, body })
+}

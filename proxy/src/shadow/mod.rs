@@ -1,0 +1,92 @@
+//! Copies of reads for the side that does not answer. On the answering path a copy is an [`offer`](Shadows::offer) that never waits: it is
+//! taken or dropped, and every drop is counted with its reason. The rest (sending, its own connections, deadline and memory, comparing) runs
+//! on the background runtime, and whatever a shadow upstream does stays there.
+//!
+//! What the client gets is recorded by the [`Ticket`] while it passes, and compared with the shadow's answer.
+
+mod budget;
+mod counts;
+mod job;
+mod offer;
+mod origin;
+mod request;
+mod ticket;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use prometheus::Registry;
+use tokio::{runtime::Handle, sync::mpsc, task::JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use budget::Budget;
+pub use counts::Outcome;
+use counts::{Metrics, RouteCounts};
+use job::Job;
+pub use offer::{Offer, Shadows};
+pub use ticket::Ticket;
+
+/// Copies that wait to be taken up by the background runtime; one more is dropped as busy.
+const QUEUE: usize = 1024;
+/// Bytes of bodies that all shadows of the process hold at once.
+const MEMORY: usize = 32 << 20;
+
+/// The shadows of a process. Dropping it ends what is under way.
+#[derive(Debug)]
+pub struct Shadow {
+    jobs: mpsc::Sender<Job>,
+    budget: Arc<Budget>,
+    metrics: Metrics,
+    /// By route name, so that a reload keeps them.
+    counts: Mutex<HashMap<Arc<str>, Arc<RouteCounts>>>,
+    _ends: DropGuard,
+}
+
+// === impl Shadow ===
+
+impl Shadow {
+    /// Starts the part that runs in the background.
+    ///
+    /// # Errors
+    /// When the metrics are already registered.
+    pub fn start(background: &Handle, registry: &Registry) -> prometheus::Result<Arc<Self>> {
+        let metrics = Metrics::register(registry)?;
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let token = CancellationToken::new();
+        background.spawn(token.clone().run_until_cancelled_owned(run(queue)));
+        Ok(Arc::new(Self {
+            jobs,
+            budget: Arc::new(Budget::new(MEMORY)),
+            metrics,
+            counts: Mutex::default(),
+            _ends: token.drop_guard(),
+        }))
+    }
+
+    /// The counts of a route, which outlive reloads.
+    fn counts(&self, route: &Arc<str>) -> Arc<RouteCounts> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(RouteCounts::new(&self.metrics, route));
+        Arc::clone(counts.entry(Arc::clone(route)).or_insert_with(new))
+    }
+}
+
+/// Takes up jobs until the sender is gone; a job that panics ends alone.
+async fn run(mut queue: mpsc::Receiver<Job>) {
+    let mut jobs = JoinSet::new();
+    loop {
+        tokio::select! {
+            job = queue.recv() => match job {
+                Some(job) => drop(jobs.spawn(job.run())),
+                None => return,
+            },
+            Some(ended) = jobs.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!("a shadow request panicked; its route goes on");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The part of shadowing that runs on the answering path: draw, count, hand over. It never waits.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use http::request::Parts;
+
+use super::{
+    Shadow, Ticket,
+    counts::{Outcome, RouteCounts},
+    job::Job,
+    origin::{Origin, Origins},
+    request,
+};
+use crate::{
+    compare::{CompareStatus, Rules},
+    config::{self, Config},
+    links::Owner,
+    split::{BUCKETS, Choice},
+    table::{Found, Route, RouteTable},
+};
+
+/// The shadows of one compiled table; swapped with it.
+#[derive(Debug)]
+pub struct Shadows {
+    shadow: Arc<Shadow>,
+    /// By the route's index.
+    routes: Box<[Option<Arc<ShadowRoute>>]>,
+}
+
+/// What a route shadows, and how.
+#[derive(Debug)]
+pub(super) struct ShadowRoute {
+    pub(super) settings: config::Shadow,
+    /// `None`: the answer is dropped.
+    pub(super) rules: Option<Rules>,
+    pub(super) counts: Arc<RouteCounts>,
+    legacy: Arc<Origin>,
+    modern: Arc<Origin>,
+    busy: Arc<AtomicUsize>,
+    /// What the next draw comes from.
+    draws: AtomicU64,
+}
+
+/// One of the copies that a route may have under way.
+#[derive(Debug)]
+pub(super) struct Slot(Arc<AtomicUsize>);
+
+/// A request as it goes to the side that answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer<'r> {
+    /// Its route, and where the prefix that matched ends.
+    pub found: Found<'r>,
+    /// Its head, with the headers that the answering side gets.
+    pub head: &'r Parts,
+    /// Its path in normal form.
+    pub path: &'r str,
+    /// The side that answers.
+    pub choice: &'r Choice,
+    /// It carries a body.
+    pub has_body: bool,
+}
+
+// === impl Shadow ===
+
+impl Shadow {
+    /// Compiles the shadows of a table that was compiled from this config.
+    #[must_use]
+    pub fn compile(self: &Arc<Self>, config: &Config, table: &RouteTable) -> Shadows {
+        let mut origins = Origins::new(config);
+        let routes = table.routes().iter().map(|route| self.route(route, &mut origins).map(Arc::new)).collect();
+        Shadows { shadow: Arc::clone(self), routes }
+    }
+
+    fn route(&self, route: &Route, origins: &mut Origins<'_>) -> Option<ShadowRoute> {
+        let settings = route.shadow.clone()?;
+        let counts = self.counts(&route.name);
+        if let Some(compare) = &route.compare {
+            counts.compare_by(compare);
+        }
+        Some(ShadowRoute {
+            settings,
+            rules: route.compare.as_ref().map(Rules::new),
+            counts,
+            legacy: origins.get(route.legacy.as_ref()?, Owner::Legacy)?,
+            modern: origins.get(route.modern.as_ref()?, Owner::Modern)?,
+            busy: Arc::default(),
+            draws: AtomicU64::new(getrandom::u64().unwrap_or(route.group.seed)),
+        })
+    }
+}
+
+// === impl Shadows ===
+
+impl Shadows {
+    /// Offers a request to the side that does not answer it. Never waits: it is taken, or counted and dropped. With a ticket, the answer must
+    /// be recorded.
+    #[must_use]
+    pub fn offer(&self, offer: &Offer<'_>) -> Option<Ticket> {
+        let shadowed = self.routes.get(offer.found.route.index)?.as_ref()?;
+        if offer.choice.is_write || !shadowed.is_drawn() {
+            return None;
+        }
+        match self.try_offer(shadowed, offer) {
+            Ok(ticket) => Some(ticket),
+            Err(why) => {
+                shadowed.counts.copy(why);
+                None
+            }
+        }
+    }
+
+    fn try_offer(&self, shadowed: &Arc<ShadowRoute>, offer: &Offer<'_>) -> Result<Ticket, Outcome> {
+        if offer.has_body {
+            return Err(Outcome::Body);
+        }
+        if self.shadow.budget.is_spent() {
+            return Err(Outcome::DroppedBudget);
+        }
+        let slot = shadowed.slot().ok_or(Outcome::DroppedBusy)?;
+        let permit = self.shadow.jobs.try_reserve().map_err(|_| Outcome::DroppedBusy)?;
+        let route = offer.found.route;
+        let to = match offer.choice.side {
+            Owner::Legacy => Owner::Modern,
+            Owner::Modern => Owner::Legacy,
+        };
+        let target = route.target(to).ok_or(Outcome::Error)?;
+        let request = request::copy(offer.head, target, offer.path, offer.found.prefix_end).ok_or(Outcome::Error)?;
+        let max_body = usize::try_from(shadowed.settings.max_body.as_u64()).unwrap_or(usize::MAX);
+        let (ticket, control) = Ticket::new(Arc::clone(&self.shadow.budget), shadowed.rules.as_ref().map(|_| max_body));
+        permit.send(Job {
+            route: Arc::clone(shadowed),
+            origin: Arc::clone(if to == Owner::Legacy { &shadowed.legacy } else { &shadowed.modern }),
+            sync: route.sync.clone(),
+            request,
+            control,
+            budget: Arc::clone(&self.shadow.budget),
+            max_body,
+            slot,
+        });
+        Ok(ticket)
+    }
+
+    /// What comparing gave; `None` for a route that compares nothing.
+    #[must_use]
+    pub fn status(&self, route: &Route) -> Option<CompareStatus> {
+        let shadowed = self.routes.get(route.index)?.as_ref()?;
+        shadowed.rules.as_ref().map(|_| shadowed.counts.status())
+    }
+}
+
+// === impl ShadowRoute ===
+
+impl ShadowRoute {
+    /// Whether this read is among the route's percent, by chance (SplitMix64).
+    fn is_drawn(&self) -> bool {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let percent = self.settings.percent.buckets();
+        if percent >= BUCKETS {
+            return true;
+        }
+        let mut draw = self.draws.fetch_add(STEP, Ordering::Relaxed);
+        draw = (draw ^ (draw >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        draw = (draw ^ (draw >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (draw ^ (draw >> 31)) % u64::from(BUCKETS) < u64::from(percent)
+    }
+
+    fn slot(&self) -> Option<Slot> {
+        let slot = Slot(Arc::clone(&self.busy));
+        // The slot gives it back when it is dropped, also here.
+        (self.busy.fetch_add(1, Ordering::Relaxed) < self.settings.concurrency).then_some(slot)
+    }
+}
+
+// === impl Slot ===
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

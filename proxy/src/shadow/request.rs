@@ -1,0 +1,136 @@
+//! The head of a copy: the same request as the answering side gets, marked, without what belongs to one connection or to Banyan.
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
+    header::{
+        CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+    request::Parts,
+    uri::PathAndQuery,
+};
+use http_body_util::Empty;
+
+use crate::{split::WRITES_COOKIE, table::Target};
+
+/// Tells the shadow upstream that nobody waits for its answer.
+const MARK: HeaderName = HeaderName::from_static("x-banyan-shadow");
+
+/// The copy for one target; `None` when its path cannot be written, which the answering side would have refused too.
+pub(super) fn copy(head: &Parts, target: &Target, path: &str, prefix_end: usize) -> Option<Request<Empty<Bytes>>> {
+    let path_and_query = match target.path_and_query(path, prefix_end, head.uri.query()) {
+        Some(rewritten) => PathAndQuery::try_from(rewritten).ok()?,
+        None => head.uri.path_and_query()?.clone(),
+    };
+    let mut request = Request::new(Empty::new());
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = Uri::from(path_and_query);
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() = clean(&head.headers);
+    Some(request)
+}
+
+/// RFC 9110, 7.6.1: what `Connection` names goes with it.
+fn clean(given: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(given.len() + 1);
+    let connection: Vec<&[u8]> = given
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    for (name, value) in given {
+        if is_left_out(name) || connection.iter().any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes())) {
+            continue;
+        }
+        if name == COOKIE {
+            if let Some(rest) = without_own_writes(value) {
+                headers.append(name, rest);
+            }
+            continue;
+        }
+        headers.append(name, value.clone());
+    }
+    headers.insert(MARK, HeaderValue::from_static("1"));
+    headers
+}
+
+fn is_left_out(name: &HeaderName) -> bool {
+    const NAMES: [HeaderName; 9] = [
+        CONNECTION,
+        CONTENT_LENGTH,
+        EXPECT,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ];
+    NAMES.contains(name)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+        || name.as_str().starts_with("x-banyan-")
+}
+
+/// The cookies without `banyan_w`; `None` when nothing is left.
+fn without_own_writes(value: &HeaderValue) -> Option<HeaderValue> {
+    let is_own = |pair: &&[u8]| {
+        pair.trim_ascii_start().strip_prefix(WRITES_COOKIE.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'='))
+    };
+    let pairs: Vec<&[u8]> = value.as_bytes().split(|b| *b == b';').collect();
+    if !pairs.iter().any(&is_own) {
+        return Some(value.clone());
+    }
+    let rest: Vec<&[u8]> = pairs.into_iter().filter(|pair| !is_own(pair)).collect();
+    let joined = rest.join(&b';');
+    let joined = joined.trim_ascii();
+    if joined.is_empty() { None } else { HeaderValue::from_bytes(joined).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(lines: &[(&'static str, &'static str)]) -> Parts {
+        let mut request = Request::get("http://shop.example/payments/7?x=1");
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn target(rewrite: Option<&str>) -> Target {
+        Target { upstream: "u".into(), index: 0, rewrite: rewrite.map(Into::into) }
+    }
+
+    #[test]
+    fn a_copy_is_marked_and_carries_nothing_of_one_connection_or_of_banyan() {
+        let head = head(&[
+            ("host", "shop.example"),
+            ("connection", "keep-alive, X-Hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "5"),
+            ("te", "trailers"),
+            ("x-banyan-side", "modern"),
+            ("x-banyan-shadow", "0"),
+            ("cookie", "a=1; banyan_w=signed; b=2"),
+            ("cookie", "banyan_w=signed"),
+            ("x-user-id", "ann"),
+        ]);
+        let copy = copy(&head, &target(None), "/payments/7", 9).unwrap();
+        assert_eq!(copy.uri(), "/payments/7?x=1");
+        let mut names: Vec<&str> = copy.headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["cookie", "host", "x-banyan-shadow", "x-user-id"]);
+        assert_eq!(copy.headers()[MARK], "1");
+        let cookies: Vec<_> = copy.headers().get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_copy_is_rewritten_for_its_own_side() {
+        let copy = copy(&head(&[]), &target(Some("/v2")), "/payments/7", 9).unwrap();
+        assert_eq!(copy.uri(), "/v2/7?x=1");
+    }
+}
