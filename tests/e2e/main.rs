@@ -5,3 +5,10 @@
 mod harness;
 #[cfg(test)]
 mod harness_holds;
+
+#[cfg(feature = "demo")]
+#[cfg(test)]
+mod demo_story;
+#[cfg(feature = "demo")]
+#[cfg(test)]
+mod shop_journey;
