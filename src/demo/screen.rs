@@ -46,13 +46,16 @@ impl Stop {
     /// Sleeps, or returns early with an error once the demo is to stop.
     pub(crate) fn rest(&self, time: Duration) -> Result<(), Stopped> {
         let end = Instant::now() + time;
-        while Instant::now() < end {
+        loop {
             if self.is_wanted() {
                 return Err(Stopped);
             }
-            thread::sleep(LOOKS.1.min(time));
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(LOOKS.1.min(left));
         }
-        Ok(())
     }
 }
 

@@ -81,6 +81,28 @@ async fn one_session_is_known_to_both_sides_until_it_is_signed_out() {
     assert_eq!(thief.get("/payments/new").await.status, 200, "payments-service checks signature and expiry alone");
 }
 
+/// The chat belongs to no route, so it goes to the monolith, as a tunnel; the monolith knows the speaker by the cookie of accounts-service.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_monoliths_chat_goes_through_and_knows_who_speaks() {
+    let shop = Shop::open().await;
+    let banyan = shop.banyan("weight: 0 ").await;
+    let browser = Browser::new(banyan.http());
+    assert_eq!(browser.post("/login", &[("name", "ben"), ("password", "banyan")]).await.status, 303);
+    let session = browser.cookies.borrow()["shop_session"].clone();
+    let mut socket = Raw::connect(banyan.http()).await;
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let upgrade = "Host: shop.test\r\nConnection: Upgrade\r\nUpgrade: websocket";
+    socket
+        .send(format!("GET /chat/socket HTTP/1.1\r\n{upgrade}\r\n{key}\r\nCookie: shop_session={session}\r\n\r\n"))
+        .await;
+    let opened = socket.answer().await.expect("an answer");
+    assert_eq!(opened.status, 101, "{}", opened.text());
+    // A text frame, masked with zeros (RFC 6455, 5.2); the answer is not masked.
+    socket.send([&[0x81, 0x80 | 5, 0, 0, 0, 0], &b"hello"[..]].concat()).await;
+    let heard = socket.exactly(2 + "ben: hello".len()).await.expect("the room hears it");
+    assert_eq!((heard[0], &heard[2..]), (0x81, &b"ben: hello"[..]));
+}
+
 // === impl Shop ===
 
 impl Shop {
