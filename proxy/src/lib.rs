@@ -2,9 +2,23 @@
 //!
 //! It knows no database and no Kafka; what it asks of them stands in [`links`].
 
+mod body;
 pub mod compare;
 pub mod config;
+mod error;
 pub mod links;
+mod listen;
+pub mod metrics;
+mod proxy;
 pub mod shadow;
 pub mod split;
+mod stations;
 pub mod table;
+mod tunnel;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::StartError;
+pub use proxy::{Proxy, ProxyStatus, RouteStatus, UpstreamStatus};

@@ -5,10 +5,3 @@
 mod harness;
 #[cfg(test)]
 mod harness_holds;
-
-#[cfg(feature = "demo")]
-#[cfg(test)]
-mod demo_story;
-#[cfg(feature = "demo")]
-#[cfg(test)]
-mod shop_journey;

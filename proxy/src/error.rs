@@ -1,0 +1,205 @@
+//! Every error that the answering path can meet, whose fault it is, and the one place that turns it into an HTTP answer.
+//!
+//! An answer names the route, the fault and what to do; never an address, a header or anything of the request's content.
+
+use std::{io, net::SocketAddr};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use crate::{split::SignerError, table::BadPath, table::Problem};
+
+/// Why the proxy could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The config does not compile.
+    #[error("the config has {} problems", .0.len())]
+    Config(Vec<Problem>),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {bind}")]
+    Listen {
+        /// Which.
+        bind: SocketAddr,
+        /// What the system says.
+        #[source]
+        cause: io::Error,
+    },
+    /// A worker's thread or runtime could not be made.
+    #[error("cannot start a worker")]
+    Worker(#[source] io::Error),
+    /// Cookies cannot be signed.
+    #[error("no cookie can be signed")]
+    Signer(#[from] SignerError),
+    /// The metrics' names are taken.
+    #[error("the metrics are registered already")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Why Banyan answers a request itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("the request has no Host header, or more than one")]
+    Host,
+    #[error("the request's target and its Host header name different hosts")]
+    HostDiffers,
+    #[error("the request's Transfer-Encoding is not exactly one `chunked`")]
+    Framing,
+    #[error("{0}")]
+    Path(#[from] BadPath),
+    #[error("Banyan is no forward proxy")]
+    Connect,
+    #[error("the request's body ended before its announced end")]
+    ClientBody,
+    #[error("no connection to the upstream")]
+    Refused,
+    #[error("no connection to the upstream in time")]
+    ConnectTimeout,
+    #[error("the upstream did not answer in time")]
+    Timeout,
+    #[error("the upstream closed the connection before its answer")]
+    Reset,
+    #[error("the upstream's answer is no valid HTTP/1.1")]
+    BadAnswer,
+    #[error("the upstream switched protocols without being asked")]
+    Unasked,
+    #[error("the side that owns this route's data cannot be reached; nothing was written")]
+    OwnerAway,
+    #[error("the route has no side that could answer this request")]
+    NoSide,
+}
+
+/// Whose fault an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Blame {
+    Client,
+    Upstream,
+    Banyan,
+}
+
+/// RFC 9457.
+#[derive(Serialize)]
+struct ProblemJson<'p> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: &'p str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'p str>,
+    fault: Blame,
+}
+
+// === impl Fault ===
+
+impl Fault {
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::Host | Self::HostDiffers | Self::Framing | Self::Path(_) | Self::ClientBody => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Refused | Self::Reset | Self::BadAnswer | Self::Unasked => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::OwnerAway | Self::NoSide => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    pub(crate) fn blame(self) -> Blame {
+        match self {
+            Self::Host | Self::HostDiffers | Self::Framing | Self::Path(_) | Self::Connect | Self::ClientBody => {
+                Blame::Client
+            }
+            Self::NoSide => Blame::Banyan,
+            _ => Blame::Upstream,
+        }
+    }
+
+    /// One word that programs can match on; part of the problem's `type`.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::HostDiffers => "host_differs",
+            Self::Framing => "framing",
+            Self::Path(_) => "path",
+            Self::Connect => "connect",
+            Self::ClientBody => "client_body",
+            Self::Refused => "refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::BadAnswer => "bad_answer",
+            Self::Unasked => "unasked_upgrade",
+            Self::OwnerAway => "owner_away",
+            Self::NoSide => "no_side",
+        }
+    }
+
+    /// After an ambiguous request nothing that follows on its connection can be trusted.
+    fn closes(self) -> bool {
+        self.blame() == Blame::Client
+    }
+
+    /// The whole answer. `plain`: the client asked for `text/plain`.
+    pub(crate) fn answer(self, route: Option<&str>, plain: bool) -> (StatusCode, HeaderMap, Bytes) {
+        let status = self.status();
+        let title = status.canonical_reason().unwrap_or_default();
+        let detail = self.to_string();
+        let mut headers = HeaderMap::with_capacity(4);
+        let body = if plain {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            let at = route.map(|route| format!(" (route `{route}`)")).unwrap_or_default();
+            format!("{} {title}: {detail}{at}\n", status.as_u16()).into_bytes()
+        } else {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+            let problem = ProblemJson {
+                kind: format!("urn:banyan:error:{}", self.code()),
+                title,
+                status: status.as_u16(),
+                detail: &detail,
+                route,
+                fault: self.blame(),
+            };
+            serde_json::to_vec(&problem).unwrap_or_default()
+        };
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.closes() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        (status, headers, body.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_route_and_the_fault() {
+        let (status, headers, body) = Fault::Refused.answer(Some("payments"), false);
+        assert_eq!(status, 502);
+        assert_eq!(headers["content-type"], "application/problem+json");
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["route"], "payments");
+        assert_eq!(body["fault"], "upstream");
+        assert_eq!(body["status"], 502);
+    }
+
+    #[test]
+    fn an_error_is_plain_text_for_who_asks_for_it() {
+        let (_, headers, body) = Fault::Timeout.answer(Some("payments"), true);
+        assert_eq!(headers["content-type"], "text/plain; charset=utf-8");
+        let expected = "504 Gateway Timeout: the upstream did not answer in time (route `payments`)\n";
+        assert_eq!(body, expected.as_bytes());
+    }
+
+    #[test]
+    fn only_a_client_at_fault_loses_its_connection() {
+        assert!(Fault::Framing.answer(None, false).1.contains_key("connection"));
+        assert!(!Fault::Refused.answer(None, false).1.contains_key("connection"));
+    }
+}

@@ -1,0 +1,199 @@
+//! The loop that owns a client's connection: it waits on the bare socket, drives hyper while there is something to do, takes it apart again
+//! when the connection idles, enforces the deadlines of waiting and of heads, and hands over to a tunnel after a 101.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    io::ErrorKind,
+    net::{Shutdown, SocketAddr},
+    pin::Pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tower::Service;
+
+use super::{
+    io::ClientIo,
+    turn::{Order, Turn},
+    worker::{OpenClient, Worker},
+};
+use crate::{
+    body::Answer,
+    stations::{Answering, Arrival, Stack, stack},
+    tunnel::{self, Far},
+};
+
+/// Why hyper was taken apart.
+enum End {
+    /// Between two messages: wait on the bare socket. With what hyper had read too much.
+    Between(TcpStream, Bytes),
+    /// A 101 went out.
+    Tunnel(TcpStream, Bytes, Far),
+    /// A head took too long.
+    HeadLate(TcpStream),
+    /// The answer broke off in the middle.
+    Broken(TcpStream),
+    /// The client may still be sending what nobody will read.
+    Unread(TcpStream),
+    Closed,
+}
+
+/// hyper's service: gives each request to the stations.
+struct Entry {
+    stack: Stack,
+    turn: Rc<Turn>,
+    worker: Rc<Worker>,
+}
+
+const HEAD_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// What is read and thrown away so that a client that is still sending gets to see its answer, and for how long.
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves one connection to its end.
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, listener: usize, worker: Rc<Worker>, open: OpenClient) {
+    let turn = Rc::new(Turn::new(peer, worker.now()));
+    worker.watch(listener, &turn);
+    let (mut stream, mut early) = (stream, Bytes::new());
+    loop {
+        if early.is_empty() && !wait(&stream, &turn, &worker).await {
+            return;
+        }
+        // Boxed, so that a waiting connection is small.
+        match Box::pin(drive(stream, early, listener, &turn, &worker)).await {
+            End::Between(bare, read) => (stream, early) = (bare, read),
+            End::Tunnel(near, read, far) => {
+                drop(turn);
+                // Either end may fail; then both are closed, and there is nobody to tell.
+                drop(Box::pin(tunnel::run(near, read, far)).await);
+                break;
+            }
+            End::HeadLate(stream) => {
+                drop(stream.try_write(HEAD_LATE));
+                return Box::pin(linger(stream)).await;
+            }
+            End::Unread(stream) => return Box::pin(linger(stream)).await,
+            End::Broken(stream) => {
+                // A reset, since an orderly end could pass for the end of the answer.
+                drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
+                return;
+            }
+            End::Closed => return,
+        }
+    }
+    drop(open);
+}
+
+/// Waits for the first byte of a request; false when the connection is to be closed instead.
+async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker) -> bool {
+    turn.set_parked(true);
+    poll_fn(|cx| {
+        if let Poll::Ready(ready) = stream.poll_read_ready(cx) {
+            return Poll::Ready(ready.is_ok());
+        }
+        if worker.is_draining() || turn.take_order() == Some(Order::CloseIdle) {
+            return Poll::Ready(false);
+        }
+        turn.wakes(cx.waker());
+        Poll::Pending
+    })
+    .await
+}
+
+async fn drive(stream: TcpStream, early: Bytes, listener: usize, turn: &Rc<Turn>, worker: &Rc<Worker>) -> End {
+    enum Why {
+        Done(bool),
+        Between,
+        HeadLate,
+        Idle,
+    }
+    let table = worker.table();
+    let Some(builder) = table.http.get(listener) else { return End::Closed };
+    let io = ClientIo { stream, early, turn: Rc::clone(turn), worker: Rc::clone(worker) };
+    let entry = Entry { stack: stack(), turn: Rc::clone(turn), worker: Rc::clone(worker) };
+    let mut http = Box::new(builder.serve_connection(TokioIo::new(io), entry));
+    drop(table);
+    turn.set_parked(false);
+    let mut told_to_end = false;
+    let why = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(done) = http.poll_without_shutdown(cx) {
+                return Poll::Ready(Why::Done(done.is_ok()));
+            }
+            // A body that was given up cannot be told from a next request; and a worker that stops takes none.
+            let is_last = if turn.is_busy() { worker.is_draining() } else { !turn.is_body_ended() };
+            let is_idle_in_drain = worker.is_draining() && !turn.is_in_head();
+            if (is_last || is_idle_in_drain) && !told_to_end {
+                told_to_end = true;
+                Pin::new(&mut *http).graceful_shutdown();
+                continue;
+            }
+            let order = turn.take_order();
+            if turn.is_between() && (order == Some(Order::Park) || worker.park_at_once) {
+                return Poll::Ready(Why::Between);
+            }
+            match order {
+                Some(Order::CloseIdle) if !turn.is_busy() && !turn.is_in_head() => return Poll::Ready(Why::Idle),
+                Some(Order::HeadLate) if !turn.is_busy() && turn.is_in_head() => return Poll::Ready(Why::HeadLate),
+                _ => {}
+            }
+            turn.wakes(cx.waker());
+            return Poll::Pending;
+        }
+    })
+    .await;
+    let parts = (*http).into_parts();
+    let stream = parts.io.into_inner().stream;
+    match why {
+        Why::Between => End::Between(stream, parts.read_buf),
+        Why::HeadLate => End::HeadLate(stream),
+        Why::Idle => End::Closed,
+        Why::Done(_) if turn.is_broken() => End::Broken(stream),
+        Why::Done(well) => match turn.take_tunnel() {
+            Some(far) => End::Tunnel(stream, parts.read_buf, far),
+            None if well && turn.is_body_ended() => End::Closed,
+            None => End::Unread(stream),
+        },
+    }
+}
+
+/// Closing a socket with unread bytes resets it, and the client may lose the answer: so say "no more", and read for a moment.
+async fn linger(stream: TcpStream) {
+    if SockRef::from(&stream).shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let reading = async {
+        let mut left = LINGER_BYTES;
+        let mut scrap = vec![0; 4096];
+        while left > 0 && stream.readable().await.is_ok() {
+            match stream.try_read(&mut scrap) {
+                Ok(0) => break,
+                Ok(count) => left = left.saturating_sub(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+    };
+    drop(tokio::time::timeout(LINGER, reading).await);
+}
+
+// === impl Entry ===
+
+impl hyper::service::Service<Request<Incoming>> for Entry {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        // The stations are always ready and cost nothing to clone.
+        self.stack.clone().call(Arrival::new(request, &self.turn, &self.worker))
+    }
+}

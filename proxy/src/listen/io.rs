@@ -1,0 +1,75 @@
+//! A client's socket as hyper sees it: tells the connection's [`Turn`] of every byte in and every flush, and gives back first what an earlier
+//! hyper connection on the same socket had read too much.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::{turn::Turn, worker::Worker};
+
+pub(super) struct ClientIo {
+    pub(super) stream: TcpStream,
+    /// Read before hyper was built; goes first.
+    pub(super) early: Bytes,
+    pub(super) turn: Rc<Turn>,
+    pub(super) worker: Rc<Worker>,
+}
+
+// === impl ClientIo ===
+
+impl AsyncRead for ClientIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let count = self.early.len().min(into.remaining());
+            into.put_slice(&self.early[..count]);
+            self.early.advance(count);
+            self.turn.read(self.worker.now());
+            return Poll::Ready(Ok(()));
+        }
+        let before = into.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, into);
+        if into.filled().len() > before {
+            self.turn.read(self.worker.now());
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.turn.wrote();
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.turn.wrote();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper flushes only once its own buffer is empty, and a TCP socket has none: now everything is out.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.turn.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,256 @@
+//! What the loop that owns a client's connection, the stations that answer on it and the worker's sweep know of each other.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    net::{IpAddr, SocketAddr},
+    task::Waker,
+};
+
+use http::HeaderValue;
+
+use crate::tunnel::Far;
+
+/// A worker's coarse clock: how many sweeps there have been.
+pub(crate) type Tick = u32;
+
+/// The state of one client's connection. Lives on one worker.
+pub(crate) struct Turn {
+    peer: SocketAddr,
+    forwarded_for: OnceCell<HeaderValue>,
+    /// A request is being answered, from its head to the end of its answer.
+    busy: Cell<bool>,
+    /// The last request's body was read to its end.
+    body_ended: Cell<bool>,
+    /// Bytes came in since the last message ended: a head has begun.
+    handed: Cell<bool>,
+    /// Everything that hyper wrote went to the socket.
+    flushed: Cell<bool>,
+    /// When the present phase began: idle, head, or waiting for an answer.
+    since: Cell<Tick>,
+    /// How long the head of an answer may take, in ticks, and whether bytes of the request's body still moved.
+    patience: Cell<Option<Tick>>,
+    progress: Cell<bool>,
+    order: Cell<Option<Order>>,
+    /// An answer broke off behind its head.
+    broken: Cell<bool>,
+    /// The bare socket waits; hyper's state and buffers are given back.
+    parked: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    tunnel: RefCell<Option<Far>>,
+}
+
+/// What the sweep asks of a connection's loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Give the buffers back.
+    Park,
+    /// It waited too long for its next request.
+    CloseIdle,
+    /// A head was begun and not finished.
+    HeadLate,
+    /// The head of the answer is late.
+    AnswerLate,
+}
+
+/// What a sweep measures a connection by, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) idle: Tick,
+    pub(crate) head: Tick,
+    pub(crate) park: Tick,
+}
+
+// === impl Turn ===
+
+impl Turn {
+    pub(crate) fn new(peer: SocketAddr, now: Tick) -> Self {
+        Self {
+            peer,
+            forwarded_for: OnceCell::new(),
+            busy: Cell::new(false),
+            body_ended: Cell::new(true),
+            handed: Cell::new(false),
+            flushed: Cell::new(true),
+            since: Cell::new(now),
+            patience: Cell::new(None),
+            progress: Cell::new(false),
+            order: Cell::new(None),
+            broken: Cell::new(false),
+            parked: Cell::new(true),
+            waker: RefCell::new(None),
+            tunnel: RefCell::new(None),
+        }
+    }
+
+    pub(crate) fn peer(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+
+    /// The peer's address as a header's value; formatted once a connection.
+    pub(crate) fn peer_value(&self) -> &HeaderValue {
+        self.forwarded_for.get_or_init(|| {
+            HeaderValue::try_from(self.peer().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+        })
+    }
+
+    // --- the life of a message
+
+    /// Bytes were handed to hyper.
+    pub(super) fn read(&self, now: Tick) {
+        if !self.busy.get() && !self.handed.get() {
+            self.since.set(now);
+        }
+        self.handed.set(true);
+    }
+
+    /// A head is complete and its request goes through the stations.
+    pub(crate) fn begin(&self, has_body: bool) {
+        self.busy.set(true);
+        self.handed.set(false);
+        self.body_ended.set(!has_body);
+    }
+
+    /// Bytes of the request's body were read.
+    pub(crate) fn body_moved(&self) {
+        self.progress.set(true);
+    }
+
+    /// The request's body was read to its end.
+    pub(crate) fn body_ended(&self) {
+        self.progress.set(true);
+        self.body_ended.set(true);
+        self.handed.set(false);
+    }
+
+    /// From now on the head of an answer is awaited for so long.
+    pub(crate) fn await_head(&self, now: Tick, patience: Tick) {
+        self.since.set(now);
+        self.patience.set(Some(patience));
+        self.progress.set(false);
+        if self.order.get() == Some(Order::AnswerLate) {
+            self.order.set(None);
+        }
+    }
+
+    /// The head has come, or nobody waits for it any more.
+    pub(crate) fn head_came(&self) {
+        self.patience.set(None);
+    }
+
+    /// Whether the head that is awaited is late; asked when the sweep woke the connection.
+    pub(crate) fn is_head_late(&self) -> bool {
+        self.order.get() == Some(Order::AnswerLate) && self.patience.get().is_some()
+    }
+
+    /// The answer ended, well or not.
+    pub(crate) fn end(&self, now: Tick) {
+        self.busy.set(false);
+        self.patience.set(None);
+        self.since.set(now);
+    }
+
+    /// The answer cannot be finished: the client must see that.
+    pub(crate) fn break_off(&self) {
+        self.broken.set(true);
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    pub(super) fn wrote(&self) {
+        self.flushed.set(false);
+    }
+
+    pub(super) fn flushed(&self) {
+        self.flushed.set(true);
+    }
+
+    // --- what the loop asks
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
+    /// A head has begun and is not complete; asked between messages.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.handed.get()
+    }
+
+    pub(super) fn is_body_ended(&self) -> bool {
+        self.body_ended.get()
+    }
+
+    /// Between two messages with everything sent: the only state in which a connection may be taken apart. hyper's buffer is only seen
+    /// afterwards; what it then still holds was read before the last message ended, and goes first to whoever reads next.
+    pub(super) fn is_between(&self) -> bool {
+        !self.busy.get() && self.body_ended.get() && self.flushed.get() && !self.handed.get()
+    }
+
+    pub(super) fn take_order(&self) -> Option<Order> {
+        match self.order.get() {
+            // The forwarding station answers to this one.
+            Some(Order::AnswerLate) => None,
+            order => {
+                self.order.set(None);
+                order
+            }
+        }
+    }
+
+    pub(super) fn wakes(&self, waker: &Waker) {
+        let mut kept = self.waker.borrow_mut();
+        if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            *kept = Some(waker.clone());
+        }
+    }
+
+    pub(super) fn set_parked(&self, parked: bool) {
+        self.parked.set(parked);
+    }
+
+    // --- the tunnel behind an upgrade
+
+    /// Leaves the upstream's end of a tunnel for the loop, which has the client's.
+    pub(crate) fn open_tunnel(&self, far: Far) {
+        *self.tunnel.borrow_mut() = Some(far);
+    }
+
+    pub(super) fn take_tunnel(&self) -> Option<Far> {
+        self.tunnel.borrow_mut().take()
+    }
+
+    // --- the sweep
+
+    /// Looks at every deadline, and wakes the loop if one has passed.
+    pub(super) fn sweep(&self, now: Tick, patience: Patience) {
+        let waited = now.wrapping_sub(self.since.get());
+        let order = if self.busy.get() {
+            match self.patience.get() {
+                Some(_) if self.progress.replace(false) => {
+                    self.since.set(now);
+                    None
+                }
+                Some(allowed) if waited > allowed => Some(Order::AnswerLate),
+                _ => None,
+            }
+        } else if self.handed.get() {
+            (waited > patience.head).then_some(Order::HeadLate)
+        } else if waited > patience.idle {
+            Some(Order::CloseIdle)
+        } else {
+            (!self.parked.get() && waited >= patience.park && self.is_between()).then_some(Order::Park)
+        };
+        if order.is_some() {
+            self.order.set(order);
+            self.wake();
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Sums the workers' shards when `/metrics` or `status` is read.
+
+use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
+
+use prometheus::{
+    core::{Collector, Desc},
+    proto,
+};
+use serde::Serialize;
+
+use super::{
+    Answerer, HTTP_OVERHEAD, HTTP_REQUEST_DURATION, HTTP_REQUESTS, LABEL_CODE, LABEL_KIND, LABEL_OUTCOME, LABEL_REASON,
+    LABEL_ROUTE, LABEL_SIDE, Outcome, ROUTE_ATTEMPTS, ROUTE_WEIGHT, SIDE_MOVES, Shards, histogram::Sum,
+    shard::side_index,
+};
+use crate::{config::Weight, links::Owner, split::Moved};
+
+/// Renders everything that the answering path counts.
+pub(crate) struct Requests {
+    shards: Arc<Shards>,
+    /// Name, wanted and effective weight of every route that is in the file now.
+    weights: Box<dyn Fn() -> Vec<(Arc<str>, Weight, Weight)> + Send + Sync>,
+    descs: Vec<Desc>,
+}
+
+/// Answers of one route since the start, by who answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SideCounts {
+    /// Answered by legacy.
+    pub legacy: u64,
+    /// Answered by modern.
+    pub modern: u64,
+    /// Answered by Banyan itself: errors.
+    pub banyan: u64,
+    /// Reads that the side which does not own the rows answered in fallback.
+    pub stale: u64,
+    /// Of what was sent to legacy: attempts chosen by the weight or a rule.
+    pub attempts_legacy: u64,
+    /// The same for modern.
+    pub attempts_modern: u64,
+}
+
+struct Families(BTreeMap<&'static str, Vec<proto::Metric>>);
+
+/// Name, help, type, labels.
+const FAMILIES: [(&str, &str, proto::MetricType, &[&str]); 6] = [
+    (
+        HTTP_REQUESTS,
+        "Requests by route, by the side that answered, and by status",
+        proto::MetricType::COUNTER,
+        &[LABEL_ROUTE, LABEL_SIDE, LABEL_CODE],
+    ),
+    (
+        ROUTE_ATTEMPTS,
+        "Attempts by route, by the side that was chosen, and by outcome",
+        proto::MetricType::COUNTER,
+        &[LABEL_ROUTE, LABEL_SIDE, LABEL_OUTCOME],
+    ),
+    (
+        HTTP_REQUEST_DURATION,
+        "From the head of a request to the end of its answer",
+        proto::MetricType::HISTOGRAM,
+        &[LABEL_ROUTE, LABEL_SIDE],
+    ),
+    (
+        HTTP_OVERHEAD,
+        "From the head of a request until it is handed to an upstream",
+        proto::MetricType::HISTOGRAM,
+        &[LABEL_ROUTE],
+    ),
+    (
+        ROUTE_WEIGHT,
+        "Percent of a route's users whose reads modern answers",
+        proto::MetricType::GAUGE,
+        &[LABEL_ROUTE, LABEL_KIND],
+    ),
+    (
+        SIDE_MOVES,
+        "Reads that left the side of their weight, by reason",
+        proto::MetricType::COUNTER,
+        &[LABEL_ROUTE, LABEL_REASON],
+    ),
+];
+
+// === impl Requests ===
+
+impl Requests {
+    pub(crate) fn new(
+        shards: Arc<Shards>,
+        weights: impl Fn() -> Vec<(Arc<str>, Weight, Weight)> + Send + Sync + 'static,
+    ) -> prometheus::Result<Self> {
+        let desc = |(name, help, _, labels): &(&str, &str, proto::MetricType, &[&str])| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new((*name).to_owned(), (*help).to_owned(), labels, HashMap::new())
+        };
+        let descs = FAMILIES.iter().map(desc).collect::<Result<_, _>>()?;
+        Ok(Self { shards, weights: Box::new(weights), descs })
+    }
+}
+
+impl Collector for Requests {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<proto::MetricFamily> {
+        let mut families = Families(BTreeMap::new());
+        self.shards.each(|route, workers| {
+            for by in Answerer::ALL {
+                let answered = || workers.iter().map(|worker| &worker.answered[by.index()]);
+                let mut codes = BTreeMap::<Option<usize>, u64>::new();
+                let mut duration = Sum::default();
+                for answered in answered() {
+                    answered.codes.seen().for_each(|(code, count)| *codes.entry(code).or_default() += count);
+                    duration.add(&answered.duration);
+                }
+                for (code, count) in codes {
+                    let code = code.map_or_else(|| "other".to_owned(), |code| code.to_string());
+                    let labels = [(LABEL_ROUTE, route), (LABEL_SIDE, by.as_str()), (LABEL_CODE, &code)];
+                    families.counter(HTTP_REQUESTS, &labels, count);
+                }
+                families.histogram(
+                    HTTP_REQUEST_DURATION,
+                    &[(LABEL_ROUTE, route), (LABEL_SIDE, by.as_str())],
+                    &duration,
+                );
+            }
+            for side in [Owner::Legacy, Owner::Modern] {
+                for outcome in Outcome::ALL {
+                    let count = workers.iter().map(|w| w.attempts[side_index(side)][outcome as usize].get()).sum();
+                    let labels = [(LABEL_ROUTE, route), (LABEL_SIDE, side.as_str()), (LABEL_OUTCOME, outcome.as_str())];
+                    families.counter(ROUTE_ATTEMPTS, &labels, count);
+                }
+            }
+            for why in Moved::ALL {
+                let count = workers.iter().map(|worker| worker.moves[why as usize].get()).sum();
+                families.counter(SIDE_MOVES, &[(LABEL_ROUTE, route), (LABEL_REASON, why.as_str())], count);
+            }
+            let mut overhead = Sum::default();
+            workers.iter().for_each(|worker| overhead.add(&worker.overhead));
+            families.histogram(HTTP_OVERHEAD, &[(LABEL_ROUTE, route)], &overhead);
+        });
+        for (route, wanted, effective) in (self.weights)() {
+            families.gauge(ROUTE_WEIGHT, &[(LABEL_ROUTE, &route), (LABEL_KIND, "wanted")], wanted.percent());
+            families.gauge(ROUTE_WEIGHT, &[(LABEL_ROUTE, &route), (LABEL_KIND, "effective")], effective.percent());
+        }
+        families.into_proto()
+    }
+}
+
+// === impl SideCounts ===
+
+impl SideCounts {
+    /// The counts of one route over all workers.
+    pub(crate) fn of(shards: &Shards, route: &str) -> Self {
+        let mut counts = Self::default();
+        for worker in shards.workers(route) {
+            let answers = |by: Answerer| worker.answered[by.index()].codes.seen().map(|(_, count)| count).sum::<u64>();
+            let attempts = |side| worker.attempts[side_index(side)].iter().map(super::Counter::get).sum::<u64>();
+            counts.legacy += answers(Answerer::Side(Owner::Legacy));
+            counts.modern += answers(Answerer::Side(Owner::Modern));
+            counts.banyan += answers(Answerer::Banyan);
+            counts.stale += worker.stale.get();
+            counts.attempts_legacy += attempts(Owner::Legacy);
+            counts.attempts_modern += attempts(Owner::Modern);
+        }
+        counts
+    }
+}
+
+impl SideCounts {
+    /// Modern's share of what a side answered.
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
+    pub(crate) fn modern_percent(&self) -> Option<f64> {
+        let all = self.legacy + self.modern;
+        (all > 0).then(|| self.modern as f64 * 100.0 / all as f64)
+    }
+}
+
+// === impl Families ===
+
+impl Families {
+    #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in doubles")]
+    fn counter(&mut self, name: &'static str, labels: &[(&str, &str)], count: u64) {
+        if count == 0 {
+            return;
+        }
+        let mut counter = proto::Counter::default();
+        counter.set_value(count as f64);
+        self.add(name, labels).set_counter(counter);
+    }
+
+    fn gauge(&mut self, name: &'static str, labels: &[(&str, &str)], value: f64) {
+        let mut gauge = proto::Gauge::default();
+        gauge.set_value(value);
+        self.add(name, labels).set_gauge(gauge);
+    }
+
+    fn histogram(&mut self, name: &'static str, labels: &[(&str, &str)], sum: &Sum) {
+        if let Some(histogram) = sum.render() {
+            self.add(name, labels).set_histogram(histogram);
+        }
+    }
+
+    fn add(&mut self, name: &'static str, labels: &[(&str, &str)]) -> &mut proto::Metric {
+        let labels = labels.iter().map(|(name, value)| {
+            let mut label = proto::LabelPair::default();
+            label.set_name((*name).to_owned());
+            label.set_value((*value).to_owned());
+            label
+        });
+        let metrics = self.0.entry(name).or_default();
+        metrics.push(proto::Metric::from_label(labels.collect()));
+        let last = metrics.len() - 1;
+        &mut metrics[last]
+    }
+
+    fn into_proto(mut self) -> Vec<proto::MetricFamily> {
+        let families = FAMILIES.iter().filter_map(|(name, help, kind, _)| {
+            let mut family = proto::MetricFamily::default();
+            family.set_name((*name).to_owned());
+            family.set_help((*help).to_owned());
+            family.set_field_type(*kind);
+            family.set_metric(self.0.remove(name)?);
+            Some(family)
+        });
+        families.collect()
+    }
+}

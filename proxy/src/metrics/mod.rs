@@ -1,0 +1,42 @@
+//! Names and labels of every HTTP metric of the proxy, and the handles that a request counts with.
+//!
+//! Each worker owns a shard of plain counters that only it writes; a collector sums the shards when `/metrics` is read. Nothing here takes a
+//! lock or looks up a label on the answering path: handles are resolved when a table is compiled.
+
+mod collector;
+mod histogram;
+mod shard;
+
+pub(crate) use collector::Requests;
+pub use collector::SideCounts;
+pub(crate) use histogram::Histogram;
+pub(crate) use shard::{Answerer, Counter, Outcome, RouteShard, Shards};
+
+/// Answers by route, by who answered and by status.
+pub const HTTP_REQUESTS: &str = "banyan_http_requests_total";
+/// Attempts by route, chosen side and outcome.
+pub const ROUTE_ATTEMPTS: &str = "banyan_route_attempts_total";
+/// From the head of a request to the end of its answer, by route and by who answered.
+pub const HTTP_REQUEST_DURATION: &str = "banyan_http_request_duration_seconds";
+/// Time that Banyan itself took, by route: from a request's head to its being handed to an upstream, without waiting for a connection.
+pub const HTTP_OVERHEAD: &str = "banyan_http_overhead_seconds";
+/// Weight of a route in percent, by kind (`wanted`, `effective`).
+pub const ROUTE_WEIGHT: &str = "banyan_route_weight_percent";
+/// Exceptions to "the same user stays on the same side", by route and reason.
+pub const SIDE_MOVES: &str = "banyan_side_moves_total";
+
+/// The label of a route's name.
+pub const LABEL_ROUTE: &str = "route";
+/// The label of a side: `legacy`, `modern`, or `banyan` where it answered itself.
+pub const LABEL_SIDE: &str = "side";
+/// The label of a status: 100 to 599, else `other`.
+pub const LABEL_CODE: &str = "code";
+/// The label of an attempt's outcome.
+pub const LABEL_OUTCOME: &str = "outcome";
+/// The label of a weight's kind.
+pub const LABEL_KIND: &str = "kind";
+/// The label of a move's reason.
+pub const LABEL_REASON: &str = "reason";
+
+/// The `route` of requests that were answered before a route was found. No route in the file can have this name.
+pub const NO_ROUTE: &str = "-";

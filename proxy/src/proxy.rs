@@ -1,0 +1,215 @@
+//! The handle of a running proxy: start, reload, status, drain.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use crate::{
+    compare::CompareStatus,
+    config::{Config, Limits},
+    error::StartError,
+    links::DataLinks,
+    listen::{Compiled, Crew, ListenerState, Shared, bind},
+    metrics::{Requests, Shards, SideCounts},
+    shadow::Shadow,
+    split::{RecentWrites, Signer, Split},
+    table::{Problem, RouteTable, Stage},
+};
+
+/// A running proxy.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    crew: Crew,
+    shadow: Arc<Shadow>,
+    generation: AtomicU64,
+}
+
+/// What `status` shows of the proxy.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProxyStatus {
+    /// In the file's order; `default` is the last.
+    pub routes: Vec<RouteStatus>,
+    /// By name.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// Open clients' connections, tunnels among them.
+    pub connections: usize,
+}
+
+/// One route.
+#[derive(Debug, Clone, Serialize)]
+pub struct RouteStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it stands in its migration.
+    pub stage: Stage,
+    /// Percent in the file.
+    pub weight_wanted: f64,
+    /// Percent that holds.
+    pub weight_effective: f64,
+    /// Percent of the answers that modern gave, since the start; `None` before there was one.
+    pub weight_seen: Option<f64>,
+    /// Answers since the start.
+    pub answers: SideCounts,
+    /// The sync whose owner answers its writes.
+    pub sync: Option<String>,
+    /// What comparing the shadow's answers gave; `None` where nothing is compared.
+    pub compare: Option<CompareStatus>,
+}
+
+/// One upstream.
+#[derive(Debug, Clone, Serialize)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: String,
+    /// Requests whose answer's head is awaited.
+    pub in_flight: usize,
+    /// Open connections, idle ones among them.
+    pub connections: usize,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// Binds every listener and starts the workers.
+    ///
+    /// `background` runs what the answering path never waits for; `registry` gets the metrics.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing keeps running then.
+    pub fn start(
+        config: Config,
+        links: &dyn DataLinks,
+        background: Handle,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, StartError> {
+        Self::start_with(&config, links, &background, registry, false)
+    }
+
+    pub(crate) fn start_with(
+        config: &Config,
+        links: &dyn DataLinks,
+        background: &Handle,
+        registry: &prometheus::Registry,
+        park_at_once: bool,
+    ) -> Result<Self, StartError> {
+        let (table, _) = RouteTable::compile(config, links).map_err(StartError::Config)?;
+        let split = Split::new(Signer::of(config)?, Arc::<RecentWrites>::default());
+        let sockets = config.listeners.iter().map(|listener| bind(listener.bind)).collect::<Result<Vec<_>, _>>()?;
+        let listeners = config.listeners.iter().zip(&sockets).map(|(listener, socket)| ListenerState {
+            bind: listener.bind,
+            local: socket.local_addr().unwrap_or(listener.bind),
+            open: AtomicUsize::new(0),
+        });
+        let limits = config.listeners.iter().map(|listener| listener.limits.clone()).collect();
+        let workers = config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let shards = Arc::new(Shards::default());
+        let shadow = Shadow::start(background, registry)?;
+        let shadows = shadow.compile(config, &table);
+        let compiled = Compiled::new(config, 0, table, split, shadows, limits);
+        let shared = Arc::new(Shared::new(compiled, shards, listeners.collect(), workers.max(1)));
+        let weights = Arc::clone(&shared);
+        registry.register(Box::new(Requests::new(Arc::clone(&shared.shards), move || {
+            let current = weights.current.load();
+            current.table.routes().iter().map(|route| (Arc::clone(&route.name), route.weight, route.weight)).collect()
+        })?))?;
+        let crew = Crew::start(&shared, &sockets, park_at_once)?;
+        Ok(Self { shared, crew, shadow, generation: AtomicU64::new(0) })
+    }
+
+    /// Compiles the whole config and swaps it in; requests under way end with the old one, connections stay open.
+    ///
+    /// Gives what deserves a second look, keys that only a restart changes among it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; nothing has changed then.
+    pub fn reload(&self, config: Config, links: &dyn DataLinks) -> Result<Vec<Problem>, Vec<Problem>> {
+        let (table, mut warnings) = RouteTable::compile(&config, links)?;
+        let signer = Signer::of(&config).map_err(|error| vec![Problem::error("secret", error.to_string())])?;
+        let current = self.shared.current.load_full();
+        let limits = self.limits(&config, &current.limits, &mut warnings);
+        if config.workers.is_some_and(|workers| workers.max(1) != self.shared.workers) {
+            warnings.push(needs_restart("workers"));
+        }
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let split = current.split.with_signer(signer);
+        let shadows = self.shadow.compile(&config, &table);
+        self.shared.swap(Compiled::new(&config, generation, table, split, shadows, limits));
+        Ok(warnings)
+    }
+
+    /// Limits of the sockets that are bound; others than those need a restart.
+    fn limits(&self, config: &Config, old: &[Limits], warnings: &mut Vec<Problem>) -> Vec<Limits> {
+        let bound = &self.shared.listeners;
+        for (index, listener) in config.listeners.iter().enumerate() {
+            if bound.iter().all(|bound| bound.bind != listener.bind) {
+                warnings.push(needs_restart(&format!("listeners[{index}].bind")));
+            }
+        }
+        let kept = bound.iter().zip(old).map(|(bound, old)| {
+            let same = config.listeners.iter().find(|listener| listener.bind == bound.bind);
+            if same.is_none() {
+                warnings
+                    .push(Problem::warning("listeners", format!("`{}` is listened on until a restart", bound.bind)));
+            }
+            same.map_or_else(|| old.clone(), |listener| listener.limits.clone())
+        });
+        kept.collect()
+    }
+
+    /// What it does now.
+    #[must_use]
+    pub fn status(&self) -> ProxyStatus {
+        let current = self.shared.current.load();
+        let routes = current.table.routes().iter().map(|route| {
+            let answers = SideCounts::of(&self.shared.shards, &route.name);
+            RouteStatus {
+                name: route.name.to_string(),
+                stage: route.stage(),
+                weight_wanted: route.weight.percent(),
+                weight_effective: route.weight.percent(),
+                weight_seen: answers.modern_percent(),
+                answers,
+                sync: route.sync.as_ref().map(|sync| sync.name.to_string()),
+                compare: current.shadows.status(route),
+            }
+        });
+        let upstreams = current.upstreams.iter().map(|upstream| {
+            let (in_flight, connections) = self.shared.upstream_state(&upstream.name).busy();
+            UpstreamStatus { name: upstream.name.clone(), in_flight, connections }
+        });
+        ProxyStatus {
+            routes: routes.collect(),
+            upstreams: upstreams.collect(),
+            connections: self.shared.listeners.iter().map(|listener| listener.open.load(Ordering::Relaxed)).sum(),
+        }
+    }
+
+    /// Where it listens, in the config's order; with the port that the system chose for port 0.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.shared.listeners.iter().map(|listener| listener.local).collect()
+    }
+
+    /// Whether every worker runs; `/livez` asks.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.crew.is_whole()
+    }
+
+    /// Stops accepting and lets what is in flight finish; comes back when all is done, or after `at_most`.
+    pub async fn drain(self, at_most: Duration) {
+        self.crew.drain(at_most).await;
+    }
+}
+
+fn needs_restart(path: &str) -> Problem {
+    Problem::warning(path, "a change of this key takes effect after a restart")
+}

@@ -1,0 +1,125 @@
+//! Turns what comes back into the client's answer: an upstream's with what Banyan adds to it, or Banyan's own where there is none.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
+
+use http::{HeaderName, HeaderValue, Response, Version};
+use tower::{Layer, Service};
+
+use super::arrival::{Arrival, Failure, Reply};
+use crate::{
+    body::{Answer, Kind, Told},
+    metrics::Answerer,
+    split::add_private,
+};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stage;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Station<S>(S);
+
+/// One request under way.
+pub(crate) struct Answering<F> {
+    inner: F,
+    told: Option<Told>,
+}
+
+const SIDE: HeaderName = HeaderName::from_static("x-banyan-side");
+const STALE: HeaderName = HeaderName::from_static("x-banyan-stale");
+
+// === impl Stage ===
+
+impl<S> Layer<S> for Stage {
+    type Service = Station<S>;
+
+    fn layer(&self, inner: S) -> Station<S> {
+        Station(inner)
+    }
+}
+
+// === impl Station ===
+
+impl<S> Service<Arrival> for Station<S>
+where
+    S: Service<Arrival, Response = Reply, Error = Failure>,
+    S::Future: Unpin,
+{
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Answering<S::Future>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, arrival: Arrival) -> Self::Future {
+        let told = Told {
+            turn: Rc::clone(&arrival.turn),
+            worker: Rc::clone(&arrival.worker),
+            table: Rc::clone(&arrival.table),
+            route: None,
+            answered: None,
+            began: arrival.began,
+        };
+        Answering { inner: self.0.call(arrival), told: Some(told) }
+    }
+}
+
+// === impl Answering ===
+
+impl<F: Future<Output = Result<Reply, Failure>> + Unpin> Future for Answering<F> {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let came = ready!(Pin::new(&mut self.inner).poll(cx));
+        let Some(told) = self.told.take() else { return Poll::Pending };
+        Poll::Ready(Ok(match came {
+            Ok(reply) => theirs(reply, told),
+            Err(failure) => ours(failure, told),
+        }))
+    }
+}
+
+fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
+    let Reply { mut head, body, route, side, is_stale, choice } = reply;
+    head.version = Version::HTTP_11;
+    let compiled = told.table.route(route);
+    if compiled.expose {
+        head.headers.insert(SIDE, HeaderValue::from_static(side.as_str()));
+    }
+    if is_stale {
+        head.headers.insert(STALE, HeaderValue::from_static("1"));
+        told.table.shard(Some(route)).answered_stale();
+    }
+    if let Some(id) = &choice.new_id {
+        add_private(&mut head.headers, id.set_cookie());
+    }
+    if let Some(write) = &choice.after_write
+        && let Some(cookie) = told.table.compiled.split.answered(compiled, write, SystemTime::now())
+    {
+        add_private(&mut head.headers, cookie);
+    }
+    told.is_answered(Some(route), Answerer::Side(side), head.status);
+    Response::from_parts(head, Answer::new(body, told))
+}
+
+fn ours(failure: Failure, mut told: Told) -> Response<Answer> {
+    let Failure { fault, route, plain, own_write } = failure;
+    let name = route.map(|route| &*told.table.route(route).name);
+    let (status, mut headers, body) = fault.answer(name, plain);
+    if let Some(cookie) = own_write {
+        add_private(&mut headers, cookie);
+    }
+    told.is_answered(route, Answerer::Banyan, status);
+    let mut response = Response::new(Answer::new(Kind::Full(Some(body)), told));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}

@@ -1,0 +1,113 @@
+//! What passes from station to station: a request that is known better at each, and what comes back.
+
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
+
+use http::{HeaderValue, Request, request, response};
+use hyper::body::{Body, Incoming};
+
+use super::check::Seen;
+use crate::{
+    body::Kind,
+    error::Fault,
+    links::Owner,
+    listen::{Turn, Worker, WorkerTable},
+    split::Choice,
+    table::Route,
+};
+
+/// A request as hyper gave it.
+pub(crate) struct Arrival {
+    pub(super) head: request::Parts,
+    pub(super) body: Incoming,
+    pub(super) turn: Rc<Turn>,
+    pub(super) worker: Rc<Worker>,
+    /// The config that holds for this request, whatever is reloaded meanwhile.
+    pub(super) table: Rc<WorkerTable>,
+    pub(super) began: Instant,
+}
+
+/// ... whose framing and host are beyond doubt.
+pub(crate) struct Checked {
+    pub(super) arrival: Arrival,
+    pub(super) seen: Seen,
+}
+
+/// ... whose route is known.
+pub(crate) struct Located {
+    pub(super) checked: Checked,
+    pub(super) route: usize,
+    /// The normalised path, where it differs from the raw one.
+    pub(super) path: Option<String>,
+    /// Where the prefix that matched ends in it.
+    pub(super) prefix_end: usize,
+    /// The first address from the right that is no trusted proxy's.
+    pub(super) client: IpAddr,
+    pub(super) is_peer_trusted: bool,
+}
+
+/// ... whose side is chosen.
+pub(crate) struct Chosen {
+    pub(super) located: Located,
+    pub(super) choice: Choice,
+}
+
+/// ... as an upstream gets it: nothing of the client's hop, and who the client is.
+pub(crate) struct Prepared {
+    pub(super) chosen: Chosen,
+    pub(super) is_websocket: bool,
+}
+
+/// What an upstream answered.
+pub(crate) struct Reply {
+    pub(super) head: response::Parts,
+    pub(super) body: Kind,
+    pub(super) route: usize,
+    /// Who answered.
+    pub(super) side: Owner,
+    /// A read that was answered by the side that does not own the rows, since the owner could not.
+    pub(super) is_stale: bool,
+    pub(super) choice: Choice,
+}
+
+/// Why no upstream answered.
+pub(crate) struct Failure {
+    pub(super) fault: Fault,
+    pub(super) route: Option<usize>,
+    /// The client asked for `text/plain`.
+    pub(super) plain: bool,
+    /// Of a write whose outcome is unknown: its user must read at the owner for a while.
+    pub(super) own_write: Option<HeaderValue>,
+}
+
+// === impl Arrival ===
+
+impl Arrival {
+    pub(crate) fn new(request: Request<Incoming>, turn: &Rc<Turn>, worker: &Rc<Worker>) -> Self {
+        let (head, body) = request.into_parts();
+        turn.begin(!body.is_end_stream());
+        Self {
+            head,
+            body,
+            turn: Rc::clone(turn),
+            worker: Rc::clone(worker),
+            table: worker.table(),
+            began: Instant::now(),
+        }
+    }
+}
+
+// === impl Checked ===
+
+impl Checked {
+    pub(super) fn fails(&self, fault: Fault) -> Failure {
+        Failure { fault, route: None, plain: self.seen.plain, own_write: None }
+    }
+}
+
+// === impl Located ===
+
+impl Located {
+    pub(super) fn route(&self) -> &Arc<Route> {
+        self.checked.arrival.table.route(self.route)
+    }
+}

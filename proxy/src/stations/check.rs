@@ -1,0 +1,196 @@
+//! Refuses what two servers could read in two ways, as far as hyper shows it, and strips what only Banyan may say.
+//!
+//! hyper has settled the framing before this station sees a request (`docs/reference/http-behaviour.md` lists how); heads are not parsed
+//! twice.
+
+use std::task::{Context, Poll};
+
+use futures_util::future::{Either, Ready, ready};
+use http::{HeaderMap, HeaderName, Method, Uri, header};
+use tower::{Layer, Service};
+
+use super::arrival::{Arrival, Checked, Failure, Reply};
+use crate::error::Fault;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stage;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Station<S>(S);
+
+/// What one pass over a request's headers found, so that later stations need not look for what is not there.
+#[derive(Debug, Default, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of headers, not a state")]
+pub(crate) struct Seen {
+    hosts: usize,
+    encodings: usize,
+    /// `Connection`: there may be more to strip than the usual names.
+    pub(super) connection: bool,
+    /// One of the usual hop-by-hop names.
+    pub(super) hop: bool,
+    pub(super) upgrade: bool,
+    pub(super) expect: bool,
+    pub(super) idempotency_key: bool,
+    /// `X-Forwarded-*` or `Forwarded`.
+    pub(super) forwarded: bool,
+    banyan: bool,
+    /// The client would rather have plain text.
+    pub(super) plain: bool,
+}
+
+const OURS: &str = "x-banyan-";
+const THEIRS: &str = "x-forwarded-";
+
+// === impl Stage ===
+
+impl<S> Layer<S> for Stage {
+    type Service = Station<S>;
+
+    fn layer(&self, inner: S) -> Station<S> {
+        Station(inner)
+    }
+}
+
+// === impl Station ===
+
+impl<S: Service<Checked, Response = Reply, Error = Failure>> Service<Arrival> for Station<S> {
+    type Response = Reply;
+    type Error = Failure;
+    type Future = Either<Ready<Result<Reply, Failure>>, S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut arrival: Arrival) -> Self::Future {
+        let seen = Seen::in_headers(&arrival.head.headers);
+        match check(&arrival.head.method, &arrival.head.uri, &arrival.head.headers, seen) {
+            Ok(()) => {
+                if seen.banyan {
+                    strip_ours(&mut arrival.head.headers);
+                }
+                Either::Right(self.0.call(Checked { arrival, seen }))
+            }
+            Err(fault) => {
+                let failure = Checked { arrival, seen }.fails(fault);
+                Either::Left(ready(Err(failure)))
+            }
+        }
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    pub(super) fn in_headers(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for (name, value) in headers {
+            match *name {
+                header::HOST => seen.hosts += 1,
+                header::TRANSFER_ENCODING => seen.encodings += 1,
+                header::CONNECTION => seen.connection = true,
+                header::UPGRADE => (seen.upgrade, seen.hop) = (true, true),
+                header::TE => seen.hop = true,
+                header::EXPECT => seen.expect = true,
+                header::FORWARDED => seen.forwarded = true,
+                header::ACCEPT => seen.plain |= value.as_bytes().trim_ascii_start().starts_with(b"text/plain"),
+                _ => match name.as_str() {
+                    "keep-alive" | "proxy-connection" => seen.hop = true,
+                    "idempotency-key" => seen.idempotency_key = true,
+                    name if name.starts_with(OURS) => seen.banyan = true,
+                    name if name.starts_with(THEIRS) => seen.forwarded = true,
+                    _ => {}
+                },
+            }
+        }
+        seen
+    }
+}
+
+fn check(method: &Method, uri: &Uri, headers: &HeaderMap, seen: Seen) -> Result<(), Fault> {
+    if *method == Method::CONNECT {
+        return Err(Fault::Connect);
+    }
+    if seen.hosts != 1 {
+        return Err(Fault::Host);
+    }
+    let host = headers.get(header::HOST).map_or(&b""[..], |host| host.as_bytes());
+    if host.iter().any(|byte| matches!(byte, 0..=b' ' | b'/' | b'\\' | b'@' | b',' | b'?' | b'#' | 0x7f..)) {
+        return Err(Fault::Host);
+    }
+    if let Some(authority) = uri.authority()
+        && !without_default_port(authority.as_str().as_bytes()).eq_ignore_ascii_case(without_default_port(host))
+    {
+        return Err(Fault::HostDiffers);
+    }
+    if seen.encodings > 0 {
+        let encoding = headers.get(header::TRANSFER_ENCODING).map_or(&b""[..], |value| value.as_bytes());
+        if seen.encodings > 1 || !encoding.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return Err(Fault::Framing);
+        }
+    }
+    Ok(())
+}
+
+fn without_default_port(host: &[u8]) -> &[u8] {
+    host.strip_suffix(b":80").unwrap_or(host)
+}
+
+/// `X-Banyan-*` is Banyan's word; a client cannot say it.
+#[cold]
+fn strip_ours(headers: &mut HeaderMap) {
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(target: &str, lines: &[(&'static str, &str)]) -> Result<(), Fault> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, value.parse().unwrap());
+        }
+        check(&Method::POST, &target.parse().unwrap(), &headers, Seen::in_headers(&headers))
+    }
+
+    #[test]
+    fn a_request_has_exactly_one_host() {
+        assert_eq!(checked("/", &[("host", "a")]), Ok(()));
+        assert_eq!(checked("/", &[]), Err(Fault::Host));
+        assert_eq!(checked("/", &[("host", "a"), ("host", "a")]), Err(Fault::Host));
+        for bad in ["a,b", "a b", "u@a", "a/b"] {
+            assert_eq!(checked("/", &[("host", bad)]), Err(Fault::Host), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_target_agrees_with_the_host() {
+        assert_eq!(checked("http://A/x", &[("host", "a:80")]), Ok(()));
+        assert_eq!(checked("http://b/x", &[("host", "a")]), Err(Fault::HostDiffers));
+        assert_eq!(checked("http://a:81/x", &[("host", "a")]), Err(Fault::HostDiffers));
+    }
+
+    #[test]
+    fn a_transfer_encoding_is_exactly_one_chunked() {
+        let with = |lines: &[(&'static str, &str)]| checked("/", &[&[("host", "a")], lines].concat());
+        assert_eq!(with(&[("transfer-encoding", "Chunked ")]), Ok(()));
+        for bad in ["gzip, chunked", "chunked, chunked", "identity", "chunked;q=1"] {
+            assert_eq!(with(&[("transfer-encoding", bad)]), Err(Fault::Framing), "{bad}");
+        }
+        assert_eq!(with(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]), Err(Fault::Framing));
+    }
+
+    #[test]
+    fn what_only_banyan_may_say_is_stripped() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-banyan-side", "modern".parse().unwrap());
+        headers.insert("x-bananas", "3".parse().unwrap());
+        assert!(Seen::in_headers(&headers).banyan);
+        strip_ours(&mut headers);
+        assert_eq!(headers.len(), 1);
+    }
+}

@@ -1,0 +1,49 @@
+//! Asks `split/` which side answers, and counts a read that leaves the side of its weight.
+
+use std::{
+    task::{Context, Poll},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tower::{Layer, Service};
+
+use super::arrival::{Chosen, Failure, Located, Reply};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stage;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Station<S>(S);
+
+// === impl Stage ===
+
+impl<S> Layer<S> for Stage {
+    type Service = Station<S>;
+
+    fn layer(&self, inner: S) -> Station<S> {
+        Station(inner)
+    }
+}
+
+// === impl Station ===
+
+impl<S: Service<Chosen, Response = Reply, Error = Failure>> Service<Located> for Station<S> {
+    type Response = Reply;
+    type Error = Failure;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, located: Located) -> S::Future {
+        let (arrival, route) = (&located.checked.arrival, located.route());
+        // Only what a sync remembers has to do with time.
+        let now = if route.sync.is_some() { SystemTime::now() } else { UNIX_EPOCH };
+        let choice = arrival.table.compiled.split.choose(route, &arrival.head, located.client, now);
+        if let Some(why) = choice.moved {
+            arrival.table.shard(Some(located.route)).moved(why);
+        }
+        self.0.call(Chosen { located, choice })
+    }
+}

@@ -1,0 +1,218 @@
+//! To the upstream of the chosen side; again on another connection where that is harmless; to the other side where the route allows it.
+
+use std::{
+    rc::Rc,
+    task::{Context, Poll},
+    time::SystemTime,
+};
+
+use futures_util::future::LocalBoxFuture;
+use http::{Response, StatusCode, header, response};
+use hyper::body::Incoming;
+use tower::Service;
+
+use super::{
+    arrival::{Arrival, Checked, Chosen, Failure, Located, Prepared, Reply},
+    hop_by_hop,
+    resend::{Missed, Outgoing},
+};
+use crate::{
+    body::Kind,
+    error::Fault,
+    links::Owner,
+    listen::{Turn, Worker, WorkerTable},
+    metrics::Outcome,
+    tunnel::Far,
+    upstream::{Link, SendError, Upstream},
+};
+
+/// The innermost station.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Station;
+
+/// What every attempt of one request needs.
+struct Way {
+    turn: Rc<Turn>,
+    worker: Rc<Worker>,
+    table: Rc<WorkerTable>,
+    route: usize,
+    is_websocket: bool,
+}
+
+/// Counts an attempt, as cancelled if nobody waits for it any more.
+struct Attempt<'w> {
+    way: &'w Way,
+    side: Owner,
+    outcome: Outcome,
+}
+
+/// How many idle connections may turn out to be dead before a new one is made.
+const STALE_LINKS: usize = 2;
+
+// === impl Station ===
+
+impl Service<Prepared> for Station {
+    type Response = Reply;
+    type Error = Failure;
+    /// The one box of a request.
+    type Future = LocalBoxFuture<'static, Result<Reply, Failure>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, prepared: Prepared) -> Self::Future {
+        Box::pin(forward(prepared))
+    }
+}
+
+async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
+    let Prepared { chosen: Chosen { located, choice }, is_websocket } = prepared;
+    let Located { checked, route, path, prefix_end, .. } = located;
+    let Checked { arrival, seen } = checked;
+    let Arrival { head, body, turn, worker, table, began } = arrival;
+
+    let mut outgoing = Outgoing::new(head, body, path, prefix_end, !choice.is_write, seen.idempotency_key, seen.expect);
+    let way = Way { turn, worker, table, route, is_websocket };
+    way.table.shard(Some(route)).overhead.observe(began.elapsed());
+
+    let first = way.ask(choice.side, &mut outgoing).await;
+    let (missed, side) = match first {
+        Ok((head, body)) => return Ok(Reply { head, body, route, side: choice.side, is_stale: false, choice }),
+        Err(missed) => (missed, choice.side),
+    };
+    let table = Rc::clone(&way.table);
+    let compiled = table.route(route);
+    let other = match side {
+        Owner::Legacy => Owner::Modern,
+        Owner::Modern => Owner::Legacy,
+    };
+    if compiled.target(other).is_some() && outgoing.may_cross(compiled, &missed) {
+        // What the second side says of its own failure would only hide the first.
+        if let Ok((head, body)) = way.ask(other, &mut outgoing).await {
+            let is_stale = compiled.sync.as_ref().is_some_and(|sync| sync.link.owner() != other);
+            return Ok(Reply { head, body, route, side: other, is_stale, choice });
+        }
+    }
+    let is_unsent_write = choice.is_write && compiled.sync.is_some() && !missed.sent;
+    let is_away = matches!(missed.fault, Fault::Refused | Fault::ConnectTimeout | Fault::Reset);
+    let fault = if is_unsent_write && is_away { Fault::OwnerAway } else { missed.fault };
+    let own_write = choice
+        .after_write
+        .filter(|_| missed.sent)
+        .and_then(|write| way.table.compiled.split.answered(compiled, &write, SystemTime::now()));
+    Err(Failure { fault, route: Some(route), plain: seen.plain, own_write })
+}
+
+// === impl Way ===
+
+impl Way {
+    /// One side, with as many connections as it takes.
+    async fn ask(&self, side: Owner, outgoing: &mut Outgoing) -> Result<(response::Parts, Kind), Missed> {
+        let route = self.table.route(self.route);
+        let mut attempt = Attempt { way: self, side, outcome: Outcome::Cancelled };
+        let Some(target) = route.target(side) else {
+            attempt.outcome = Outcome::Refused;
+            return Err(Missed { fault: Fault::NoSide, sent: false });
+        };
+        let upstream = &self.table.upstreams[target.index];
+        let timeout = route.timeout.unwrap_or(upstream.spec.timeout);
+        let is_repeatable = outgoing.is_repeatable(&upstream.spec);
+        if is_repeatable {
+            outgoing.keep_body(&self.turn);
+        }
+        let again = is_repeatable || outgoing.may_cross(route, &Missed { fault: Fault::Reset, sent: true });
+
+        let mut unsent = None;
+        let mut dead = 0;
+        let answered = loop {
+            let pooled = if dead < STALE_LINKS { upstream.take(self.worker.now()) } else { None };
+            let is_pooled = pooled.is_some();
+            let link = match pooled {
+                Some(link) => Ok(link),
+                None => upstream.connect(self.worker.now()).await,
+            };
+            let mut link = match link {
+                Ok(link) => link,
+                // Nothing was written now; something may have been before, on a link that died.
+                Err(fault) => break Err(Missed { fault, sent: dead > 0 && unsent.is_none() }),
+            };
+            let Some(request) = unsent.take().or_else(|| outgoing.request(target, &self.turn, again)) else {
+                break Err(Missed { fault: Fault::Reset, sent: true });
+            };
+            self.turn.await_head(self.worker.now(), self.table.ticks(timeout));
+            match link.send(request, &self.turn).await {
+                Ok(answer) => break self.accept(answer, link, upstream),
+                Err(SendError::Unsent(request)) if is_pooled => unsent = Some(*request),
+                Err(SendError::Unsent(_)) => break Err(Missed { fault: Fault::Reset, sent: false }),
+                Err(SendError::Unknown { body: true, .. }) => {
+                    break Err(Missed { fault: Fault::ClientBody, sent: true });
+                }
+                Err(SendError::Unknown { parse: false, .. }) if is_pooled && is_repeatable => {}
+                Err(SendError::Unknown { parse, .. }) => {
+                    break Err(Missed { fault: if parse { Fault::BadAnswer } else { Fault::Reset }, sent: true });
+                }
+                Err(SendError::Late) => break Err(Missed { fault: Fault::Timeout, sent: true }),
+            }
+            dead += 1;
+        };
+        self.turn.head_came();
+        attempt.outcome = match &answered {
+            Ok((head, _)) if head.status.is_server_error() => Outcome::Error,
+            Ok(_) => Outcome::Ok,
+            Err(missed) => outcome(missed.fault),
+        };
+        answered
+    }
+
+    /// Takes a head that came, unless it cannot be passed on.
+    fn accept(
+        &self,
+        answer: Response<Incoming>,
+        link: Link,
+        upstream: &Rc<Upstream>,
+    ) -> Result<(response::Parts, Kind), Missed> {
+        let fails = |fault| Err(Missed { fault, sent: true });
+        let (mut head, body) = answer.into_parts();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if !self.is_websocket {
+                return fails(Fault::Unasked);
+            }
+            let Some((stream, read, open)) = link.into_tunnel() else { return fails(Fault::Reset) };
+            self.turn.open_tunnel(Far { stream, read, open });
+            hop_by_hop::strip_answer(&mut head.headers);
+            hop_by_hop::put_websocket(&mut head.headers);
+            return Ok((head, Kind::Full(None)));
+        }
+        if head.headers.contains_key(header::TRANSFER_ENCODING) {
+            let mut encodings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+            let is_chunked = encodings.next().is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"chunked"));
+            if !is_chunked || encodings.next().is_some() {
+                return fails(Fault::BadAnswer);
+            }
+            // The client's leg is framed anew, and by one of the two at most.
+            head.headers.remove(header::TRANSFER_ENCODING);
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        hop_by_hop::strip_answer(&mut head.headers);
+        let kind = Kind::of(body, link, upstream, &self.worker, &self.turn);
+        Ok((head, kind))
+    }
+}
+
+fn outcome(fault: Fault) -> Outcome {
+    match fault {
+        Fault::Timeout | Fault::ConnectTimeout => Outcome::Timeout,
+        Fault::Refused | Fault::NoSide => Outcome::Refused,
+        Fault::ClientBody => Outcome::Cancelled,
+        _ => Outcome::Error,
+    }
+}
+
+// === impl Attempt ===
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.way.table.shard(Some(self.way.route)).attempt(self.side, self.outcome);
+    }
+}

@@ -1,0 +1,171 @@
+//! Who the client is, and what the upstream is told of it: `X-Forwarded-*` and `Forwarded` (RFC 7239).
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use ipnet::IpNet;
+
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Whether this peer's word on whom it forwards for is believed.
+pub(super) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+    trusted.iter().any(|net| net.contains(&address))
+}
+
+/// The first address from the right that is no trusted proxy's. What is left of it anybody could have written.
+pub(super) fn client(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let mut client = peer;
+    let mut hops: Vec<Option<IpAddr>> = list(headers, &FOR).map(address).collect();
+    if hops.is_empty() {
+        hops = list(headers, &header::FORWARDED).map(forwarded_for).collect();
+    }
+    for hop in hops.into_iter().rev() {
+        // What is no address hides who is behind it.
+        let Some(hop) = hop else { break };
+        client = hop;
+        if !is_trusted(trusted, hop) {
+            break;
+        }
+    }
+    client
+}
+
+/// Tells the upstream. A trusted peer's words are kept and added to; anybody else's are replaced.
+pub(super) fn tell(headers: &mut HeaderMap, peer: &HeaderValue, is_peer_trusted: bool, any: bool) {
+    let host = headers.get(header::HOST).cloned();
+    if !any {
+        // The usual case: nothing to look at.
+        headers.insert(FOR, peer.clone());
+        headers.insert(PROTO, HeaderValue::from_static("http"));
+        if let Some(host) = host {
+            headers.insert(HOST, host);
+        }
+        return;
+    }
+    if !is_peer_trusted {
+        forget(headers);
+    }
+    let chain = joined(headers, &FOR, peer.to_str().unwrap_or("unknown"));
+    headers.insert(FOR, chain.unwrap_or_else(|| peer.clone()));
+    headers.entry(PROTO).or_insert(HeaderValue::from_static("http"));
+    if let Some(host) = host {
+        headers.entry(HOST).or_insert(host);
+    }
+    if headers.contains_key(header::FORWARDED) {
+        let by = peer.to_str().unwrap_or("unknown");
+        let element = if by.contains(':') { format!("for=\"[{by}]\"") } else { format!("for={by}") };
+        if let Some(chain) = joined(headers, &header::FORWARDED, &element) {
+            headers.insert(header::FORWARDED, chain);
+        }
+    }
+}
+
+/// Everything of this kind that the client said.
+fn forget(headers: &mut HeaderMap) {
+    let said: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| **name == header::FORWARDED || name.as_str().starts_with("x-forwarded-"))
+        .cloned()
+        .collect();
+    for name in said {
+        headers.remove(name);
+    }
+}
+
+/// All lines of a list header as one, with one more element behind them.
+fn joined(headers: &HeaderMap, name: &HeaderName, last: &str) -> Option<HeaderValue> {
+    let mut chain = Vec::new();
+    for line in headers.get_all(name) {
+        chain.extend_from_slice(line.as_bytes());
+        chain.extend_from_slice(b", ");
+    }
+    chain.extend_from_slice(last.as_bytes());
+    HeaderValue::from_bytes(&chain).ok()
+}
+
+fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    headers.get_all(name).iter().flat_map(|line| line.to_str().unwrap_or("unknown").split(','))
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
+fn address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
+    address.map(|address: IpAddr| address.to_canonical())
+}
+
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let pair = element.split(';').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("for").then_some(value)
+    })?;
+    address(pair.trim().trim_matches('"'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets() -> Vec<IpNet> {
+        vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]
+    }
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn client_of(lines: &[(&'static str, &'static str)]) -> String {
+        client(&nets(), "10.0.0.1".parse().unwrap(), &headers(lines)).to_string()
+    }
+
+    #[test]
+    fn the_client_is_the_first_untrusted_address_from_the_right() {
+        assert_eq!(client_of(&[("x-forwarded-for", "6.6.6.6, 192.0.2.7, 10.1.1.1")]), "192.0.2.7");
+        assert_eq!(client_of(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "192.0.2.7:99")]), "192.0.2.7");
+        assert_eq!(client_of(&[("x-forwarded-for", "10.3.3.3, 10.1.1.1")]), "10.3.3.3");
+        assert_eq!(client_of(&[("x-forwarded-for", "6.6.6.6, unknown, 10.1.1.1")]), "10.1.1.1");
+        assert_eq!(client_of(&[]), "10.0.0.1");
+        assert_eq!(client_of(&[("forwarded", "for=6.6.6.6, For=\"[2001:db9::1]:80\";proto=https")]), "2001:db9::1");
+    }
+
+    #[test]
+    fn a_strangers_words_are_replaced() {
+        let mut said = headers(&[
+            ("host", "shop"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "1"),
+            ("forwarded", "for=1.1.1.1"),
+        ]);
+        tell(&mut said, &HeaderValue::from_static("192.0.2.7"), false, true);
+        let expected = headers(&[
+            ("host", "shop"),
+            ("x-forwarded-for", "192.0.2.7"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "shop"),
+        ]);
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_trusted_peers_words_are_added_to() {
+        let mut said = headers(&[
+            ("host", "shop"),
+            ("x-forwarded-for", "192.0.2.7"),
+            ("x-forwarded-proto", "https"),
+            ("forwarded", "for=192.0.2.7"),
+        ]);
+        tell(&mut said, &HeaderValue::from_static("10.0.0.1"), true, true);
+        assert_eq!(said["x-forwarded-for"], "192.0.2.7, 10.0.0.1");
+        assert_eq!(said["x-forwarded-proto"], "https");
+        assert_eq!(said["x-forwarded-host"], "shop");
+        assert_eq!(said["forwarded"], "for=192.0.2.7, for=10.0.0.1");
+    }
+}

@@ -1,0 +1,120 @@
+//! Headers that are said to the next hop alone (RFC 9110, 7.6.1), and the two that are put back when they are wanted there too.
+//!
+//! `Transfer-Encoding` is not touched on a request: there is at most one `chunked`, and hyper frames the upstream's leg by it.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Strips a request's; says whether it asks for trailers.
+pub(super) fn strip_request(headers: &mut HeaderMap, connection: bool, others: bool) {
+    let trailers = others && has_token(headers, &header::TE, "trailers");
+    strip(headers, connection, others);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Strips an answer's; its framing is made anew for the client.
+pub(super) fn strip_answer(headers: &mut HeaderMap) {
+    let connection = headers.contains_key(header::CONNECTION);
+    strip(headers, connection, true);
+}
+
+/// An upgrade to WebSocket, which is the only protocol that is tunnelled: `h2c` would let requests past the routes.
+pub(super) fn asks_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(header::UPGRADE).iter();
+    let is_websocket = protocols.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    is_websocket && protocols.next().is_none() && has_token(headers, &header::CONNECTION, "upgrade")
+}
+
+/// Puts the upgrade back.
+pub(super) fn put_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+fn strip(headers: &mut HeaderMap, connection: bool, others: bool) {
+    if connection {
+        let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+            .filter_map(|token| HeaderName::from_bytes(token).ok())
+            .filter(|name| !is_framing(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    if others {
+        for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::UPGRADE] {
+            headers.remove(name);
+        }
+    }
+}
+
+/// What a message is framed and found by cannot be made to disappear.
+fn is_framing(name: &HeaderName) -> bool {
+    matches!(*name, header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION)
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|found| {
+        let found = found.split(|b| *b == b';').next().unwrap_or_default();
+        found.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
+    })
+}
+
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    headers.get_all(name).iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn what_connection_names_is_stripped_too() {
+        let mut said = headers(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "2"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("x-kept", "3"),
+        ]);
+        strip_request(&mut said, true, true);
+        assert_eq!(said, headers(&[("x-kept", "3")]));
+    }
+
+    #[test]
+    fn what_frames_a_message_cannot_be_stripped_by_naming_it() {
+        let mut said = headers(&[("connection", "content-length, host"), ("content-length", "5"), ("host", "a")]);
+        strip_request(&mut said, true, false);
+        assert_eq!(said, headers(&[("content-length", "5"), ("host", "a")]));
+    }
+
+    #[test]
+    fn a_wish_for_trailers_is_put_back() {
+        let mut said = headers(&[("te", "gzip;q=0.5, Trailers"), ("connection", "te")]);
+        strip_request(&mut said, true, true);
+        assert_eq!(said, headers(&[("te", "trailers")]));
+    }
+
+    #[test]
+    fn only_websocket_is_tunnelled() {
+        assert!(asks_websocket(&headers(&[("upgrade", "WebSocket"), ("connection", "keep-alive, Upgrade")])));
+        assert!(!asks_websocket(&headers(&[("upgrade", "h2c"), ("connection", "upgrade")])));
+        assert!(!asks_websocket(&headers(&[("upgrade", "websocket")])));
+        assert!(!asks_websocket(&headers(&[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")])));
+    }
+}

@@ -1,0 +1,17 @@
+//! The stations of a request, one file each; [`stack`] puts them in order.
+
+mod answer;
+mod arrival;
+mod check;
+mod choose;
+mod forward;
+mod forwarded;
+mod hop_by_hop;
+mod locate;
+mod prepare;
+mod resend;
+mod stack;
+mod tee;
+
+pub(crate) use arrival::Arrival;
+pub(crate) use stack::{Answering, Stack, stack};

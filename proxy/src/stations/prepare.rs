@@ -1,0 +1,53 @@
+//! Makes the head that an upstream gets: without what belongs to the client's hop, and with who the client is.
+
+use std::task::{Context, Poll};
+
+use hyper::body::Body;
+use tower::{Layer, Service};
+
+use super::{
+    arrival::{Chosen, Failure, Prepared, Reply},
+    forwarded, hop_by_hop,
+};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stage;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Station<S>(S);
+
+// === impl Stage ===
+
+impl<S> Layer<S> for Stage {
+    type Service = Station<S>;
+
+    fn layer(&self, inner: S) -> Station<S> {
+        Station(inner)
+    }
+}
+
+// === impl Station ===
+
+impl<S: Service<Prepared, Response = Reply, Error = Failure>> Service<Chosen> for Station<S> {
+    type Response = Reply;
+    type Error = Failure;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut chosen: Chosen) -> S::Future {
+        let is_peer_trusted = chosen.located.is_peer_trusted;
+        let checked = &mut chosen.located.checked;
+        let (seen, arrival) = (checked.seen, &mut checked.arrival);
+        let headers = &mut arrival.head.headers;
+        let is_websocket = seen.upgrade && arrival.body.is_end_stream() && hop_by_hop::asks_websocket(headers);
+        hop_by_hop::strip_request(headers, seen.connection, seen.hop);
+        if is_websocket {
+            hop_by_hop::put_websocket(headers);
+        }
+        forwarded::tell(headers, arrival.turn.peer_value(), is_peer_trusted, seen.forwarded);
+        self.0.call(Prepared { chosen, is_websocket })
+    }
+}

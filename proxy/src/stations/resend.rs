@@ -1,0 +1,152 @@
+//! What may be sent again, and to whom. A request whose outcome is unknown goes again only to the same upstream, and only if that is harmless
+//! there; the other side gets reads, and on an unsynced route also requests of which no byte was written.
+
+use std::{rc::Rc, sync::Arc};
+
+use http::{Method, Request, Uri, Version, request, uri::PathAndQuery};
+use hyper::body::Incoming;
+
+use crate::{
+    config::Fallback,
+    error::Fault,
+    listen::Turn,
+    table::{Route, Target},
+    upstream::{Gate, Replay, RequestBody, UpstreamSpec},
+};
+
+/// One request, ready to be put on the wire more than once.
+pub(super) struct Outgoing {
+    head: request::Parts,
+    body: Supply,
+    /// The normalised path, where it differs from the raw one.
+    path: Option<String>,
+    prefix_end: usize,
+    is_read: bool,
+    has_key: bool,
+    /// The client waits for a `100 Continue`.
+    expects: bool,
+}
+
+enum Supply {
+    None,
+    /// It can be read once.
+    Once(Incoming),
+    Kept(Rc<Replay>),
+    Spent,
+}
+
+/// Why one side did not answer.
+pub(super) struct Missed {
+    pub(super) fault: Fault,
+    /// At least one byte may have been written.
+    pub(super) sent: bool,
+}
+
+// === impl Outgoing ===
+
+impl Outgoing {
+    pub(super) fn new(
+        head: request::Parts,
+        body: Incoming,
+        path: Option<String>,
+        prefix_end: usize,
+        is_read: bool,
+        has_key: bool,
+        expects: bool,
+    ) -> Self {
+        use hyper::body::Body;
+        let body = if body.is_end_stream() { Supply::None } else { Supply::Once(body) };
+        Self { head, body, path, prefix_end, is_read, has_key, expects }
+    }
+
+    /// Whether the same upstream may get it twice.
+    pub(super) fn is_repeatable(&self, upstream: &UpstreamSpec) -> bool {
+        is_idempotent(&self.head.method) || (self.has_key && upstream.honours_keys)
+    }
+
+    /// Whether the other side may try after this.
+    pub(super) fn may_cross(&self, route: &Route, missed: &Missed) -> bool {
+        let is_allowed = match route.fallback {
+            Fallback::None => false,
+            Fallback::Reads => self.is_read,
+            Fallback::Unsent => self.is_read || !missed.sent,
+        };
+        is_allowed && missed.fault != Fault::ClientBody && self.has_body_left()
+    }
+
+    /// Makes ready to be sent more than once, if there is a body.
+    pub(super) fn keep_body(&mut self, turn: &Rc<Turn>) {
+        self.body = match std::mem::replace(&mut self.body, Supply::Spent) {
+            Supply::Once(incoming) => Supply::Kept(Rc::new(Replay::new(incoming, Rc::clone(turn)))),
+            other => other,
+        };
+    }
+
+    /// The request for one upstream; `None` when the body is gone. `again`: another copy may be wanted later.
+    pub(super) fn request(&mut self, target: &Target, turn: &Rc<Turn>, again: bool) -> Option<Request<RequestBody>> {
+        let body = match &mut self.body {
+            Supply::None => RequestBody::None,
+            Supply::Kept(replay) => replay.body()?,
+            Supply::Spent => return None,
+            once => match std::mem::replace(once, Supply::Spent) {
+                Supply::Once(incoming) => RequestBody::streamed(incoming, Rc::clone(turn)),
+                _ => return None,
+            },
+        };
+        let uri = self.uri(target);
+        let mut request = if again {
+            let mut request = Request::new(body);
+            *request.method_mut() = self.head.method.clone();
+            *request.headers_mut() = self.head.headers.clone();
+            *request.extensions_mut() = self.head.extensions.clone();
+            request
+        } else {
+            let mut request = Request::new(body);
+            *request.method_mut() = self.head.method.clone();
+            *request.headers_mut() = std::mem::take(&mut self.head.headers);
+            *request.extensions_mut() = std::mem::take(&mut self.head.extensions);
+            request
+        };
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_11;
+        if self.expects && !matches!(request.body(), RequestBody::None) {
+            let gate = Arc::new(Gate::default());
+            let opens = Arc::clone(&gate);
+            hyper::ext::on_informational(&mut request, move |interim| {
+                if interim.status() == http::StatusCode::CONTINUE {
+                    opens.open();
+                }
+            });
+            request = request.map(|body| body.gated(gate));
+        }
+        Some(request)
+    }
+
+    /// Origin form: the raw path and query as they came, or what a rewrite makes of them.
+    fn uri(&self, target: &Target) -> Uri {
+        let uri = &self.head.uri;
+        let normalised = self.path.as_deref().unwrap_or_else(|| uri.path());
+        if let Some(rewritten) = target.path_and_query(normalised, self.prefix_end, uri.query())
+            && let Ok(rewritten) = rewritten.parse::<PathAndQuery>()
+        {
+            return rewritten.into();
+        }
+        if uri.authority().is_none() {
+            return uri.clone();
+        }
+        uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from)
+    }
+
+    fn has_body_left(&self) -> bool {
+        match &self.body {
+            Supply::None | Supply::Once(_) => true,
+            Supply::Kept(replay) => replay.body().is_some(),
+            Supply::Spent => false,
+        }
+    }
+}
+
+/// RFC 9110, 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}

@@ -1,0 +1,172 @@
+//! One HTTP/1.1 connection to an upstream.
+//!
+//! hyper's client comes in two halves: a sender, and a driver that somebody must poll. The driver is not a task of its own here: whoever waits
+//! for the answer polls it, so that a request costs no switch between tasks. An idle link is polled by the pool's sweep alone.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{Builder, Connection, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{RequestBody, UpstreamState};
+use crate::listen::Turn;
+
+pub(crate) struct Link {
+    sender: SendRequest<RequestBody>,
+    /// `None` once the connection is over.
+    driver: Option<Box<Driver>>,
+    pub(super) endpoint: usize,
+    open: Open,
+}
+
+type Driver = Connection<TokioIo<TcpStream>, RequestBody>;
+
+/// Counts a connection as open for as long as it lives.
+pub(crate) struct Open {
+    state: Arc<UpstreamState>,
+    worker: usize,
+}
+
+/// Why there is no answer.
+pub(crate) enum SendError {
+    /// Not a byte of the request was written: here it is.
+    Unsent(Box<Request<RequestBody>>),
+    /// The connection ended, or what came was no answer; `parse` tells the two apart.
+    Unknown {
+        /// What came was no HTTP.
+        parse: bool,
+        /// The client's own body failed.
+        body: bool,
+    },
+    /// The head of the answer is late.
+    Late,
+}
+
+// === impl Open ===
+
+impl Open {
+    pub(super) fn new(state: Arc<UpstreamState>, worker: usize) -> Self {
+        state.connected(worker, 1);
+        Self { state, worker }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.state.connected(self.worker, -1);
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(super) async fn new(http: &Builder, stream: TcpStream, endpoint: usize, open: Open) -> hyper::Result<Self> {
+        let (sender, driver) = http.handshake(TokioIo::new(stream)).await?;
+        Ok(Self { sender, driver: Some(Box::new(driver)), endpoint, open })
+    }
+
+    /// Sends a request and waits for the head of its answer, no longer than the client's [`Turn`] allows.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        turn: &Rc<Turn>,
+    ) -> Result<Response<Incoming>, SendError> {
+        self.open.state.in_flight(self.open.worker, 1);
+        let flight = InFlight(&self.open);
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let driver = &mut self.driver;
+        // The answer only ever comes out of the driver, which is polled here first: it needs no waker of its own.
+        let mut quiet = Context::from_waker(Waker::noop());
+        let sent = std::future::poll_fn(|cx| {
+            let over = match driver {
+                Some(alive) => alive.poll_without_shutdown(cx).is_ready(),
+                None => true,
+            };
+            if let Poll::Ready(sent) = answer.as_mut().poll(&mut quiet) {
+                if over && !matches!(&sent, Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS) {
+                    *driver = None;
+                }
+                return Poll::Ready(Some(sent));
+            }
+            if over {
+                // A request that was not begun comes back when the driver is dropped.
+                *driver = None;
+                return answer.as_mut().poll(&mut quiet).map(Some);
+            }
+            if turn.is_head_late() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await;
+        drop(flight);
+        match sent {
+            None => {
+                self.driver = None;
+                Err(SendError::Late)
+            }
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(mut error)) => {
+                self.driver = None;
+                Err(match error.take_message() {
+                    Some(request) => SendError::Unsent(Box::new(request)),
+                    None => {
+                        let error = error.into_error();
+                        SendError::Unknown { parse: error.is_parse(), body: error.is_user() }
+                    }
+                })
+            }
+        }
+    }
+
+    /// Moves bytes both ways: polled by whoever reads the answer's body.
+    pub(crate) fn poll_drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && driver.poll_without_shutdown(cx).is_ready()
+        {
+            self.driver = None;
+        }
+    }
+
+    /// The last exchange is over, and another may begin.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    /// Whether the other end has closed an idle link, or said something unasked.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.poll_drive(&mut Context::from_waker(Waker::noop()));
+        !self.is_reusable()
+    }
+
+    /// After a 101: the bare socket, and what came right behind the head.
+    pub(crate) fn into_tunnel(self) -> Option<(TcpStream, Bytes, Open)> {
+        let parts = self.driver?.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf, self.open))
+    }
+}
+
+/// Counts a request as under way.
+struct InFlight<'o>(&'o Open);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.state.in_flight(self.0.worker, -1);
+    }
+}
+
+/// A body's next frame without a waker: its frames only come out of a driver that the caller has just polled.
+pub(crate) fn poll_quietly<B: hyper::body::Body + Unpin>(
+    body: &mut B,
+) -> Poll<Option<Result<hyper::body::Frame<B::Data>, B::Error>>> {
+    Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
+}

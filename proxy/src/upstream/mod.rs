@@ -1,0 +1,11 @@
+//! Upstreams as a worker sees them: endpoints, a pool of idle connections of its own, and the request on the wire.
+
+mod link;
+mod pool;
+mod request_body;
+mod state;
+
+pub(crate) use link::{Link, Open, SendError, poll_quietly};
+pub(crate) use pool::{Upstream, kept};
+pub(crate) use request_body::{Gate, Replay, RequestBody};
+pub(crate) use state::{UpstreamSpec, UpstreamState};
