@@ -4,6 +4,7 @@ mod cli;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
+mod link;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,8 @@ mod check;
 mod completions;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
-mod output;
+mod explain;
+pub(crate) mod output;
 pub(crate) mod schema;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -39,6 +40,8 @@ enum Verb {
     #[cfg(feature = "demo")]
     #[command(name = demo::PART, hide = true)]
     DemoPart(demo::PartArgs),
+    /// Say what would happen to a request, and why.
+    Explain(explain::Args),
     /// Print the JSON Schema of the file, for editors.
     Schema,
     /// Print a completion script for a shell.
@@ -54,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Demo(options) => demo::run(options),
         #[cfg(feature = "demo")]
         Verb::DemoPart(args) => demo::play(args),
+        Verb::Explain(args) => explain::run(&cli.config, args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
     };

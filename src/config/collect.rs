@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{
     de::{Fault, NodeDeserializer, Spot, What},
     known,
-    node::{Entry, Kind, Node, Pruned, Scalar, Step, View},
+    node::{Entry, Id, Kind, Node, Pruned, Scalar, Step, View},
     report::Diagnostic,
     stand_in, suggest,
 };
@@ -27,6 +27,8 @@ pub(super) struct Collected<T> {
 /// Reads a tree into `T`.
 pub(super) fn collect<T: for<'t> Deserialize<'t>>(root: &Node, pruned: Pruned) -> Collected<T> {
     let mut found = Collected { value: None, view: View::without(pruned), diagnostics: Vec::new(), cut: false };
+    // Keys that were most likely meant by an unknown one beside them: they are not missing too.
+    let mut meant: Vec<(Id, &str)> = Vec::new();
     loop {
         let fault = match T::deserialize(NodeDeserializer::new(root, &found.view)) {
             Ok(value) => {
@@ -46,9 +48,15 @@ pub(super) fn collect<T: for<'t> Deserialize<'t>>(root: &Node, pruned: Pruned) -
         let at = root.at(&path).unwrap_or((root, None));
         let untold = match &fault.what {
             // Its value was left out, and that was told.
-            What::Missing(key) => at.0.get(key).is_none(),
+            What::Missing(key) => at.0.get(key).is_none() && !meant.contains(&(spot.id, *key)),
             _ => true,
         };
+        if let What::UnknownKey { key, known } = &fault.what
+            && let Some((map, _)) = path.split_last().and_then(|(_, map)| root.at(map))
+            && let Some(near) = known::instead_of(key).or_else(|| suggest::nearest(key, known))
+        {
+            meant.push((map.id, near));
+        }
         if untold {
             found.diagnostics.push(describe(&fault, spot, &path, at));
         }
@@ -81,6 +89,7 @@ fn describe(fault: &Fault, spot: Spot, path: &[Step], (node, entry): (&Node, Opt
         Step::Index(_) => None,
     });
     let of_key = |message: String| match key {
+        Some(key) if message.contains(&format!("`{key}`")) => message,
         Some(key) if message.starts_with("must ") => format!("`{key}` {message}"),
         Some(key) => format!("`{key}`: {message}"),
         None => message,
@@ -122,10 +131,12 @@ fn describe(fault: &Fault, spot: Spot, path: &[Step], (node, entry): (&Node, Opt
         What::Unfit { found, expected } => {
             let (expected, hint) = known::plain_words(expected);
             let mut diagnostic = Diagnostic::error(of_key(format!("expected {expected}, found {found}")));
-            let quoted = matches!(&node.kind, Kind::Scalar(scalar) if !scalar.plain);
-            diagnostic.hint = known::example(path)
-                .or(hint)
-                .or_else(|| (quoted && expected.contains("number")).then(|| "write it without quotes".to_owned()));
+            let quoted =
+                matches!(&node.kind, Kind::Scalar(scalar) if !scalar.plain && scalar.text.parse::<f64>().is_ok());
+            diagnostic.hint = match quoted && expected.contains("number") {
+                true => Some("write it without quotes".to_owned()),
+                false => known::example(path).or(hint),
+            };
             diagnostic
         }
         What::Message(message) => {

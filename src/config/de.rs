@@ -297,7 +297,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
         let Some(entry) = self.entries.next() else { return Ok(None) };
         self.value = Some(&entry.value);
-        seed.deserialize(KeyDeserializer(entry)).map(Some)
+        seed.deserialize(KeyDeserializer(entry)).map(Some).map_err(|fault| fault.or_at(entry.value.id, true))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
@@ -311,7 +311,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
         let Some(item) = self.items.find(|item| !self.view.pruned.has(item.id)) else { return Ok(None) };
-        seed.deserialize(NodeDeserializer::new(item, self.view)).map(Some)
+        seed.deserialize(NodeDeserializer::new(item, self.view)).map(Some).map_err(|fault| fault.or_at(item.id, false))
     }
 }
 
@@ -376,7 +376,9 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
         match self.value {
-            Some(value) => seed.deserialize(NodeDeserializer::new(value, self.view)),
+            Some(value) => {
+                seed.deserialize(NodeDeserializer::new(value, self.view)).map_err(|fault| fault.or_at(value.id, false))
+            }
             None => {
                 let expected = format!("a map such as `{{{}: …}}`", self.name);
                 Err(Fault::new(What::Unfit { found: "text".to_owned(), expected }).or_at(self.node.id, false))

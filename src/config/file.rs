@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use super::restart::RestartKeys;
+
 /// Banyan's file: which requests go to which side, and which tables are kept in step.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -83,6 +85,8 @@ pub(crate) struct Loaded {
     pub(crate) admin: http::Admin,
     /// The text it was read from, so that a watcher can tell a change from a touch.
     pub(crate) text: Arc<str>,
+    /// What a reload cannot change.
+    pub(crate) restart: RestartKeys,
 }
 
 // === impl File ===

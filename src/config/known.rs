@@ -133,6 +133,11 @@ pub(super) fn split_hint(message: &str) -> (String, Option<String>) {
     {
         return (format!("must be between 0 and 100, not {value}"), None);
     }
+    match message {
+        "invalid socket address syntax" => return ("must be an address and a port".to_owned(), None),
+        "invalid IP address syntax" => return ("must be networks or addresses".to_owned(), None),
+        _ => {}
+    }
     match message.split_once("; ") {
         Some((what, right)) => (what.to_owned(), Some(right.to_owned())),
         None => (message.to_owned(), None),
@@ -140,7 +145,9 @@ pub(super) fn split_hint(message: &str) -> (String, Option<String>) {
 }
 
 /// What garde says about a value, in words of the file.
-pub(super) fn limit(path: &[Step], message: &str) -> (String, Option<String>) {
+///
+/// `key` is the last key of the path where the file writes it, and not only the struct.
+pub(super) fn limit(path: &[Step], key: Option<&str>, message: &str) -> (String, Option<String>) {
     const RIGHT: &[(Above, &str, &str)] = &[
         (&["version"], "this Banyan reads version 1", "version: 1"),
         (&["install"], "`install` must be 1 to 16 of `a`–`z`, `0`–`9` and `_`", "install: banyan"),
@@ -159,8 +166,8 @@ pub(super) fn limit(path: &[Step], message: &str) -> (String, Option<String>) {
             "brokers must be `host:port`, several divided by commas",
             "brokers: \"kafka-1:9092,kafka-2:9092\"",
         ),
-        (&["syncs", "*", "tables", "legacy"], "a table must be named with its schema", "legacy: public.payments"),
-        (&["syncs", "*", "tables", "modern"], "a table must be named with its schema", "modern: public.payments"),
+        (&["syncs", "*", "tables", "legacy"], "a table must be named with its schema", "public.payments"),
+        (&["syncs", "*", "tables", "modern"], "a table must be named with its schema", "public.payments"),
         (&["syncs", "*", "tables"], "a sync must name at least one table", "tables: [public.payments]"),
         (
             &["upstreams", "*", "endpoints"],
@@ -174,10 +181,21 @@ pub(super) fn limit(path: &[Step], message: &str) -> (String, Option<String>) {
         return ((*right).to_owned(), Some(format!("for example `{example}`")));
     }
     let (message, hint) = split_hint(message);
-    match keys.last() {
+    let message = match (message.strip_prefix("lower than "), message.strip_prefix("greater than ")) {
+        (Some(least), _) => format!("must be {least} or more"),
+        (_, Some(most)) => format!("must be {most} or less"),
+        _ => message,
+    };
+    match key {
+        Some(key) if message.starts_with("must ") => (format!("`{key}` {message}"), hint),
         Some(key) if !message.contains(key) => (format!("`{key}`: {message}"), hint),
         _ => (message, hint),
     }
+}
+
+/// The key of this version that stands where a key of a later one was written.
+pub(super) fn instead_of(key: &str) -> Option<&'static str> {
+    (key == "mysql").then_some("postgres")
 }
 
 fn keys(path: &[Step]) -> Vec<&str> {

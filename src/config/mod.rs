@@ -11,20 +11,28 @@ mod known;
 mod node;
 mod parse;
 mod report;
+mod restart;
 mod rules;
 mod span;
 mod stand_in;
 mod suggest;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use banyan_proxy::{
+    config::SyncRules,
+    links::Owner,
+    table::{self, RouteTable},
+};
 use garde::Validate as _;
 
 pub(crate) use env::Env;
 pub(crate) use file::{File, Loaded};
 pub(crate) use report::{Diagnostic, Report, Severity};
+pub(crate) use restart::RestartKeys;
 pub(crate) use span::Text;
 
+use crate::link::FileLinks;
 use collect::{MOST, as_written, collect};
 use node::{Kind, Node, Pruned, Step, View};
 use span::Span;
@@ -40,27 +48,37 @@ pub(crate) struct Accepted {
     pub(crate) report: Report,
 }
 
+/// What a file is compared with when it takes the place of another.
+#[derive(Debug, Default)]
+pub(crate) struct Against {
+    /// The owner that the file in force names, and the one that is known; by the sync's name.
+    pub(crate) owners: BTreeMap<String, (Owner, Owner)>,
+}
+
+/// Why a file could not be read.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    message: String,
+    hint: Option<String>,
+}
+
 /// Reads and checks a file with this process's environment.
 ///
 /// # Errors
 /// All that is wrong with it.
 pub(crate) fn load(path: &Path) -> Result<Accepted, Box<Report>> {
     let name = path.display().to_string();
-    let bytes = read(path).map_err(|(message, hint)| {
-        let mut report = Report::new(&name, Text::new(String::new()));
-        let mut diagnostic = Diagnostic::error(message);
-        diagnostic.hint = hint;
-        report.push(diagnostic);
-        Box::new(report)
-    })?;
-    check(&name, &bytes, &|variable| std::env::var(variable).ok())
+    match read(path) {
+        Ok(bytes) => check(&name, &bytes, &|variable| std::env::var(variable).ok(), &Against::default()),
+        Err(unreadable) => Err(Box::new(unreadable.report(&name))),
+    }
 }
 
 /// Checks the bytes of a file.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub(crate) fn check(name: &str, bytes: &[u8], env: Env<'_>) -> Result<Accepted, Box<Report>> {
+pub(crate) fn check(name: &str, bytes: &[u8], env: Env<'_>, against: &Against) -> Result<Accepted, Box<Report>> {
     let text = match decode(bytes) {
         Ok(text) => Text::new(text.to_owned()),
         Err((message, hint, text)) => {
@@ -75,26 +93,35 @@ pub(crate) fn check(name: &str, bytes: &[u8], env: Env<'_>) -> Result<Accepted, 
         }
     };
     let mut report = Report::new(name, text);
-    let file = examine(&mut report, env);
+    let examined = examine(&mut report, env, against);
     report.sort();
-    match file {
-        Some(file) if report.errors() == 0 => {
-            let text = Arc::from(report.text.as_str());
-            let loaded = Loaded { proxy: file.proxy(), connectors: file.connectors(), admin: file.admin.clone(), text };
+    match examined {
+        Some((file, restart)) if report.errors() == 0 => {
+            let loaded = Loaded {
+                proxy: file.proxy(),
+                connectors: file.connectors(),
+                admin: file.admin.clone(),
+                text: Arc::from(report.text.as_str()),
+                restart,
+            };
             Ok(Accepted { loaded, report })
         }
         _ => Err(Box::new(report)),
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, (String, Option<String>)> {
+/// The bytes of a file; one byte more than [`LARGEST`] at most.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
     use std::io::{ErrorKind, Read as _};
     let wrong = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => (
-            "there is no such file".to_owned(),
-            Some("name another with `-c FILE`; the default is `routes.yaml`".to_owned()),
-        ),
-        _ => (format!("the file cannot be read: {error}"), None),
+        ErrorKind::NotFound => Unreadable {
+            message: "there is no such file".to_owned(),
+            hint: Some("name another with `-c FILE`; the default is `routes.yaml`".to_owned()),
+        },
+        _ => Unreadable { message: format!("the file cannot be read: {error}"), hint: None },
     };
     let mut bytes = Vec::new();
     let bound = LARGEST as u64 + 1;
@@ -134,7 +161,7 @@ fn decode(bytes: &[u8]) -> Result<&str, (String, &'static str, String)> {
 }
 
 /// Runs all phases and puts what they find into the report. The file is what could be read of it.
-fn examine(report: &mut Report, env: Env<'_>) -> Option<File> {
+fn examine(report: &mut Report, env: Env<'_>, against: &Against) -> Option<(File, RestartKeys)> {
     let (mut root, errors) = match parse::parse(&report.text) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -169,13 +196,28 @@ fn examine(report: &mut Report, env: Env<'_>) -> Option<File> {
     let judge = Judge { root: &root, view: &found.view };
     judge.limits(&file, report);
     judge.rules(&file, report);
-    Some(file)
+    judge.table(&file, report);
+    judge.owners(&file, against, report);
+    Some((file, RestartKeys::of(&root)))
 }
 
 /// What the phases after the structs need to place their findings, and to keep quiet about what is only a consequence.
 struct Judge<'t> {
     root: &'t Node,
     view: &'t View,
+}
+
+// === impl Unreadable ===
+
+impl Unreadable {
+    /// As a report of its own.
+    pub(crate) fn report(&self, name: &str) -> Report {
+        let mut report = Report::new(name, Text::new(String::new()));
+        let mut diagnostic = Diagnostic::error(&self.message);
+        diagnostic.hint.clone_from(&self.hint);
+        report.push(diagnostic);
+        report
+    }
 }
 
 // === impl Judge ===
@@ -189,7 +231,12 @@ impl Judge<'_> {
                 .into_iter()
                 .map(|step| if step == Step::Key("matches".to_owned()) { Step::Key("match".to_owned()) } else { step })
                 .collect();
-            let (message, hint) = known::limit(&steps, error.message());
+            let place = self.root.follow(&steps, self.view);
+            let key = steps.iter().rev().find_map(|step| match step {
+                Step::Key(key) => Some(key.as_str()).filter(|key| place.path.ends_with(key)),
+                Step::Index(_) => None,
+            });
+            let (message, hint) = known::limit(&steps, key, error.message());
             self.tell(Severity::Error, &steps, &message, hint, report);
         }
     }
@@ -198,6 +245,81 @@ impl Judge<'_> {
         for breach in rules::breaches(file) {
             self.tell(Severity::Error, &Step::parse(&breach.path), &breach.message, breach.hint, report);
         }
+    }
+
+    /// What the compiled table has to say.
+    fn table(&self, file: &File, report: &mut Report) {
+        let mut config = file.proxy();
+        self.stand_in(&mut config);
+        let links = FileLinks::new(&config);
+        let (Ok((_, problems)) | Err(problems)) = RouteTable::compile(&config, &links);
+        let names_are_whole = |key: &str| {
+            !self.view.stands_in(self.root.id, key)
+                && self.root.get(key).is_none_or(|node| !self.view.pruned.has(node.id))
+        };
+        let (upstreams, syncs) = (names_are_whole("upstreams"), names_are_whole("syncs"));
+        let routes_are_whole = self.root.get("routes").is_none_or(|routes| !routes.has_pruned(&self.view.pruned));
+        for problem in problems {
+            let steps = Step::parse(&problem.path);
+            let unknown = problem.message.starts_with("unknown ");
+            let consequence = (problem.message.starts_with("unknown upstream") && !upstreams)
+                || (problem.message.starts_with("unknown sync") && !syncs)
+                || (problem.severity == table::Severity::Warning && !routes_are_whole)
+                || (!unknown && self.lacks_a_side(&steps));
+            if !consequence {
+                let severity = match problem.severity {
+                    table::Severity::Error => Severity::Error,
+                    table::Severity::Warning => Severity::Warning,
+                };
+                self.tell(severity, &steps, &without_stand_ins(&problem.message), problem.hint, report);
+            }
+        }
+    }
+
+    /// A sync's owner moves with its data, not with a line of text.
+    fn owners(&self, file: &File, against: &Against, report: &mut Report) {
+        for (name, sync) in &file.syncs {
+            let wanted = file::owner(sync.owner);
+            let Some((accepted, known)) = against.owners.get(name) else { continue };
+            if wanted != *accepted && wanted != *known {
+                let known = known.as_str();
+                let steps = ["syncs", name, "owner"].map(|key| Step::Key(key.to_owned()));
+                let message = format!("the owner of sync `{name}` cannot be changed in this version: {known} owns it");
+                self.tell(Severity::Error, &steps, &message, Some(format!("put `owner: {known}` back")), report);
+            }
+        }
+    }
+
+    /// Upstreams and syncs that were left out are still known by their names.
+    fn stand_in(&self, config: &mut banyan_proxy::config::Config) {
+        let names = |key| self.root.get(key).map_or(&[][..], Node::entries).iter().map(|entry| entry.key.clone());
+        for name in names("upstreams") {
+            let form = serde_json::json!({ "endpoints": ["http://127.0.0.1:1"] });
+            if let Ok(upstream) = serde_json::from_value(form) {
+                config.upstreams.entry(name).or_insert(upstream);
+            }
+        }
+        for name in names("syncs") {
+            config.syncs.entry(name).or_insert(SyncRules {
+                owner: Owner::Legacy,
+                read_your_writes: Duration::ZERO,
+                max_lag: Duration::ZERO,
+            });
+        }
+    }
+
+    /// Whether a key was left out of this route that the rules between its keys lean on.
+    fn lacks_a_side(&self, steps: &[Step]) -> bool {
+        let Some(route) = steps.get(..2) else { return false };
+        if matches!(steps.get(2), Some(Step::Key(key)) if matches!(key.as_str(), "match" | "name" | "sticky" | "compare"))
+        {
+            return false;
+        }
+        let route = self.root.follow(route, self.view).node;
+        route.entries().iter().any(|entry| {
+            matches!(entry.key.as_str(), "legacy" | "modern" | "match" | "sync" | "shadow")
+                && entry.value.has_pruned(&self.view.pruned)
+        })
     }
 
     fn tell(&self, severity: Severity, steps: &[Step], message: &str, hint: Option<String>, report: &mut Report) {
@@ -222,6 +344,14 @@ impl Judge<'_> {
         diagnostic.severity = severity;
         diagnostic.hint = hint.map(|hint| shown(&hint));
         report.push(diagnostic);
+    }
+}
+
+/// A route without a name is "the route".
+fn without_stand_ins(message: &str) -> String {
+    match message.split_once("route `stand-in-").and_then(|(before, rest)| Some((before, rest.split_once('`')?.1))) {
+        Some((before, behind)) => format!("{before}the route{behind}"),
+        None => message.to_owned(),
     }
 }
 

@@ -271,8 +271,10 @@ impl<'t> Place<'t> {
     fn enter(&mut self, step: &Step, node: &'t Node, entry: Option<&Entry>) {
         self.node = node;
         self.span = match (&node.kind, entry) {
-            (Kind::Scalar(_), _) | (_, None) => node.span,
+            (Kind::Scalar(_), _) => node.span,
             (_, Some(entry)) => entry.key_span,
+            (Kind::Map(entries), None) => entries.first().map_or(node.span, |first| first.key_span),
+            (_, None) => node.span,
         };
         step.write(&mut self.path);
     }

@@ -68,20 +68,30 @@ pub(super) fn parse(text: &Text) -> Result<(Node, Vec<Diagnostic>), Box<Diagnost
 fn syntax_error(error: &serde_saphyr::Error, text: &Text) -> Diagnostic {
     use serde_saphyr::Error as E;
     let inner = error.without_snippet();
-    let bounded = "a file that names the same thing very often, or nests very deeply, is refused before it can exhaust the memory";
+    let inner = match inner {
+        E::AliasError { error, .. } => error,
+        other => other,
+    };
+    let said = DefaultMessageFormatter.format_message(inner);
     let (message, hint) = match inner {
-        E::Budget { .. }
-        | E::AliasReplayLimitExceeded { .. }
+        E::AliasReplayLimitExceeded { .. }
         | E::AliasExpansionLimitExceeded { .. }
         | E::AliasReplayStackDepthExceeded { .. } => (
-            format!("the file is nested or repeated too much: {}", DefaultMessageFormatter.format_message(inner)),
-            Some(bounded),
+            "aliases repeat more than a file of routes can mean".to_owned(),
+            Some("write it out, or divide it into smaller parts"),
         ),
         E::MultipleDocuments { .. } => {
             ("the file holds more than one YAML document".to_owned(), Some("leave out what follows `---`"))
         }
         E::Eof { .. } => ("the file is empty".to_owned(), None),
-        _ => (format!("not readable as YAML: {}", DefaultMessageFormatter.format_message(inner)), None),
+        _ if said.contains("epth") || said.contains("recursion limit") => (
+            format!("lists and maps are nested more than {DEEPEST} deep"),
+            Some("no key needs more than eight; is a bracket too many?"),
+        ),
+        E::Budget { .. } => {
+            ("the file holds more than a file of routes can mean".to_owned(), Some("divide it into smaller files"))
+        }
+        _ => (format!("not readable as YAML: {said}"), None),
     };
     let mut diagnostic = Diagnostic::error(message);
     diagnostic.hint = hint.map(str::to_owned);

@@ -88,6 +88,14 @@ impl Report {
         self.diagnostics.push(diagnostic);
     }
 
+    /// Adds what the proxy found only when it took the file over.
+    pub(crate) fn add(&mut self, problem: &banyan_proxy::table::Problem) {
+        let mut diagnostic = Diagnostic::error(&problem.message);
+        diagnostic.path.clone_from(&problem.path);
+        diagnostic.hint.clone_from(&problem.hint);
+        self.push(diagnostic);
+    }
+
     pub(crate) fn errors(&self) -> usize {
         self.diagnostics.iter().filter(|one| one.severity == Severity::Error).count()
     }
@@ -113,12 +121,13 @@ impl Report {
     /// `2 errors, 1 warning in routes.yaml`.
     pub(crate) fn count(&self) -> String {
         let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-        let mut text = plural(self.errors(), "error");
+        let mut text = match (self.errors(), self.warnings()) {
+            (0, warnings) => plural(warnings, "warning"),
+            (errors, 0) => plural(errors, "error"),
+            (errors, warnings) => format!("{}, {}", plural(errors, "error"), plural(warnings, "warning")),
+        };
         if self.cut {
             text.push_str(" (there are more)");
-        }
-        if self.warnings() > 0 {
-            let _ = write!(text, ", {}", plural(self.warnings(), "warning"));
         }
         let _ = write!(text, " in {}", self.file);
         text

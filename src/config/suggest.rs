@@ -15,7 +15,8 @@ pub(crate) fn hint<'n>(wrong: &str, known: impl IntoIterator<Item = &'n str>) ->
     Some(format!("known here: {}{more}", shown.join(", ")))
 }
 
-fn nearest<'n>(wrong: &str, known: &[&'n str]) -> Option<&'n str> {
+/// The known name that a slip of the pen most likely meant.
+pub(crate) fn nearest<'n>(wrong: &str, known: &[&'n str]) -> Option<&'n str> {
     let far = wrong.chars().count().div_ceil(3).max(1);
     let lower = wrong.to_lowercase().replace('-', "_");
     known

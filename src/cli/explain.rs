@@ -1,0 +1,240 @@
+//! `banyan explain METHOD PATH`: what would happen to a request, and why. Asks only the file.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, bail};
+use banyan_proxy::{
+    config::{Config, Fallback, Keyless},
+    links::Owner,
+    split::{BUCKETS, Choice, Reason, RecentWrites, Signer, Split, find_key},
+    table::{DEFAULT, Explanation, Normal, Route, RouteTable, normalise},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
+use serde::Serialize;
+
+use super::{FAILED, Format, output};
+use crate::{config, link::FileLinks};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The request's method.
+    method: Method,
+    /// Its path, with or without a query.
+    path: String,
+    /// A header of it: `-H 'x-user-id: ann'`. As often as needed.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// The client's address, for routes that draw by it.
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    client: IpAddr,
+    /// How to print the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// The answer for programs; for people it is put into sentences.
+#[derive(Serialize)]
+struct Answer {
+    route: String,
+    matched: String,
+    /// Other routes that match, in order of precedence.
+    others: Vec<String>,
+    /// The path that was matched.
+    path: String,
+    side: Owner,
+    upstream: Option<String>,
+    reason: &'static str,
+    is_write: bool,
+    weight: f64,
+    bucket: Option<u16>,
+    /// Where the user's key was found; never the key.
+    key: Option<String>,
+    group: String,
+    sync: Option<String>,
+    /// Who the file says owns the sync; the databases' word counts where Banyan runs.
+    owner: Option<Owner>,
+    /// What the answering side is asked for, where that is not what the client asked for.
+    rewritten: Option<String>,
+    fallback: &'static str,
+}
+
+pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+    let accepted = match config::load(path) {
+        Ok(accepted) => accepted,
+        Err(report) => {
+            output::report(&report, "");
+            return Ok(ExitCode::from(FAILED));
+        }
+    };
+    let config = accepted.loaded.proxy;
+    let Ok((table, _)) = RouteTable::compile(&config, &FileLinks::in_step(&config)) else {
+        bail!("the routes do not compile; `banyan check` says why");
+    };
+    let headers: HeaderMap = args.headers.iter().cloned().collect();
+    let (raw, query) =
+        args.path.split_once('?').map_or((args.path.as_str(), None), |(path, query)| (path, Some(query)));
+    let path = normalise(raw).with_context(|| format!("`{raw}` is no path; Banyan answers it with 400"))?;
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let request = Normal { method: &args.method, host, path: &path, headers: &headers };
+    let explanation = table.explain(&request);
+    let prefix_end = table.find(&request).prefix_end;
+
+    let mut parts = Request::new(()).into_parts().0;
+    parts.method = args.method.clone();
+    parts.uri = args.path.parse().with_context(|| format!("`{}` is no path", args.path))?;
+    parts.headers = headers;
+    // Nothing that is signed leaves this process.
+    let split = Split::new(Signer::try_new(&[0; 32])?, Arc::new(RecentWrites::default()));
+    let route = &explanation.route;
+    let choice = split.choose(route, &parts, args.client, SystemTime::now());
+
+    let target = route.target(choice.side);
+    let answer = Answer {
+        route: route.name.to_string(),
+        matched: explanation.matched.clone(),
+        others: explanation.others.iter().map(|(other, _)| other.name.to_string()).collect(),
+        path: explanation.path.clone(),
+        side: choice.side,
+        upstream: target.map(|target| target.upstream.to_string()),
+        reason: choice.reason.as_str(),
+        is_write: choice.is_write,
+        weight: route.weight.percent(),
+        bucket: choice.bucket,
+        key: key(route, &parts.headers, &choice),
+        group: route.group.name.to_string(),
+        sync: route.sync.as_ref().map(|sync| sync.name.to_string()),
+        owner: route.sync.as_ref().map(|sync| sync.link.owner()),
+        rewritten: target.and_then(|target| target.path_and_query(&path, prefix_end, query)),
+        fallback: match route.fallback {
+            Fallback::None => "none",
+            Fallback::Reads => "reads",
+            Fallback::Unsent => "unsent",
+        },
+    };
+    match args.output {
+        Format::Json => output::json(&answer)?,
+        Format::Text => output::data(&sentences(&answer, &explanation, &choice, raw, &config))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("expected `name: value`")?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("`{name}` is no header name"))?;
+    let value = HeaderValue::from_str(value.trim()).map_err(|_| "the value holds control characters".to_owned())?;
+    Ok((name, value))
+}
+
+/// Where the key that decides was found.
+fn key(route: &Route, headers: &HeaderMap, choice: &Choice) -> Option<String> {
+    if choice.new_id.is_some() {
+        return Some("the cookie `banyan_id` that this answer would set".to_owned());
+    }
+    match find_key(route, headers) {
+        Some(key) => Some(match key.source.and_then(|at| route.sticky.get(at)) {
+            Some(source) => source.to_string(),
+            None => "cookie `banyan_id`".to_owned(),
+        }),
+        None if route.keyless == Keyless::ClientAddress => Some("the client's address".to_owned()),
+        None => None,
+    }
+}
+
+fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &str, config: &Config) -> String {
+    let mut out = String::new();
+    let mut line = |word: &str, value: &str, text: &str| {
+        let text = if text.is_empty() { String::new() } else { format!(" {text}") };
+        let _ = writeln!(out, "{word:<9} {value:<12}{text}");
+    };
+    line("route", &answer.route, &route_sentence(answer, explanation));
+    if answer.path != raw {
+        line("path", &answer.path, &format!("the normal form of {raw}"));
+    }
+    line("side", answer.side.as_str(), &side_sentence(answer, &explanation.route, choice));
+    match &answer.upstream {
+        Some(upstream) => {
+            let endpoints = config.upstreams.get(upstream).map_or(0, |upstream| upstream.endpoints.len());
+            let mut text = format!("{endpoints} endpoint{}", if endpoints == 1 { "" } else { "s" });
+            if let Some(rewritten) = &answer.rewritten {
+                let _ = write!(text, "; asked for {rewritten}");
+            }
+            line("upstream", upstream, &text);
+        }
+        None => line("upstream", "–", "the route has no such side; the answer is 503"),
+    }
+    if let (Some(sync), Some(owner), false) = (&answer.sync, answer.owner, answer.is_write) {
+        line("writes", "", &format!("would go to {}: it owns sync `{sync}` as the file says", owner.as_str()));
+    }
+    if let Some(sync) = &answer.sync
+        && !answer.is_write
+        && answer.owner != Some(answer.side)
+    {
+        line(
+            "but",
+            "",
+            &format!(
+                "reads follow the owner while sync `{sync}` is behind, and for a while after the user's own write"
+            ),
+        );
+    }
+    out
+}
+
+fn route_sentence(answer: &Answer, explanation: &Explanation) -> String {
+    let names: Vec<String> = answer.others.iter().map(|name| format!("`{name}`")).collect();
+    if &*explanation.route.name == DEFAULT {
+        return explanation.matched.clone();
+    }
+    match names.as_slice() {
+        [] => format!("{}; no other route matches", explanation.matched),
+        names => format!(
+            "{}; the most specific of {} that match ({} {} the other{})",
+            explanation.matched,
+            names.len() + 1,
+            names.join(", "),
+            if names.len() == 1 { "was" } else { "were" },
+            if names.len() == 1 { "" } else { "s" },
+        ),
+    }
+}
+
+fn side_sentence(answer: &Answer, route: &Route, choice: &Choice) -> String {
+    let weight = route.weight;
+    match choice.reason {
+        Reason::Weight => match (choice.bucket, &answer.key) {
+            (Some(bucket), Some(key)) => format!(
+                "bucket {bucket} of {BUCKETS} is {} {} (weight {weight} %); key: {key}, group `{}`",
+                if choice.side == Owner::Modern { "under" } else { "not under" },
+                weight.buckets(),
+                answer.group,
+            ),
+            _ => format!("weight {weight} %"),
+        },
+        Reason::Keyless => format!("no key was found (looked for {}); weight {weight} %", looked_for(route)),
+        Reason::Owner => {
+            let sync = answer.sync.as_deref().unwrap_or_default();
+            format!("a write, and {} owns sync `{sync}` as the file says", answer.side.as_str())
+        }
+        Reason::Lag => "the other side is behind, or nobody knows how far".to_owned(),
+        Reason::OwnWrites => "the user wrote a moment ago".to_owned(),
+        Reason::NotBegun => "the route has no `modern` yet".to_owned(),
+        Reason::Retired => "the route has no `legacy` any more".to_owned(),
+    }
+}
+
+fn looked_for(route: &Route) -> String {
+    let mut places: Vec<String> = route.sticky.iter().map(ToString::to_string).collect();
+    let own = "cookie `banyan_id`".to_owned();
+    if !places.contains(&own) {
+        places.push(own);
+    }
+    places.join(", ")
+}
