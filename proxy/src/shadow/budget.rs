@@ -8,7 +8,7 @@ use std::sync::{
 /// A number of bytes that can be taken and given back, from every thread.
 #[derive(Debug)]
 pub(super) struct Budget {
-    free: AtomicUsize,
+    pub(super) free: AtomicUsize,
 }
 
 /// A body that is kept as far as a bound, and charged to the budget.

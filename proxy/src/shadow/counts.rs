@@ -36,8 +36,8 @@ pub enum Outcome {
 /// The counters of all routes.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
-    requests: IntCounterVec,
-    compared: IntCounterVec,
+    pub(super) requests: IntCounterVec,
+    pub(super) compared: IntCounterVec,
 }
 
 /// The counts of one route, which outlive reloads.

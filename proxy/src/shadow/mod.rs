@@ -10,6 +10,8 @@ mod job;
 mod offer;
 mod origin;
 mod request;
+#[cfg(test)]
+mod tests;
 mod ticket;
 
 use std::{

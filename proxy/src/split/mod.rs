@@ -9,6 +9,8 @@ mod key;
 mod own_writes;
 mod recent;
 mod signer;
+#[cfg(test)]
+mod tests;
 
 pub use bucket::{BUCKETS, bucket, seed};
 pub use choose::{AfterWrite, Choice, Moved, Reason, Split};
@@ -17,4 +19,4 @@ pub use id::{ID_COOKIE, NewId};
 pub use key::{Key, find_key};
 pub use own_writes::WRITES_COOKIE;
 pub use recent::RecentWrites;
-pub use signer::{Signer, SignerError};
+pub use signer::{LEAST_SECRET, Signer, SignerError};

@@ -13,7 +13,7 @@ use sha2::Sha256;
 use crate::config::Config;
 
 /// Bytes that a secret has at least.
-const LEAST: usize = 32;
+pub const LEAST_SECRET: usize = 32;
 
 /// A key, ready to sign.
 #[derive(Clone)]
@@ -72,7 +72,7 @@ impl Signer {
 
     fn from_place(secret: &[u8], place: impl FnOnce() -> String) -> Result<Self, SignerError> {
         let too_short = |length| SignerError::TooShort { place: place(), length };
-        if secret.len() < LEAST {
+        if secret.len() < LEAST_SECRET {
             return Err(too_short(secret.len()));
         }
         Hmac::new_from_slice(secret).map(Self).map_err(|_| too_short(secret.len()))
@@ -122,7 +122,7 @@ fn kept(path: &Path) -> io::Result<Vec<u8>> {
         use std::fmt::Write;
         let _ = write!(text, "{byte:02x}");
     }
-    let draft = path.with_extension(format!("new.{}", std::process::id()));
+    let draft = path.with_extension(format!("new.{:016x}", getrandom::u64()?));
     let written = private_file(&draft).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()
@@ -145,4 +145,68 @@ fn private_file(path: &Path) -> io::Result<fs::File> {
 #[cfg(not(unix))]
 fn private_file(path: &Path) -> io::Result<fs::File> {
     fs::File::create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::tests::config;
+
+    fn synced() -> serde_json::Value {
+        serde_json::json!([{"name": "r", "match": {"path": "/r"}, "legacy": "monolith", "sync": "money"}])
+    }
+
+    fn without_secret(routes: serde_json::Value, dir: &Path) -> Config {
+        Config { secret: None, state: crate::config::State { dir: dir.to_owned() }, ..config(routes) }
+    }
+
+    #[test]
+    fn a_secret_of_less_than_32_bytes_is_refused() {
+        assert!(matches!(Signer::try_new(&[7; 31]), Err(SignerError::TooShort { length: 31, .. })));
+        assert!(Signer::try_new(&[7; 32]).is_ok());
+    }
+
+    #[test]
+    fn a_secret_is_made_once_and_readable_by_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let config = without_secret(synced(), &state);
+        let first = Signer::of(&config).unwrap();
+        let again = Signer::of(&config).unwrap();
+        assert!(again.is_signed(b"message", &first.sign(b"message")));
+        let mode = fs::metadata(state.join("secret")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn several_processes_that_start_at_once_agree_on_one_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let secrets: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| kept(&path).unwrap())).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(secrets.iter().all(|secret| *secret == secrets[0] && secret.len() == 64));
+    }
+
+    #[test]
+    fn nothing_is_written_where_nothing_is_signed() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        assert!(Signer::of(&without_secret(serde_json::json!([]), &state)).is_ok());
+        assert!(!state.exists());
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_message_and_key_alone() {
+        let (a, b) = (Signer::try_new(&[1; 32]).unwrap(), Signer::try_new(&[2; 32]).unwrap());
+        let signature = a.sign(b"message");
+        assert!(a.is_signed(b"message", &signature));
+        assert!(!a.is_signed(b"massage", &signature));
+        assert!(!a.is_signed(b"message", &signature[..31]));
+        assert!(!b.is_signed(b"message", &signature));
+        assert!(!format!("{a:?}").contains('1'));
+    }
 }

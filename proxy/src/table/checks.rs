@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use secrecy::ExposeSecret;
+
 use super::{
     DEFAULT, Problem,
     matcher::{PathRule, Rule},
@@ -9,6 +11,7 @@ use super::{
 use crate::{
     config::{self, Config, Fallback, Match, Sticky, Weight},
     links::Owner,
+    split::LEAST_SECRET,
 };
 
 /// Rules about one match by itself.
@@ -222,8 +225,15 @@ fn groups(config: &Config, problems: &mut Vec<Problem>) {
 
 fn secret(config: &Config, problems: &mut Vec<Problem>) {
     let synced = config.routes.iter().find(|route| route.sync.is_some());
-    if let (None, Some(route)) = (&config.secret, synced) {
-        problems.push(
+    match (&config.secret, synced) {
+        (Some(secret), _) if secret.expose_secret().len() < LEAST_SECRET => {
+            let length = secret.expose_secret().len();
+            problems.push(
+                Problem::error("secret", format!("the secret has {length} bytes, and {LEAST_SECRET} are needed"))
+                    .hint("for example the output of `openssl rand -hex 32`"),
+            );
+        }
+        (None, Some(route)) => problems.push(
             Problem::warning(
                 "secret",
                 format!(
@@ -232,7 +242,8 @@ fn secret(config: &Config, problems: &mut Vec<Problem>) {
                 ),
             )
             .hint("several replicas need the same one: `secret: ${BANYAN_SECRET}` with 32 bytes or more"),
-        );
+        ),
+        _ => {}
     }
 }
 

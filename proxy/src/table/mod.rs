@@ -9,6 +9,8 @@ mod matcher;
 mod path;
 mod problem;
 mod route;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

@@ -1,0 +1,452 @@
+//! The table's rules, and its index against a reference that looks at every match.
+
+use http::{HeaderMap, HeaderValue, Method};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Normal, Problem, RouteTable, Severity};
+use crate::{
+    config::{Config, Fallback, State, SyncRules, Weight},
+    links::{FileLinks, Owner},
+};
+
+/// A config with upstreams `monolith` (the default) and `payments`, syncs `money` (owner legacy) and `users` (owner modern), and these routes.
+pub(crate) fn config(routes: Value) -> Config {
+    let upstream =
+        |port: u16| serde_json::from_value(json!({"endpoints": [format!("http://127.0.0.1:{port}")]})).unwrap();
+    let sync = |owner| SyncRules {
+        owner,
+        read_your_writes: std::time::Duration::from_secs(2),
+        max_lag: std::time::Duration::from_secs(5),
+    };
+    Config {
+        workers: None,
+        listeners: Vec::new(),
+        state: State::default(),
+        secret: Some("0123456789abcdef0123456789abcdef".to_owned().into()),
+        trusted_proxies: Vec::new(),
+        upstreams: [("monolith".to_owned(), upstream(1)), ("payments".to_owned(), upstream(2))].into(),
+        default: "monolith".to_owned(),
+        routes: serde_json::from_value(routes).unwrap(),
+        syncs: [("money".to_owned(), sync(Owner::Legacy)), ("users".to_owned(), sync(Owner::Modern))].into(),
+    }
+}
+
+pub(crate) fn compile(routes: Value) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {
+    let config = config(routes);
+    RouteTable::compile(&config, &FileLinks::of(&config))
+}
+
+fn table(routes: Value) -> RouteTable {
+    compile(routes).unwrap().0
+}
+
+/// Path, severity and message of every problem.
+fn problems(routes: Value) -> Vec<(String, Severity, String)> {
+    let found = match compile(routes) {
+        Ok((_, warnings)) => warnings,
+        Err(problems) => problems,
+    };
+    found.into_iter().map(|problem| (problem.path, problem.severity, problem.message)).collect()
+}
+
+/// There is exactly one problem, of this severity, here, saying this.
+fn one(routes: Value, severity: Severity, path: &str, says: &str) {
+    let found = problems(routes);
+    let [(at, how, message)] = found.as_slice() else { panic!("expected one problem at {path}: {found:#?}") };
+    assert_eq!((at.as_str(), *how), (path, severity), "{message}");
+    assert!(message.contains(says), "{message}");
+}
+
+fn error(routes: Value, path: &str, says: &str) {
+    one(routes, Severity::Error, path, says);
+}
+
+fn warning(routes: Value, path: &str, says: &str) {
+    one(routes, Severity::Warning, path, says);
+}
+
+fn found(table: &RouteTable, method: &str, host: &str, path: &str, headers: &[(&'static str, &'static str)]) -> String {
+    let headers: HeaderMap =
+        headers.iter().map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+    let method: Method = method.parse().unwrap();
+    let path = super::normalise(path).unwrap();
+    table.find(&Normal { method: &method, host, path: &path, headers: &headers }).route.name.to_string()
+}
+
+fn route(name: &str, matches: &Value) -> Value {
+    json!({"name": name, "match": matches, "legacy": "monolith"})
+}
+
+#[test]
+fn what_no_route_matches_goes_to_the_default() {
+    let table = table(json!([route("payments", &json!({"path_prefix": "/payments"}))]));
+    assert_eq!(found(&table, "GET", "shop.example", "/orders", &[]), "default");
+    assert_eq!(found(&table, "OPTIONS", "shop.example", "*", &[]), "default");
+    let default = table.routes().last().unwrap();
+    assert_eq!(&*default.legacy.as_ref().unwrap().upstream, "monolith");
+    assert!(default.modern.is_none());
+}
+
+#[test]
+fn a_prefix_ends_on_a_segment_border() {
+    let table = table(json!([route("pay", &json!({"path_prefix": "/pay/"}))]));
+    for (path, expected) in [
+        ("/pay", "pay"),
+        ("/pay/", "pay"),
+        ("/pay/7", "pay"),
+        ("//pay//7", "pay"),
+        ("/payments", "default"),
+        ("/x/pay", "default"),
+        ("/pay;v=1/7", "pay"),
+    ] {
+        assert_eq!(found(&table, "GET", "h", path, &[]), expected, "{path}");
+    }
+}
+
+#[test]
+fn precedence_is_host_then_exact_then_longest_prefix_then_method_then_headers_then_order() {
+    let table = table(json!([
+        route("all", &json!({"path_prefix": "/"})),
+        route("prefix", &json!({"path_prefix": "/a"})),
+        route("longer", &json!({"path_prefix": "/a/b"})),
+        route("exact", &json!({"path": "/a/b/c"})),
+        route("method", &json!({"path_prefix": "/a/b", "methods": ["PUT", "POST"]})),
+        route("header", &json!({"path_prefix": "/a/b", "headers": {"x-tenant": "acme"}})),
+        route("headers", &json!({"path_prefix": "/a/b", "headers": {"x-tenant": "acme", "x-beta": "1"}})),
+        route("host", &json!({"host": "Shop.Example", "path_prefix": "/"})),
+        route("below", &json!({"host": "*.example", "path_prefix": "/"})),
+        route("later", &json!({"path_prefix": "/z", "headers": {"x-a": "1"}})),
+        route("latest", &json!({"path_prefix": "/z", "headers": {"x-b": "1"}})),
+    ]));
+    let tenant = ("x-tenant", "acme");
+    for (method, host, path, headers, expected) in [
+        ("GET", "h", "/x", &[][..], "all"),
+        ("GET", "h", "/a/x", &[], "prefix"),
+        ("GET", "h", "/a/b/x", &[], "longer"),
+        ("GET", "h", "/a/b/c", &[], "exact"),
+        ("GET", "h", "/a/b/c/d", &[], "longer"),
+        ("POST", "h", "/a/b/x", &[tenant], "method"),
+        ("GET", "h", "/a/b/x", &[tenant], "header"),
+        ("GET", "h", "/a/b/x", &[tenant, ("x-beta", "1")], "headers"),
+        ("GET", "h", "/a/b/x", &[("x-tenant", "other")], "longer"),
+        ("GET", "SHOP.example", "/a/b/c", &[], "host"),
+        ("GET", "www.shop.example", "/a/b/c", &[], "below"),
+        ("GET", "example", "/x", &[], "all"),
+        ("GET", "h", "/z", &[("x-a", "1"), ("x-b", "1")], "later"),
+    ] {
+        assert_eq!(found(&table, method, host, path, headers), expected, "{method} {host} {path} {headers:?}");
+    }
+}
+
+#[test]
+fn a_more_specific_host_without_a_match_leaves_the_request_to_the_others() {
+    let table = table(json!([
+        route("shop", &json!({"host": "shop.example", "path_prefix": "/only"})),
+        route("any", &json!({"path_prefix": "/"})),
+    ]));
+    assert_eq!(found(&table, "GET", "shop.example", "/x", &[]), "any");
+}
+
+#[test]
+fn a_host_counts_without_its_port() {
+    let table = table(json!([route("shop", &json!({"host": "shop.example"}))]));
+    for host in ["shop.example:8080", "shop.example.", "SHOP.EXAMPLE"] {
+        let head = http::Request::get("/x").header("host", host).body(()).unwrap().into_parts().0;
+        assert_eq!(&*table.find(&Normal::of(&head, "/x")).route.name, "shop", "{host}");
+    }
+}
+
+#[test]
+fn a_rewrite_replaces_the_prefix_that_matched() {
+    let table = table(json!([{
+        "name": "pay", "match": [{"path_prefix": "/pay"}, {"path_prefix": "/api/pay"}], "legacy": "monolith",
+        "modern": {"upstream": "payments", "rewrite": {"path_prefix": "/"}},
+    }]));
+    let rewritten = |raw: &str, query| {
+        let path = super::normalise(raw).unwrap();
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        let found = table.find(&Normal { method: &method, host: "h", path: &path, headers: &headers });
+        let target = found.route.modern.as_ref().unwrap();
+        target.path_and_query(&path, found.prefix_end, query)
+    };
+    assert_eq!(rewritten("/pay/7", Some("x=1")).as_deref(), Some("/7?x=1"));
+    assert_eq!(rewritten("/api/pay", None).as_deref(), Some("/"));
+    assert_eq!(rewritten("//%70ay/7", None).as_deref(), Some("/7"));
+    assert_eq!(rewritten("/pay;v=1/7;b", None).as_deref(), Some("/7;b"));
+    let legacy = table.routes()[0].legacy.as_ref().unwrap();
+    assert_eq!(legacy.path_and_query("/pay/7", 4, None), None);
+}
+
+#[test]
+fn the_default_fallback_depends_on_sync_and_weight() {
+    let fallback = |extra: Value| {
+        let mut route = json!({"name": "r", "match": {"path": "/r"}, "legacy": "monolith", "modern": "payments"});
+        route.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        table(json!([route])).routes()[0].fallback
+    };
+    assert_eq!(fallback(json!({"sync": "money", "weight": 100})), Fallback::Reads);
+    assert_eq!(fallback(json!({"weight": 99})), Fallback::Unsent);
+    assert_eq!(fallback(json!({"weight": 100})), Fallback::None);
+    assert_eq!(fallback(json!({"weight": 100, "fallback": "reads"})), Fallback::Reads);
+}
+
+#[test]
+fn a_route_without_legacy_is_retired_and_modern_answers_all() {
+    let table = table(json!([{"name": "r", "match": {"path": "/r"}, "modern": "payments"}]));
+    assert_eq!(table.routes()[0].weight, Weight::FULL);
+    assert_eq!(table.routes()[0].stage().as_str(), "retired");
+}
+
+#[test]
+fn unknown_names_are_errors_with_the_nearest_known_one() {
+    let found = compile(json!([
+        {"name": "r", "match": {"path": "/r"}, "legacy": "monolit", "modern": {"upstream": "paymnets"}, "sync": "mony"}
+    ]))
+    .unwrap_err();
+    let told: Vec<_> = found.iter().map(|p| (p.path.as_str(), p.hint.as_deref().unwrap_or_default())).collect();
+    assert_eq!(
+        told,
+        [
+            ("routes[0].legacy", "did you mean `monolith`?"),
+            ("routes[0].modern", "did you mean `payments`?"),
+            ("routes[0].sync", "did you mean `money`?"),
+        ]
+    );
+}
+
+#[test]
+fn what_a_config_can_get_wrong_is_told_once_each() {
+    let both = |extra: Value| {
+        let mut route =
+            json!({"name": "r", "match": {"path_prefix": "/r"}, "legacy": "monolith", "modern": "payments"});
+        route.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!([route])
+    };
+    let with = |matches: Value| both(json!({"match": matches}));
+    error(json!([{"name": "r", "match": {"path": "/r"}}]), "routes[0]", "neither");
+    error(json!([{"name": "default", "match": {"path": "/r"}, "legacy": "monolith"}]), "routes[0].name", "taken");
+    error(
+        json!([route("a", &json!({"path": "/a"})), route("a", &json!({"path": "/b"}))]),
+        "routes[1].name",
+        "already a route named `a`",
+    );
+    error(
+        json!([{"name": "r", "match": {"path": "/r"}, "modern": "payments", "weight": 30}]),
+        "routes[0].weight",
+        "no `legacy`",
+    );
+    error(
+        json!([{"name": "r", "match": {"path": "/r"}, "legacy": "monolith", "weight": 30}]),
+        "routes[0].weight",
+        "no `modern`",
+    );
+    error(with(json!({})), "routes[0].match", "every request");
+    error(with(json!([])), "routes[0].match", "matches nothing");
+    error(with(json!([{"path": "/a"}, {}])), "routes[0].match[1]", "every request");
+    error(with(json!({"path": "/a", "path_prefix": "/b"})), "routes[0].match.path_prefix", "either");
+    error(with(json!({"path": "/a", "methods": []})), "routes[0].match.methods", "matches nothing");
+    error(with(json!({"path": "/a", "host": "http://x"})), "routes[0].match.host", "no host name");
+    error(with(json!({"path": "//a"})), "routes[0].match.path", "normal form");
+    error(with(json!({"path_prefix": "/%70ay"})), "routes[0].match.path_prefix", "normal form");
+    error(with(json!({"path": "/a/%zz"})), "routes[0].match.path", "hexadecimal");
+    error(
+        both(json!({"match": {"path": "/r"}, "modern": {"upstream": "payments", "rewrite": {"path_prefix": "/v2"}}})),
+        "routes[0].modern.rewrite",
+        "path_prefix",
+    );
+    error(both(json!({"sync": "money", "fallback": "unsent"})), "routes[0].fallback", "change side");
+    error(
+        json!([{"name": "r", "match": {"path": "/r"}, "legacy": "monolith", "sync": "users"}]),
+        "routes[0]",
+        "modern owns sync `users`",
+    );
+    error(both(json!({"compare": {}})), "routes[0].compare", "without `shadow`");
+    error(
+        json!([{"name": "r", "match": {"path": "/r"}, "legacy": "monolith", "shadow": {"percent": 1}}]),
+        "routes[0].shadow",
+        "both sides",
+    );
+    error(
+        both(json!({"shadow": {"percent": 1}, "compare": {"ignore": ["/a~2"]}})),
+        "routes[0].compare.ignore[0]",
+        "no JSON pointer",
+    );
+    error(both(json!({"sticky": [{"cookie": "a b"}]})), "routes[0].sticky[0].cookie", "no cookie name");
+    warning(both(json!({"sticky": [{"cookie": "JSESSIONID"}]})), "routes[0].sticky[0].cookie", "log-in");
+    warning(both(json!({"sticky": [{"header": "authorization"}]})), "routes[0].sticky[0].header", "log-in");
+}
+
+#[test]
+fn weights_that_differ_within_a_group_are_told() {
+    let route = |name: &str, weight: f64| {
+        json!({"name": name, "match": {"path": format!("/{name}")}, "legacy": "monolith", "modern": "payments",
+               "sync": "money", "weight": weight})
+    };
+    warning(json!([route("a", 5.0), route("b", 50.0), route("c", 5.0)]), "routes[1].weight", "`a`");
+    assert!(problems(json!([route("a", 5.0), route("b", 5.0)])).is_empty());
+}
+
+#[test]
+fn a_route_that_an_earlier_one_makes_unreachable_is_told_with_its_name() {
+    let get = json!({"path_prefix": "/a", "methods": ["GET"]});
+    let rest = json!({"path_prefix": "/a/", "methods": ["POST", "PUT"]});
+    warning(json!([route("one", &get), route("two", &get)]), "routes[1].match", "route `one`");
+    warning(
+        json!([
+            route("one", &get),
+            route("two", &rest),
+            route("both", &json!({"path_prefix": "/a", "methods": ["PUT", "GET"]}))
+        ]),
+        "routes[2].match",
+        "never answers",
+    );
+    warning(
+        json!([route("one", &get), route("two", &json!([{"path": "/b"}, get]))]),
+        "routes[1].match[1]",
+        "this match of route `two`",
+    );
+    for reachable in [
+        json!([route("one", &get), route("two", &rest)]),
+        json!([route("one", &json!({"path_prefix": "/a"})), route("two", &get)]),
+        json!([route("one", &json!({"path_prefix": "/a"})), route("two", &json!({"path_prefix": "/a/b"}))]),
+        json!([route("one", &get), route("two", &json!({"path_prefix": "/a", "host": "h"}))]),
+    ] {
+        assert!(problems(reachable.clone()).is_empty(), "{reachable}");
+    }
+}
+
+#[test]
+fn a_secret_is_wanted_by_synced_routes_alone() {
+    let told = |sync: bool, secret: Option<&str>| {
+        let mut routes = json!([{"name": "r", "match": {"path": "/r"}, "legacy": "monolith"}]);
+        if sync {
+            routes[0]["sync"] = "money".into();
+        }
+        let config = Config { secret: secret.map(|text| text.to_owned().into()), ..config(routes) };
+        match RouteTable::compile(&config, &FileLinks::of(&config)) {
+            Ok((_, warnings)) => warnings.into_iter().map(|p| (p.path, p.severity)).collect::<Vec<_>>(),
+            Err(problems) => problems.into_iter().map(|p| (p.path, p.severity)).collect(),
+        }
+    };
+    assert_eq!(told(true, None), [("secret".to_owned(), Severity::Warning)]);
+    assert!(told(false, None).is_empty());
+    assert_eq!(told(false, Some("short")), [("secret".to_owned(), Severity::Error)]);
+}
+
+#[test]
+fn an_explanation_names_what_matched_and_what_else_would() {
+    let table = table(json!([
+        route("all", &json!({"path_prefix": "/"})),
+        route("pay", &json!({"path_prefix": "/pay", "methods": ["GET", "PUT"], "headers": {"x-tenant": "acme"}})),
+    ]));
+    let headers: HeaderMap =
+        [(http::HeaderName::from_static("x-tenant"), HeaderValue::from_static("acme"))].into_iter().collect();
+    let explanation = table.explain(&Normal { method: &Method::GET, host: "h", path: "/pay/7", headers: &headers });
+    assert_eq!(&*explanation.route.name, "pay");
+    assert_eq!(explanation.matched, "prefix /pay, method GET or PUT, header x-tenant");
+    assert_eq!(explanation.others.len(), 1);
+    assert_eq!(explanation.others[0].1, "prefix /");
+}
+
+/// One match of the reference.
+#[derive(Debug, Clone)]
+struct Naive {
+    host: Option<&'static str>,
+    path: Option<(bool, String)>,
+    methods: Vec<&'static str>,
+    headers: Vec<&'static str>,
+}
+
+// === impl Naive ===
+
+impl Naive {
+    fn json(&self) -> Value {
+        let mut matches = serde_json::Map::new();
+        if let Some(host) = self.host {
+            matches.insert("host".into(), host.into());
+        }
+        if let Some((exact, path)) = &self.path {
+            matches.insert(if *exact { "path" } else { "path_prefix" }.into(), path.as_str().into());
+        }
+        if !self.methods.is_empty() {
+            matches.insert("methods".into(), json!(self.methods));
+        }
+        if !self.headers.is_empty() {
+            let headers: serde_json::Map<_, _> = self.headers.iter().map(|name| ((*name).into(), "1".into())).collect();
+            matches.insert("headers".into(), headers.into());
+        }
+        matches.into()
+    }
+
+    /// How well it matches; the greatest wins, the first of equals.
+    fn rank(&self, method: &str, host: &str, path: &str, headers: &[&str]) -> Option<impl Ord + use<>> {
+        let host_rank = match self.host {
+            None => 0,
+            Some(name) => match name.strip_prefix('*') {
+                Some(suffix) if host.ends_with(suffix) && host.len() > suffix.len() => suffix.len(),
+                Some(_) => return None,
+                None if name == host => 1000,
+                None => return None,
+            },
+        };
+        let path_rank = match &self.path {
+            None => 0,
+            Some((true, exact)) if exact == path => 10_000,
+            Some((true, _)) => return None,
+            Some((false, prefix)) => {
+                let prefix = prefix.trim_end_matches('/');
+                let rest = path.strip_prefix(prefix)?;
+                if !rest.is_empty() && !rest.starts_with('/') {
+                    return None;
+                }
+                prefix.len()
+            }
+        };
+        let is_method = self.methods.is_empty() || self.methods.contains(&method);
+        (is_method && self.headers.iter().all(|name| headers.contains(name))).then_some((
+            host_rank,
+            path_rank,
+            !self.methods.is_empty(),
+            self.headers.len(),
+        ))
+    }
+}
+
+fn any_path() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "ab"]), 0..4)
+        .prop_map(|segments| format!("/{}", segments.join("/")))
+}
+
+fn any_match() -> impl Strategy<Value = Naive> {
+    (
+        prop::option::of(prop::sample::select(vec!["h.x", "*.x", "*.h.x", "g"])),
+        prop::option::of((any::<bool>(), any_path())),
+        prop::sample::subsequence(vec!["GET", "PUT"], 0..=2),
+        prop::sample::subsequence(vec!["x-a", "x-b"], 0..=2),
+    )
+        .prop_map(|(host, path, methods, headers)| Naive { host, path, methods, headers })
+        .prop_filter("an empty match is refused", |naive| naive.json() != json!({}))
+}
+
+proptest! {
+    #[test]
+    fn the_index_finds_what_looking_at_every_match_finds(
+        matches in prop::collection::vec(any_match(), 0..12),
+        method in prop::sample::select(vec!["GET", "PUT", "POST"]),
+        host in prop::sample::select(vec!["h.x", "a.h.x", "x", "g", "z"]),
+        path in any_path(),
+        headers in prop::sample::subsequence(vec!["x-a", "x-b"], 0..=2),
+    ) {
+        let routes: Vec<Value> = matches.iter().enumerate().map(|(at, one)| route(&format!("r{at}"), &one.json())).collect();
+        let table = table(routes.into());
+        let expected = matches
+            .iter()
+            .enumerate()
+            .filter_map(|(at, one)| Some((one.rank(method, host, &path, &headers)?, std::cmp::Reverse(at))))
+            .max()
+            .map_or("default".to_owned(), |(_, std::cmp::Reverse(at))| format!("r{at}"));
+        let given: Vec<(&'static str, &'static str)> = headers.iter().map(|name| (*name, "1")).collect();
+        prop_assert_eq!(found(&table, method, host, &path, &given), expected);
+    }
+}
