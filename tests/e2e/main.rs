@@ -2,6 +2,8 @@
 
 // `cfg(test)` tells clippy that what is in here is test code, where `unwrap` is the right thing.
 #[cfg(test)]
+mod data_basic;
+#[cfg(test)]
 mod file_golden;
 #[cfg(test)]
 mod harness;

@@ -1,0 +1,212 @@
+//! Why a flow's attempt ended, and whether trying again can mend it.
+//!
+//! A server's message and DETAIL may quote values of rows, so only its SQLSTATE is kept.
+
+use rdkafka::error::KafkaError;
+use thiserror::Error;
+
+use crate::{config::Side, position::Position};
+
+/// Why `Connectors::start` refused its configuration.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// There are syncs, but no Kafka between their databases.
+    #[error("syncs need `kafka: {{brokers: …}}`")]
+    NoKafka,
+    /// A database URL that cannot be used. The URL itself holds a password and is not shown.
+    #[error("`syncs.{sync}.{side}.postgres`: {source}", side = side.as_str())]
+    Url {
+        /// The sync.
+        sync: String,
+        /// Which of its databases.
+        side: Side,
+        /// What is wrong with it.
+        source: UrlError,
+    },
+    /// The metrics could not be registered.
+    #[error("metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// What is wrong with a database URL.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum UrlError {
+    /// It does not parse.
+    #[error("not a PostgreSQL URL such as `postgres://user:password@host:5432/database`")]
+    Syntax,
+    /// It names no host, or more than one.
+    #[error("names no host, or more than one")]
+    Host,
+    /// It names no database.
+    #[error("names no database")]
+    NoDatabase,
+    /// It demands TLS.
+    #[error("`sslmode=require` is known, not available in this version")]
+    Tls,
+}
+
+/// What a supervisor does about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Lost connections and busy servers: try again, later and later.
+    Retry,
+    /// No retry mends it: stop, with the reason in `status`.
+    Stop,
+    /// The way from the source to here has a hole that nothing closes: stop until the tables are copied anew.
+    NeedsSnapshot,
+}
+
+/// Why an attempt of a flow ended.
+#[derive(Debug, Error)]
+pub(crate) enum FlowError {
+    /// The connection to a database broke, or could not be made.
+    #[error("{doing}: no connection to the database")]
+    Lost {
+        /// What was tried.
+        doing: &'static str,
+        /// Only the kind of an I/O error: texts may hold values.
+        kind: Option<std::io::ErrorKind>,
+    },
+    /// A database refused a statement.
+    #[error("{doing}: SQLSTATE {state}")]
+    Sql {
+        /// What was tried.
+        doing: &'static str,
+        /// The five characters of PostgreSQL's error code.
+        state: String,
+    },
+    /// A row could not be applied: both sides differ.
+    #[error("{table} at {position}: {what}")]
+    Divergence {
+        /// Target table.
+        table: String,
+        /// Where in the stream.
+        position: String,
+        /// What did not fit, with the SQLSTATE where there is one.
+        what: String,
+    },
+    /// Kafka failed.
+    #[error("{doing}: {source}")]
+    Kafka {
+        /// What was tried.
+        doing: &'static str,
+        /// librdkafka's error.
+        source: KafkaError,
+    },
+    /// Kafka refused a message; capture starts again behind what was confirmed.
+    #[error("Kafka refused the record at {position}: {source}")]
+    Refused {
+        /// The record's position.
+        position: String,
+        /// librdkafka's error.
+        source: KafkaError,
+    },
+    /// Somebody else holds what this task needs; it will be free later.
+    #[error("waiting: {0}")]
+    Busy(String),
+    /// A message that is not as Banyan writes them.
+    #[error("{what} at {at}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+        /// A position or an offset.
+        at: String,
+    },
+    /// A reason that no retry mends.
+    #[error("{0}")]
+    Stop(String),
+    /// The tables must be copied anew.
+    #[error("{0}")]
+    NeedsSnapshot(String),
+}
+
+// === impl FlowError ===
+
+impl FlowError {
+    /// From a tokio-postgres error, keeping neither message nor DETAIL.
+    pub(crate) fn sql(doing: &'static str, error: &tokio_postgres::Error) -> Self {
+        match error.code() {
+            Some(state) => Self::Sql { doing, state: state.code().to_owned() },
+            None => {
+                let kind = std::error::Error::source(error)
+                    .and_then(|e| e.downcast_ref::<std::io::Error>())
+                    .map(std::io::Error::kind);
+                Self::Lost { doing, kind }
+            }
+        }
+    }
+
+    /// From the replication session, keeping the SQLSTATE alone.
+    pub(crate) fn replication(doing: &'static str, error: &pgwire_replication::PgWireError) -> Self {
+        use pgwire_replication::PgWireError as E;
+        match error {
+            E::Server(text) | E::Auth(text) => {
+                match text.rsplit_once("SQLSTATE ").and_then(|(_, tail)| tail.get(..5)) {
+                    Some(state) => Self::Sql { doing, state: state.to_owned() },
+                    None => Self::Stop(format!("{doing}: the server refused the log-in of the replication session")),
+                }
+            }
+            E::Io(error) => Self::Lost { doing, kind: Some(error.kind()) },
+            E::MessageTooLarge { payload_bytes, limit_bytes } => Self::Stop(format!(
+                "{doing}: a change of {payload_bytes} bytes is larger than the {limit_bytes} that fit"
+            )),
+            _ => Self::Lost { doing, kind: None },
+        }
+    }
+
+    /// Places a database's refusal at a table and a position.
+    pub(crate) fn at(self, table: &str, position: Position) -> Self {
+        match self {
+            Self::Sql { state, .. } if verdict_of_state(&state) == Verdict::Stop => Self::Divergence {
+                table: table.to_owned(),
+                position: position.to_string(),
+                what: format!("SQLSTATE {state}"),
+            },
+            other => other,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Lost { .. } | Self::Kafka { .. } | Self::Refused { .. } | Self::Busy(_) => Verdict::Retry,
+            Self::Sql { state, .. } => verdict_of_state(state),
+            Self::Divergence { .. } | Self::Malformed { .. } | Self::Stop(_) => Verdict::Stop,
+            Self::NeedsSnapshot(_) => Verdict::NeedsSnapshot,
+        }
+    }
+}
+
+/// Classes of <https://www.postgresql.org/docs/current/errcodes-appendix.html> that pass by themselves.
+fn verdict_of_state(state: &str) -> Verdict {
+    let class = state.get(..2).unwrap_or(state);
+    match (class, state) {
+        // Connection, resources, operator intervention, system errors; serialization and deadlock; object in use, lock not available;
+        // a server that is still a standby.
+        ("08" | "53" | "57" | "58" | "40", _) | (_, "55006" | "55P03" | "25006") => Verdict::Retry,
+        _ => Verdict::Stop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_retried_and_a_conflict_is_not() {
+        for (state, verdict) in [
+            ("57P01", Verdict::Retry),
+            ("53300", Verdict::Retry),
+            ("40P01", Verdict::Retry),
+            ("55006", Verdict::Retry),
+            ("23505", Verdict::Stop),
+            ("42501", Verdict::Stop),
+        ] {
+            assert_eq!(FlowError::Sql { doing: "x", state: state.into() }.verdict(), verdict, "{state}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The way out of Kafka: one partition, read from an offset that the target database remembers, never from a group's.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use rdkafka::{
+    ClientConfig, ClientContext, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{Consumer, ConsumerContext, StreamConsumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
+};
+
+use super::MAX_RECORD;
+use crate::error::FlowError;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A reader of one flow's topic.
+pub(crate) struct Inlet {
+    consumer: StreamConsumer<Quiet>,
+    topic: String,
+}
+
+/// Says nothing: what ends an attempt is said once, by its supervisor.
+pub(crate) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, _: KafkaError, _: &str) {}
+
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+}
+
+impl ConsumerContext for Quiet {}
+
+// === impl Inlet ===
+
+impl Inlet {
+    /// A reader that has not begun, and holds at most `budget` bytes.
+    pub(crate) fn open(brokers: &str, topic: &str, budget: usize) -> Result<Self, FlowError> {
+        let size = MAX_RECORD + (64 << 10);
+        let consumer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            // Required by the library; nothing is ever committed to it.
+            .set("group.id", topic)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("allow.auto.create.topics", "false")
+            // An answer to an empty fetch; also the delay of a broker that does not wait for data.
+            .set("fetch.wait.max.ms", "20")
+            .set("fetch.queue.backoff.ms", "5")
+            .set("fetch.error.backoff.ms", "50")
+            .set("fetch.message.max.bytes", (1 << 20).to_string())
+            .set("fetch.max.bytes", size.to_string())
+            .set("receive.message.max.bytes", (size + (64 << 10)).to_string())
+            .set("queued.max.messages.kbytes", (budget / 1024).max(1024).to_string())
+            .set("reconnect.backoff.max.ms", "2000")
+            .set_log_level(RDKafkaLogLevel::Critical)
+            .create_with_context(Quiet)
+            .map_err(|source| FlowError::Kafka { doing: "making a consumer", source })?;
+        Ok(Self { consumer, topic: topic.to_owned() })
+    }
+
+    /// The first offset that is still there, and the one that the next record will get.
+    pub(crate) fn bounds(&self) -> Result<(i64, i64), FlowError> {
+        self.consumer
+            .fetch_watermarks(&self.topic, 0, TIMEOUT)
+            .map_err(|source| FlowError::Kafka { doing: "asking Kafka for the topic's bounds", source })
+    }
+
+    /// Reads on from `offset`.
+    pub(crate) fn seek(&self, offset: i64) -> Result<(), FlowError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, 0, Offset::Offset(offset))
+            .and_then(|()| self.consumer.assign(&list))
+            .map_err(|source| FlowError::Kafka { doing: "seeking in the topic", source })
+    }
+
+    /// The next record if one is here already.
+    pub(crate) fn ready(&self) -> Result<Option<BorrowedMessage<'_>>, FlowError> {
+        match self.consumer.stream().next().now_or_never() {
+            Some(Some(found)) => self.sort(found),
+            _ => Ok(None),
+        }
+    }
+
+    /// The next record, or nothing when `at_most` has passed.
+    pub(crate) async fn next(&self, at_most: Duration) -> Result<Option<BorrowedMessage<'_>>, FlowError> {
+        match tokio::time::timeout(at_most, self.consumer.recv()).await {
+            Ok(found) => self.sort(found),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Most errors of a consumer pass by themselves; an offset that is no more does not.
+    fn sort<'m>(
+        &self,
+        found: Result<BorrowedMessage<'m>, KafkaError>,
+    ) -> Result<Option<BorrowedMessage<'m>>, FlowError> {
+        match found {
+            Ok(message) => Ok(Some(message)),
+            Err(source) => match source.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                    Err(FlowError::NeedsSnapshot(format!(
+                        "the topic `{}` no longer holds the next record to apply: its head was deleted too early",
+                        self.topic
+                    )))
+                }
+                Some(RDKafkaErrorCode::PartitionEOF) => Ok(None),
+                _ => Err(FlowError::Kafka { doing: "reading from Kafka", source }),
+            },
+        }
+    }
+}

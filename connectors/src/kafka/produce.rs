@@ -1,0 +1,182 @@
+//! The way into Kafka: an idempotent producer whose reports, in order, say what stands there.
+//!
+//! One refused message ends it. What was queued behind is thrown away, and capture reads the slot again from what was confirmed.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, ClientContext, Message as _,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{DeliveryResult, Headers as _},
+    producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
+};
+
+use super::MAX_RECORD;
+use crate::{error::FlowError, position::Lsn, record::Head};
+
+/// A producer of one flow's records.
+pub(crate) struct Outlet {
+    producer: ThreadedProducer<Reports>,
+    reports: Arc<State>,
+    topic: String,
+    sent: u64,
+}
+
+/// What the delivery reports have said so far.
+#[derive(Default)]
+struct State {
+    confirmed: AtomicU64,
+    delivered: AtomicU64,
+    failed: AtomicBool,
+    failure: Mutex<Option<(String, KafkaError)>>,
+}
+
+struct Reports(Arc<State>);
+
+// === impl Reports ===
+
+impl ClientContext for Reports {
+    // Refused connections are said once, by the supervisor, not by every broker thread.
+    fn error(&self, _: KafkaError, _: &str) {}
+
+    fn log(&self, _: rdkafka::config::RDKafkaLogLevel, _: &str, _: &str) {}
+}
+
+impl ProducerContext for Reports {
+    /// The end that a COMMIT or CHECKPOINT confirms; zero for all other records.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, end: usize) {
+        let state = &self.0;
+        match result {
+            Ok(_) => {
+                // Reports of one partition come in order, and nothing behind a failure counts.
+                if end != 0 && !state.failed.load(Ordering::Acquire) {
+                    state.confirmed.store(end as u64, Ordering::Release);
+                }
+                state.delivered.fetch_add(1, Ordering::Release);
+            }
+            Err((error, message)) => {
+                if !state.failed.swap(true, Ordering::AcqRel) {
+                    let position = message
+                        .headers()
+                        .and_then(|headers| headers.iter().find(|header| header.key == "position"))
+                        .and_then(|header| header.value)
+                        .map(|value| String::from_utf8_lossy(value).into_owned());
+                    let failure = Some((position.unwrap_or_default(), error.clone()));
+                    *state.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
+                }
+            }
+        }
+    }
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    /// A producer into partition 0 of `topic` that holds at most `budget` bytes.
+    pub(crate) fn open(brokers: &str, topic: &str, budget: usize) -> Result<Self, FlowError> {
+        let reports = Arc::new(State::default());
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // Never given up: while Kafka is away the queue fills, and capture waits.
+            .set("message.timeout.ms", "0")
+            .set("linger.ms", "5")
+            .set("batch.num.messages", "20000")
+            .set("batch.size", "1000000")
+            .set("message.max.bytes", MAX_RECORD.to_string())
+            .set("queue.buffering.max.messages", "200000")
+            .set("queue.buffering.max.kbytes", (budget / 1024).max(1024).to_string())
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("topic.metadata.refresh.interval.ms", "30000")
+            .set_log_level(rdkafka::config::RDKafkaLogLevel::Critical)
+            .create_with_context(Reports(Arc::clone(&reports)))
+            .map_err(|source| FlowError::Kafka { doing: "making a producer", source })?;
+        Ok(Self { producer, reports, topic: topic.to_owned(), sent: 0 })
+    }
+
+    /// Queues one record; waits while the queue is full. `confirms` is the source's end that stands in Kafka with it.
+    pub(crate) async fn send(
+        &mut self,
+        head: Head,
+        table: &str,
+        key: &[u8],
+        value: &[u8],
+        confirms: Option<Lsn>,
+    ) -> Result<(), FlowError> {
+        let opaque = confirms.map_or(0, |end| usize::try_from(end.get()).unwrap_or(0));
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.topic, opaque)
+            .partition(0)
+            .headers(head.to_headers())
+            .payload(value);
+        if !key.is_empty() {
+            record = record.key(key);
+        }
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => {
+                    self.sent += 1;
+                    return Ok(());
+                }
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    self.check()?;
+                    record = back;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
+                    return Err(FlowError::Stop(format!(
+                        "{table} at {}: the change makes a record larger than the {MAX_RECORD} bytes that fit into Kafka",
+                        head.position
+                    )));
+                }
+                Err((source, _)) => return Err(FlowError::Kafka { doing: "queueing a record", source }),
+            }
+        }
+    }
+
+    /// Fails as soon as Kafka has refused a record.
+    pub(crate) fn check(&self) -> Result<(), FlowError> {
+        if !self.reports.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // Whatever is queued behind must not reach Kafka any more.
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        let failure = self.reports.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let (position, source) =
+            failure.unwrap_or((String::new(), KafkaError::MessageProduction(RDKafkaErrorCode::Fail)));
+        match source.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord) => {
+                Err(FlowError::Stop(format!(
+                    "Kafka takes no record as large as the one at {position}: raise max.message.bytes of the topic `{}`",
+                    self.topic
+                )))
+            }
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                Err(FlowError::Stop(format!("Kafka does not let Banyan write to the topic `{}`", self.topic)))
+            }
+            _ => Err(FlowError::Refused { position, source }),
+        }
+    }
+
+    /// Up to which end of the source everything stands in Kafka; zero before the first.
+    pub(crate) fn confirmed(&self) -> Lsn {
+        Lsn::new(self.reports.confirmed.load(Ordering::Acquire))
+    }
+
+    /// Waits until all that was sent stands in Kafka.
+    pub(crate) async fn settle(&self) -> Result<(), FlowError> {
+        while self.reports.delivered.load(Ordering::Acquire) < self.sent {
+            self.check()?;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.check()
+    }
+}

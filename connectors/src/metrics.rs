@@ -1,0 +1,133 @@
+//! The data half's metrics: every name and label is here.
+
+use prometheus::{
+    GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    core::{AtomicU64, GenericCounter},
+};
+
+use crate::{
+    names::{Flow, FlowNames},
+    record::envelope::Op,
+    status::State,
+};
+
+/// Rows applied, by operation (`c`, `u`, `d`, `r` read by a snapshot, `t` truncated).
+pub const CHANGES: &str = "banyan_sync_changes_total";
+/// Age of what the target shows; absent while unknown.
+pub const LAG_SECONDS: &str = "banyan_sync_lag_seconds";
+/// Log between what is applied and the source's end; absent while unknown.
+pub const LAG_BYTES: &str = "banyan_sync_lag_bytes";
+/// Log that the source keeps for the flow's slot.
+pub const RETAINED: &str = "banyan_sync_retained_wal_bytes";
+/// 1 for the state the flow is in, 0 for all others.
+pub const STATE: &str = "banyan_sync_state";
+/// Changes found on a side that was closed for writes.
+pub const VIOLATIONS: &str = "banyan_sync_violations_total";
+/// Tasks that ended and were started again.
+pub const RESTARTS: &str = "banyan_task_restarts_total";
+
+/// Labels of all but [`RESTARTS`].
+const FLOW: [&str; 2] = ["sync", "flow"];
+
+/// The registered families.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    changes: IntCounterVec,
+    lag_seconds: GaugeVec,
+    lag_bytes: IntGaugeVec,
+    retained: IntGaugeVec,
+    state: IntGaugeVec,
+    violations: IntCounterVec,
+    restarts: IntCounterVec,
+}
+
+/// The same, for one flow.
+#[derive(Debug, Clone)]
+pub(crate) struct FlowMetrics {
+    all: Metrics,
+    sync: String,
+    flow: Flow,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let with = |more: &[&'static str]| [&FLOW, more].concat();
+        let new = Self {
+            changes: IntCounterVec::new(Opts::new(CHANGES, "Rows applied to the target."), &with(&["table", "op"]))?,
+            lag_seconds: GaugeVec::new(Opts::new(LAG_SECONDS, "Age of what the target shows."), &FLOW)?,
+            lag_bytes: IntGaugeVec::new(Opts::new(LAG_BYTES, "Log of the source not yet applied."), &FLOW)?,
+            retained: IntGaugeVec::new(Opts::new(RETAINED, "Log that the source keeps for the slot."), &FLOW)?,
+            state: IntGaugeVec::new(Opts::new(STATE, "1 for the state the flow is in."), &with(&["state"]))?,
+            violations: IntCounterVec::new(
+                Opts::new(VIOLATIONS, "Changes found on a side that was closed for writes."),
+                &with(&["table"]),
+            )?,
+            restarts: IntCounterVec::new(Opts::new(RESTARTS, "Tasks started again."), &["task"])?,
+        };
+        registry.register(Box::new(new.changes.clone()))?;
+        registry.register(Box::new(new.lag_seconds.clone()))?;
+        registry.register(Box::new(new.lag_bytes.clone()))?;
+        registry.register(Box::new(new.retained.clone()))?;
+        registry.register(Box::new(new.state.clone()))?;
+        registry.register(Box::new(new.violations.clone()))?;
+        registry.register(Box::new(new.restarts.clone()))?;
+        Ok(new)
+    }
+
+    pub(crate) fn flow(&self, names: &FlowNames) -> FlowMetrics {
+        FlowMetrics { all: self.clone(), sync: names.sync.clone(), flow: names.flow }
+    }
+}
+
+// === impl FlowMetrics ===
+
+impl FlowMetrics {
+    fn labels(&self) -> [&str; 2] {
+        [&self.sync, self.flow.as_str()]
+    }
+
+    /// Kept by the applier: looking a counter up costs more than a row should.
+    pub(crate) fn changes(&self, table: &str, op: Op) -> IntCounter {
+        let [sync, flow] = self.labels();
+        self.all.changes.with_label_values(&[sync, flow, table, op.as_str()])
+    }
+
+    pub(crate) fn violations(&self, table: &str) -> GenericCounter<AtomicU64> {
+        let [sync, flow] = self.labels();
+        self.all.violations.with_label_values(&[sync, flow, table])
+    }
+
+    pub(crate) fn restarted(&self, task: &str) {
+        self.all.restarts.with_label_values(&[&format!("{}/{}/{task}", self.sync, self.flow)]).inc();
+    }
+
+    pub(crate) fn state(&self, now: State) {
+        let [sync, flow] = self.labels();
+        for state in State::ALL {
+            self.all.state.with_label_values(&[sync, flow, state.as_str()]).set(i64::from(state == now));
+        }
+    }
+
+    /// An unknown lag is absent: a number that once was true would look like health.
+    pub(crate) fn lag(&self, seconds: Option<f64>, bytes: Option<u64>) {
+        let labels = self.labels();
+        match seconds {
+            Some(seconds) => self.all.lag_seconds.with_label_values(&labels).set(seconds),
+            None => drop(self.all.lag_seconds.remove_label_values(&labels)),
+        }
+        match bytes {
+            Some(bytes) => self.all.lag_bytes.with_label_values(&labels).set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            None => drop(self.all.lag_bytes.remove_label_values(&labels)),
+        }
+    }
+
+    pub(crate) fn retained(&self, bytes: Option<u64>) {
+        let labels = self.labels();
+        match bytes {
+            Some(bytes) => self.all.retained.with_label_values(&labels).set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            None => drop(self.all.retained.remove_label_values(&labels)),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Who owns a sync: a row with an epoch in each database, written before the first slot is made.
+//!
+//! The file's `owner` counts only until the rows exist. Moving the owner later is a switch, never an edit of the file.
+
+use crate::{
+    config::Side,
+    database::{DatabaseUrl, Session},
+    error::FlowError,
+    names::{FlowNames, literal},
+    tables,
+};
+
+/// What one database says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnerRow {
+    pub(crate) owner: Side,
+    pub(crate) epoch: i64,
+    /// Whether this database is open for writes.
+    pub(crate) open: bool,
+}
+
+/// Both databases of a sync, and what the file wishes.
+#[derive(Debug, Clone)]
+pub(crate) struct Owners {
+    pub(crate) install: String,
+    pub(crate) sync: String,
+    pub(crate) legacy: DatabaseUrl,
+    pub(crate) modern: DatabaseUrl,
+    pub(crate) wish: Side,
+}
+
+/// Reads the row of `side` in its own database. A missing table is a missing row.
+pub(crate) async fn read(
+    session: &Session,
+    install: &str,
+    sync: &str,
+    side: Side,
+) -> Result<Option<OwnerRow>, FlowError> {
+    let found = session
+        .query_opt(
+            "SELECT owner, epoch, state FROM banyan.owner WHERE install = $1 AND sync = $2 AND side = $3",
+            &[&install, &sync, &side.as_str()],
+        )
+        .await;
+    match found {
+        Ok(row) => row.map(|row| parse(row.get(0), row.get(1), row.get(2))).transpose(),
+        // undefined_table, invalid_schema_name
+        Err(error) if error.code().is_some_and(|state| matches!(state.code(), "42P01" | "3F000")) => Ok(None),
+        Err(error) => Err(FlowError::sql("reading the owner", &error)),
+    }
+}
+
+fn parse(owner: &str, epoch: i64, state: &str) -> Result<OwnerRow, FlowError> {
+    let owner = [Side::Legacy, Side::Modern].into_iter().find(|side| side.as_str() == owner);
+    match (owner, state) {
+        (Some(owner), "open" | "closed") => Ok(OwnerRow { owner, epoch, open: state == "open" }),
+        _ => Err(FlowError::Stop("banyan.owner says what this version does not know".into())),
+    }
+}
+
+// === impl Owners ===
+
+impl Owners {
+    fn url(&self, side: Side) -> &DatabaseUrl {
+        match side {
+            Side::Legacy => &self.legacy,
+            Side::Modern => &self.modern,
+        }
+    }
+
+    /// The row of `side`, made when the sync is new. Needs the other database only then.
+    pub(crate) async fn ensure(&self, side: Side) -> Result<OwnerRow, FlowError> {
+        let here = self.connect(side).await?;
+        let row = match read(&here, &self.install, &self.sync, side).await? {
+            Some(row) => row,
+            None => self.make(&here, side).await?,
+        };
+        if row.owner != self.wish {
+            return Err(FlowError::Stop(format!(
+                "the databases say that {} owns the sync `{}`, the file says {}; changing `owner` needs a switch, which is not available in this version",
+                row.owner.as_str(),
+                self.sync,
+                self.wish.as_str(),
+            )));
+        }
+        Ok(row)
+    }
+
+    async fn make(&self, here: &Session, side: Side) -> Result<OwnerRow, FlowError> {
+        let there = self.connect(side.other()).await?;
+        let (owner, epoch) = match read(&there, &self.install, &self.sync, side.other()).await? {
+            Some(row) => (row.owner, row.epoch),
+            None => (self.wish, 1),
+        };
+        // The owner's row first: a crash in between leaves the side that may write marked, and never two.
+        let (first, second) = if side == owner { (here, &there) } else { (&there, here) };
+        self.insert(first, owner, owner, epoch).await?;
+        self.insert(second, owner.other(), owner, epoch).await?;
+        read(here, &self.install, &self.sync, side)
+            .await?
+            .ok_or_else(|| FlowError::Stop("banyan.owner lost the row that was just written".into()))
+    }
+
+    /// Opening a side for writes emits `banyan.open` in the transaction that opens it.
+    async fn insert(&self, session: &Session, side: Side, owner: Side, epoch: i64) -> Result<(), FlowError> {
+        let open = side == owner;
+        let row = format!(
+            "INSERT INTO banyan.owner (install, sync, side, owner, epoch, state) VALUES ({}, {}, '{}', '{}', {epoch}, '{}') ON CONFLICT DO NOTHING RETURNING epoch",
+            literal(&self.install),
+            literal(&self.sync),
+            side.as_str(),
+            owner.as_str(),
+            if open { "open" } else { "closed" },
+        );
+        let mark = mark(&self.install, &self.sync, epoch);
+        let sql = if open {
+            format!(
+                "WITH made AS ({row}) SELECT pg_logical_emit_message(true, 'banyan.open', {}) FROM made",
+                literal(&mark)
+            )
+        } else {
+            row
+        };
+        session.batch_execute(&sql).await.map_err(|error| FlowError::sql("writing the owner", &error))
+    }
+
+    async fn connect(&self, side: Side) -> Result<Session, FlowError> {
+        let session = self.url(side).connect(&format!("{}/owner", self.install)).await?;
+        tables::ensure(&session).await?;
+        Ok(session)
+    }
+}
+
+/// What `banyan.open` and `banyan.fence` carry.
+fn mark(install: &str, sync: &str, epoch: i64) -> String {
+    serde_json::json!({"install": install, "sync": sync, "epoch": epoch, "nonce": nonce()}).to_string()
+}
+
+/// The epoch of an open or fence mark, if it is of the sync of `names`.
+pub(crate) fn mark_epoch(content: &[u8], names: &FlowNames) -> Option<i64> {
+    let mark: serde_json::Value = serde_json::from_slice(content).ok()?;
+    (mark["install"] == names.install.as_str() && mark["sync"] == names.sync.as_str())
+        .then(|| mark["epoch"].as_i64())
+        .flatten()
+}
+
+/// What the loop mark `banyan.applied` of a flow's transactions carries.
+pub(crate) fn applied_mark(names: &FlowNames, generation: i64, lease: &str) -> String {
+    serde_json::json!({"install": names.install, "sync": names.sync, "flow": names.flow, "generation": generation, "nonce": lease})
+        .to_string()
+}
+
+/// Whether a loop mark is of exactly the flow opposite to that of `names`. All other marks pass: other syncs' changes must go on.
+pub(crate) fn is_echo(content: &[u8], names: &FlowNames) -> bool {
+    serde_json::from_slice(content).is_ok_and(|mark: serde_json::Value| {
+        mark["install"] == names.install.as_str()
+            && mark["sync"] == names.sync.as_str()
+            && mark["flow"] == names.flow.opposite().as_str()
+    })
+}
+
+/// A name that no one else has.
+pub(crate) fn nonce() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Flow;
+
+    #[test]
+    fn only_the_opposite_flow_of_the_same_sync_is_an_echo() {
+        let names = |install, sync, flow| FlowNames::new(install, sync, flow);
+        let mine = names("banyan", "payments", Flow::LegacyToModern);
+        let mark = |names: &FlowNames| applied_mark(names, 1, "x").into_bytes();
+        assert!(is_echo(&mark(&names("banyan", "payments", Flow::ModernToLegacy)), &mine));
+        for other in [
+            mine.clone(),
+            names("banyan", "orders", Flow::ModernToLegacy),
+            names("other", "payments", Flow::ModernToLegacy),
+        ] {
+            assert!(!is_echo(&mark(&other), &mine), "{other:?}");
+        }
+        assert!(!is_echo(b"not json", &mine));
+        assert_eq!(mark_epoch(super::mark("banyan", "payments", 7).as_bytes(), &mine), Some(7));
+        assert_eq!(mark_epoch(super::mark("banyan", "orders", 7).as_bytes(), &mine), None);
+    }
+}

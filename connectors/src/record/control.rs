@@ -1,0 +1,121 @@
+//! The values of records that are no rows: COMMIT, CHECKPOINT, START, END.
+
+use serde::{Deserialize, Serialize};
+
+use super::json::{BadJson, Reader, write_number};
+use crate::position::Lsn;
+
+/// COMMIT: where the transaction ends, and how many records stand before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub(crate) end: Lsn,
+    pub(crate) count: u64,
+    /// Microseconds since 1970, by the source's clock.
+    pub(crate) at: i64,
+}
+
+/// CHECKPOINT: up to its position nothing is left to apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// Microseconds since 1970, by the source's clock.
+    pub(crate) at: i64,
+}
+
+/// START: the first record of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// Made with the generation; tells a record of a source that is no more.
+    pub(crate) nonce: String,
+    /// The slot's consistent point.
+    pub(crate) consistent_point: String,
+    /// Whether rows follow, up to END.
+    pub(crate) snapshot: bool,
+    /// Whether the source's owner row said open, inside the exported snapshot.
+    pub(crate) open: bool,
+    /// `IDENTIFY_SYSTEM` of the source.
+    pub(crate) system_id: String,
+    /// `IDENTIFY_SYSTEM` of the source.
+    pub(crate) timeline: i32,
+    /// The slot's name.
+    pub(crate) slot: String,
+    /// Microseconds since 1970, by the source's clock.
+    pub(crate) at: i64,
+}
+
+/// END: the last record of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct End {
+    /// Rows between START and here.
+    pub(crate) count: u64,
+    /// The slot's consistent point, again.
+    pub(crate) consistent_point: String,
+    /// Microseconds since 1970, by the source's clock.
+    pub(crate) at: i64,
+}
+
+// === impl Commit ===
+
+impl Commit {
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"end\":");
+        write_number(out, self.end.get());
+        out.extend_from_slice(b",\"count\":");
+        write_number(out, self.count);
+        out.extend_from_slice(b",\"ts_us\":");
+        write_number(out, self.at);
+        out.push(b'}');
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadJson> {
+        let [end, count, at] = numbers(bytes, ["end", "count", "ts_us"])?;
+        Ok(Self { end: Lsn::new(end.cast_unsigned()), count: count.cast_unsigned(), at })
+    }
+}
+
+// === impl Checkpoint ===
+
+impl Checkpoint {
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"ts_us\":");
+        write_number(out, self.at);
+        out.push(b'}');
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadJson> {
+        let [at] = numbers(bytes, ["ts_us"])?;
+        Ok(Self { at })
+    }
+}
+
+fn numbers<const N: usize>(bytes: &[u8], names: [&str; N]) -> Result<[i64; N], BadJson> {
+    let mut found = [None; N];
+    let mut reader = Reader::new(bytes);
+    reader.expect(b'{')?;
+    let mut first = true;
+    while reader.member(&mut first)? {
+        let key = reader.key()?;
+        match names.iter().position(|name| *name == key) {
+            Some(i) => found[i] = Some(reader.number()?),
+            None => drop(reader.skip()?),
+        }
+    }
+    let mut all = [0; N];
+    for (slot, value) in all.iter_mut().zip(found) {
+        *slot = value.ok_or(BadJson)?;
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_survives() {
+        let commit = Commit { end: Lsn::new(0x1_6b37_4800), count: 3, at: 1_795_380_591_000_000 };
+        let mut out = Vec::new();
+        commit.write(&mut out);
+        assert_eq!(Commit::parse(&out), Ok(commit));
+        assert_eq!(Commit::parse(b"{\"end\":1}"), Err(BadJson));
+    }
+}

@@ -1,0 +1,311 @@
+//! The replication slot: made with its publication, found again after a restart, and refused when it is not what it was.
+//!
+//! Whoever holds the advisory lock on the source may make or drop the slot; whoever streams from it holds the slot itself.
+
+use std::time::Duration;
+
+use pgwire_replication::ReplicationClient;
+
+use crate::{
+    database::Session,
+    error::FlowError,
+    names::{quote, quote_table},
+    owner,
+    plan::Plan,
+    position::{Generation, Lsn},
+    status::Board,
+    tables,
+};
+
+/// A capture that may begin: the SQL session holds the lock, the replication session has not started to stream.
+pub(crate) struct Opened {
+    pub(crate) session: Session,
+    pub(crate) replication: ReplicationClient,
+    pub(crate) generation: Generation,
+    pub(crate) shape: String,
+    /// Present when the slot was just made: START, and the snapshot if there is one, come first.
+    pub(crate) fresh: Option<Fresh>,
+}
+
+/// A slot that was just made.
+pub(crate) struct Fresh {
+    pub(crate) snapshot: String,
+    pub(crate) consistent_point: Lsn,
+    pub(crate) nonce: String,
+    pub(crate) system_id: String,
+    pub(crate) timeline: i32,
+}
+
+/// What `banyan.capture` says.
+struct Stored {
+    generation: i64,
+    state: String,
+    system_id: String,
+    timeline: i32,
+    shape: String,
+}
+
+/// Takes the lock, and finds or makes the slot.
+pub(crate) async fn open(plan: &Plan, board: &Board) -> Result<Opened, FlowError> {
+    let names = &plan.names;
+    let session = plan.source.connect(&names.application("capture")).await?;
+    tables::ensure(&session).await?;
+    lock(&session, names.lock("capture"), "capture").await?;
+    let slot = names.slot();
+    let config = plan
+        .source
+        .replication(&quote(&slot), &names.publication(), &names.application("slot"))
+        // Few: they may be large. The server is told every half second what stands in Kafka.
+        .with_buffer_size(128)
+        .with_max_message_size((plan.budget / 2).max(crate::kafka::MAX_RECORD))
+        .with_status_interval(Duration::from_millis(500));
+    let mut replication = ReplicationClient::connect_gated(config)
+        .await
+        .map_err(|e| FlowError::replication("connecting for replication", &e))?;
+    let system =
+        replication.identify_system().await.map_err(|e| FlowError::replication("connecting for replication", &e))?;
+    let timeline = i32::try_from(system.timeline).unwrap_or(i32::MAX);
+    let stored = stored(&session, plan).await?;
+    let found = session
+        .query_opt(
+            "SELECT active, coalesce(wal_status, '') = 'lost', database = current_database(), coalesce(plugin, '') FROM pg_replication_slots WHERE slot_name = $1",
+            &[&slot],
+        )
+        .await
+        .map_err(|e| FlowError::sql("looking for the slot", &e))?;
+
+    if let Some(stored) = stored.as_ref().filter(|stored| stored.state == "streaming") {
+        let lost = |what: String| Err(FlowError::NeedsSnapshot(what));
+        if stored.system_id != system.system_id {
+            return lost("the source is another database system than the one that was copied".into());
+        }
+        if stored.timeline != timeline {
+            return Err(FlowError::Stop(format!(
+                "the source moved from timeline {} to {timeline}; going on after a failover is not available in this version, copy the tables anew",
+                stored.timeline
+            )));
+        }
+        let Some(row) = found else {
+            return lost(format!("the slot `{slot}` is gone from the source, and with it the changes since"));
+        };
+        let (active, wal_lost, here): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
+        if wal_lost {
+            return lost(format!("the source has deleted log that the slot `{slot}` still needed"));
+        }
+        if !here || row.get::<_, &str>(3) != "pgoutput" {
+            return lost(format!("the slot `{slot}` is not ours"));
+        }
+        if active {
+            return Err(FlowError::Busy(format!("another session still reads the slot `{slot}`")));
+        }
+        check_publication(&session, plan, false).await?;
+        let (generation, shape) = (Generation::new(stored.generation), stored.shape.clone());
+        return Ok(Opened { session, replication, generation, shape, fresh: None });
+    }
+
+    // No generation is complete: whatever is left of the last attempt goes, and the next begins.
+    if let Some(row) = found {
+        if stored.is_none() {
+            return Err(FlowError::Stop(format!("the source has a slot `{slot}` that Banyan did not make")));
+        }
+        if row.get(0) {
+            return Err(FlowError::Busy(format!("another session still reads the slot `{slot}`")));
+        }
+        session
+            .execute("SELECT pg_drop_replication_slot($1)", &[&slot])
+            .await
+            .map_err(|e| FlowError::sql("dropping the slot of an unfinished snapshot", &e))?;
+    }
+    check_publication(&session, plan, true).await?;
+    let shape = shape(&session, plan).await?;
+    let nonce = owner::nonce();
+    let generation = stored.map_or(0, |stored| stored.generation) + 1;
+    session
+        .execute(
+            "INSERT INTO banyan.capture (install, sync, flow, generation, nonce, state, slot, system_id, timeline, shape) \
+             VALUES ($1, $2, $3, $4, $5, 'creating', $6, $7, $8, $9) ON CONFLICT (install, sync, flow) DO UPDATE SET \
+             generation = excluded.generation, nonce = excluded.nonce, state = excluded.state, slot = excluded.slot, \
+             system_id = excluded.system_id, timeline = excluded.timeline, shape = excluded.shape",
+            &[&names.install, &names.sync, &names.flow.as_str(), &generation, &nonce, &slot, &system.system_id, &timeline, &shape],
+        )
+        .await
+        .map_err(|e| FlowError::sql("noting the next generation", &e))?;
+    let (consistent_point, snapshot) = create(&session, &mut replication, &slot, board).await?;
+    let fresh = Some(Fresh { snapshot, consistent_point, nonce, system_id: system.system_id, timeline });
+    Ok(Opened { session, replication, generation: Generation::new(generation), shape, fresh })
+}
+
+/// Notes that START (and the snapshot) stand in Kafka: from here on the slot is kept.
+pub(crate) async fn complete(opened: &Opened, plan: &Plan) -> Result<(), FlowError> {
+    let names = &plan.names;
+    let changed = opened
+        .session
+        .execute(
+            "UPDATE banyan.capture SET state = 'streaming' WHERE install = $1 AND sync = $2 AND flow = $3 AND generation = $4",
+            &[&names.install, &names.sync, &names.flow.as_str(), &opened.generation.get()],
+        )
+        .await
+        .map_err(|e| FlowError::sql("noting that the snapshot is complete", &e))?;
+    if changed == 1 { Ok(()) } else { Err(FlowError::Busy("another process has begun the next generation".into())) }
+}
+
+/// Starts the stream, and says from where: read while the slot is held, so that nobody can move it any more.
+pub(crate) async fn start(opened: &mut Opened, plan: &Plan) -> Result<Lsn, FlowError> {
+    let doing = "starting the stream";
+    opened.replication.start().await.map_err(|e| FlowError::replication(doing, &e))?;
+    opened.replication.wait_started().await.map_err(|e| FlowError::replication(doing, &e))?;
+    let row = opened
+        .session
+        .query_one("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = $1", &[&plan.names.slot()])
+        .await
+        .map_err(|e| FlowError::sql(doing, &e))?;
+    Ok(Lsn::from(row.get::<_, tokio_postgres::types::PgLsn>(0)))
+}
+
+/// The advisory lock of one part of a flow, or [`FlowError::Busy`] with who holds it.
+pub(crate) async fn lock(session: &Session, key: i64, part: &str) -> Result<(), FlowError> {
+    let row = session
+        .query_one("SELECT pg_try_advisory_lock($1)", &[&key])
+        .await
+        .map_err(|e| FlowError::sql("taking the lock", &e))?;
+    if row.get(0) {
+        return Ok(());
+    }
+    Err(FlowError::Busy(format!("another process holds the {part} of this flow")))
+}
+
+async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowError> {
+    let names = &plan.names;
+    let row = session
+        .query_opt(
+            "SELECT generation, state, system_id, timeline, shape FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
+            &[&names.install, &names.sync, &names.flow.as_str()],
+        )
+        .await
+        .map_err(|e| FlowError::sql("reading what was captured", &e))?;
+    Ok(row.map(|row| Stored {
+        generation: row.get(0),
+        state: row.get(1),
+        system_id: row.get(2),
+        timeline: row.get(3),
+        shape: row.get(4),
+    }))
+}
+
+/// The publication comes first: a slot that is older never sees it.
+async fn check_publication(session: &Session, plan: &Plan, may_change: bool) -> Result<(), FlowError> {
+    let doing = "making the publication";
+    let name = plan.names.publication();
+    let sql = |e: &tokio_postgres::Error| FlowError::sql(doing, e);
+    let exists =
+        session.query_opt("SELECT 1 FROM pg_publication WHERE pubname = $1", &[&name]).await.map_err(|e| sql(&e))?;
+    let rows = session
+        .query("SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = $1", &[&name])
+        .await
+        .map_err(|e| sql(&e))?;
+    let mut published: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let mut wanted: Vec<String> = plan.tables.iter().map(|table| table.source.clone()).collect();
+    published.sort();
+    wanted.sort();
+    if exists.is_some() && published == wanted {
+        return Ok(());
+    }
+    if !may_change {
+        return Err(FlowError::Stop(format!(
+            "the publication `{name}` does not hold exactly the sync's tables; adding tables to a running sync is not available in this version"
+        )));
+    }
+    let tables: Vec<String> = plan.tables.iter().map(|table| quote_table(&table.source)).collect();
+    let statement = if exists.is_some() {
+        format!("ALTER PUBLICATION {} SET TABLE {}", quote(&name), tables.join(", "))
+    } else {
+        format!(
+            "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
+            quote(&name),
+            tables.join(", ")
+        )
+    };
+    session.batch_execute(&statement).await.map_err(|e| sql(&e))
+}
+
+/// The tables' columns as pgoutput announces them; a stream whose announcement differs has met a schema change.
+async fn shape(session: &Session, plan: &Plan) -> Result<String, FlowError> {
+    let doing = "reading the tables' columns";
+    let mut lines = Vec::new();
+    for table in &plan.tables {
+        let rows = session
+            .query(
+                "SELECT a.attname::text, a.atttypid, a.atttypmod FROM pg_attribute a \
+                 WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
+                &[&quote_table(&table.source)],
+            )
+            .await
+            .map_err(|e| FlowError::sql(doing, &e))?;
+        if rows.is_empty() {
+            return Err(FlowError::Stop(format!("the source has no table `{}`", table.source)));
+        }
+        let columns = rows.iter().map(|row| (row.get::<_, String>(0), row.get::<_, u32>(1), row.get::<_, i32>(2)));
+        lines.push(shape_line(&table.source, columns));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// One table's line of the stored shape.
+pub(crate) fn shape_line(table: &str, columns: impl Iterator<Item = (String, u32, i32)>) -> String {
+    let columns: Vec<String> =
+        columns.map(|(name, type_id, modifier)| format!("{name:?}:{type_id}:{modifier}")).collect();
+    format!("{table:?} {}", columns.join(" "))
+}
+
+/// Makes the slot. It waits for every open writer of the server, so meanwhile it is shown whom.
+async fn create(
+    session: &Session,
+    replication: &mut ReplicationClient,
+    slot: &str,
+    board: &Board,
+) -> Result<(Lsn, String), FlowError> {
+    let doing = "making the slot";
+    let text = |value: Option<&Option<bytes::Bytes>>| {
+        value.and_then(Option::as_ref).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    };
+    let rows =
+        replication.simple_query("SELECT pg_backend_pid()").await.map_err(|e| FlowError::replication(doing, &e))?;
+    let pid: i32 = text(rows.first().and_then(|row| row.first())).and_then(|pid| pid.parse().ok()).unwrap_or(0);
+    let row = session
+        .query_one("SELECT current_setting('server_version_num')::int", &[])
+        .await
+        .map_err(|e| FlowError::sql(doing, &e))?;
+    // From 17 on a standby may keep a copy of the slot, so that it survives a failover.
+    let options =
+        if row.get::<_, i32>(0) >= 170_000 { "(SNAPSHOT 'export', FAILOVER true)" } else { "EXPORT_SNAPSHOT" };
+    let statement = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {options}", quote(slot));
+    let making = replication.simple_query(&statement);
+    tokio::pin!(making);
+    let rows = loop {
+        tokio::select! {
+            made = &mut making => break made.map_err(|e| FlowError::replication(doing, &e))?,
+            () = tokio::time::sleep(Duration::from_secs(1)) => board.waiting(blockers(session, pid).await?),
+        }
+    };
+    board.waiting(None);
+    let row = rows.first();
+    let point = text(row.and_then(|row| row.get(1))).and_then(|lsn| lsn.parse().ok());
+    let snapshot = text(row.and_then(|row| row.get(2)));
+    match (point, snapshot) {
+        (Some(point), Some(snapshot)) => Ok((point, snapshot)),
+        _ => Err(FlowError::Stop("the server's answer to CREATE_REPLICATION_SLOT is not understood".into())),
+    }
+}
+
+async fn blockers(session: &Session, pid: i32) -> Result<Option<String>, FlowError> {
+    let row = session
+        .query_one("SELECT array_to_string(pg_blocking_pids($1), ', ')", &[&pid])
+        .await
+        .map_err(|e| FlowError::sql("asking who holds up the slot", &e))?;
+    let pids: &str = row.get(0);
+    Ok(Some(if pids.is_empty() {
+        "the slot is being made".to_owned()
+    } else {
+        format!("the slot waits for open transactions of the server processes {pids} of the source")
+    }))
+}

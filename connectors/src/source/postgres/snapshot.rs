@@ -1,0 +1,194 @@
+//! START, and the copy of the tables as the slot's exported snapshot sees them.
+//!
+//! Only the side that is open for writes is copied. Both are read inside the exported snapshot: the rows, and whether the side is open.
+
+use std::pin::pin;
+
+use futures_util::TryStreamExt as _;
+
+use super::{
+    pgoutput::Value,
+    slot::{Fresh, Opened},
+};
+use crate::{
+    database::Session,
+    error::FlowError,
+    kafka::produce::Outlet,
+    names::{quote, quote_table},
+    owner,
+    plan::{Plan, PlanTable},
+    position::{Lsn, Phase, Position},
+    record::{
+        Head, Kind,
+        control::{End, Start},
+        envelope::{Op, Stamp, TableFrame},
+    },
+    status::Board,
+};
+
+/// Writes START and, when the source is open for writes, every row and END. Returns when all of it stands in Kafka.
+pub(crate) async fn run(
+    plan: &Plan,
+    opened: &Opened,
+    fresh: &Fresh,
+    outlet: &mut Outlet,
+    board: &Board,
+) -> Result<(), FlowError> {
+    let doing = "copying the tables";
+    let sql = |e: &tokio_postgres::Error| FlowError::sql(doing, e);
+    let session = plan.source.connect(&plan.names.application("snapshot")).await?;
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
+        fresh.snapshot.replace('\'', "")
+    );
+    session.batch_execute(&begin).await.map_err(|e| sql(&e))?;
+    let source = plan.names.flow.source();
+    let Some(row) = owner::read(&session, &plan.names.install, &plan.names.sync, source).await? else {
+        return Err(FlowError::Stop("the owner's row is not in the slot's snapshot".into()));
+    };
+    let now =
+        session.query_one("SELECT (extract(epoch FROM now()) * 1000000)::bigint", &[]).await.map_err(|e| sql(&e))?;
+    let at: i64 = now.get(0);
+    let mut head = Head {
+        kind: Kind::Start,
+        position: Position { generation: opened.generation, phase: Phase::Snapshot, lsn: Lsn::ZERO, ordinal: 0 },
+        from: Lsn::ZERO,
+        epoch: row.epoch,
+        origin: source,
+    };
+    let start = Start {
+        nonce: fresh.nonce.clone(),
+        consistent_point: fresh.consistent_point.to_string(),
+        snapshot: row.open,
+        open: row.open,
+        system_id: fresh.system_id.clone(),
+        timeline: fresh.timeline,
+        slot: plan.names.slot(),
+        at,
+    };
+    outlet.send(head, "START", &[], &json(&start)?, None).await?;
+    if row.open {
+        board.capture_snapshot();
+        head.kind = Kind::Row;
+        for table in &plan.tables {
+            copy(plan, &session, table, outlet, &mut head, at).await?;
+        }
+        head.kind = Kind::End;
+        let end = End { count: head.position.ordinal, consistent_point: start.consistent_point, at };
+        outlet.send(head, "END", &[], &json(&end)?, None).await?;
+    }
+    outlet.settle().await
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, FlowError> {
+    serde_json::to_vec(value).map_err(|_| FlowError::Stop("a record could not be written".into()))
+}
+
+/// COPY's text format gives the same text per value as pgoutput does.
+async fn copy(
+    plan: &Plan,
+    session: &Session,
+    table: &PlanTable,
+    outlet: &mut Outlet,
+    head: &mut Head,
+    at: i64,
+) -> Result<(), FlowError> {
+    let sql = |e: &tokio_postgres::Error| FlowError::sql("copying the tables", e);
+    let columns = session
+        .query(
+            "SELECT a.attname::text, coalesce(a.attnum = ANY (i.indkey), false) FROM pg_attribute a \
+             LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary \
+             WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
+            &[&quote_table(&table.source)],
+        )
+        .await
+        .map_err(|e| sql(&e))?;
+    let columns: Vec<(String, bool)> = columns.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let names: Vec<String> = columns.iter().map(|(name, _)| quote(name)).collect();
+    let (schema, name) = table.source.split_once('.').unwrap_or(("public", &table.source));
+    let frame = TableFrame::new(
+        &plan.names.topic(),
+        plan.source.database(),
+        schema,
+        name,
+        columns.iter().map(|(name, is_key)| (name.as_str(), *is_key)),
+    );
+    let statement = format!("COPY (SELECT {} FROM {}) TO STDOUT", names.join(", "), quote_table(&table.source));
+    let rows = session.copy_out(&statement).await.map_err(|e| sql(&e))?;
+    let mut rows = pin!(rows);
+    let stamp = Stamp { op: Op::Read, committed: at, xid: 0, lsn: Lsn::ZERO };
+    let (mut line, mut key, mut value) = (Line::default(), Vec::new(), Vec::new());
+    while let Some(bytes) = rows.try_next().await.map_err(|e| sql(&e))? {
+        line.parse(&bytes);
+        key.clear();
+        value.clear();
+        frame.write_key(&mut key, line.values());
+        frame.write(&mut value, None::<(std::iter::Empty<Value<'_>>, bool)>, Some(line.values()), stamp);
+        outlet.send(*head, &table.source, &key, &value, None).await?;
+        head.position.ordinal += 1;
+    }
+    Ok(())
+}
+
+/// One line of COPY's text format, unescaped: <https://www.postgresql.org/docs/current/sql-copy.html>, "Text Format".
+#[derive(Default)]
+struct Line {
+    text: Vec<u8>,
+    /// Where each value ends in `text`; `None` is NULL.
+    values: Vec<Option<(usize, usize)>>,
+}
+
+// === impl Line ===
+
+impl Line {
+    fn parse(&mut self, bytes: &[u8]) {
+        self.text.clear();
+        self.values.clear();
+        let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        for field in line.split(|byte| *byte == b'\t') {
+            if field == b"\\N" {
+                self.values.push(None);
+                continue;
+            }
+            let start = self.text.len();
+            let mut rest = field;
+            while let Some(at) = memchr::memchr(b'\\', rest) {
+                self.text.extend_from_slice(&rest[..at]);
+                // COPY TO writes these escapes alone, never octal or hexadecimal ones.
+                self.text.push(match rest.get(at + 1) {
+                    Some(b'b') => 8,
+                    Some(b'f') => 12,
+                    Some(b'n') => b'\n',
+                    Some(b'r') => b'\r',
+                    Some(b't') => b'\t',
+                    Some(b'v') => 11,
+                    Some(other) => *other,
+                    None => b'\\',
+                });
+                rest = rest.get(at + 2..).unwrap_or_default();
+            }
+            self.text.extend_from_slice(rest);
+            self.values.push(Some((start, self.text.len())));
+        }
+    }
+
+    fn values(&self) -> impl Iterator<Item = Value<'_>> {
+        self.values.iter().map(|value| value.map_or(Value::Null, |(start, end)| Value::Text(&self.text[start..end])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_copy_is_unescaped() {
+        let mut line = Line::default();
+        line.parse(b"1\t\\N\ta\\tb\\\\c\\nd\t\t\\\\N\n");
+        let values: Vec<_> = line.values().collect();
+        assert_eq!(
+            values,
+            [Value::Text(b"1"), Value::Null, Value::Text(b"a\tb\\c\nd"), Value::Text(b""), Value::Text(b"\\N")]
+        );
+    }
+}

@@ -1,0 +1,303 @@
+//! The stream: from pgoutput's messages to records, transaction by transaction, and back to the server what stands in Kafka.
+//!
+//! Confirmed are only ends that stand in Kafka as COMMIT or CHECKPOINT, by delivery report, in order. A transaction that carries the
+//! opposite flow's loop mark is our own: it leaves no record.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use pgwire_replication::{Lsn as WireLsn, client::ReplicationEvent};
+
+use super::{
+    pgoutput::{Message, Old, Relation, Tuple},
+    slot::{Opened, shape_line},
+};
+use crate::{
+    error::FlowError,
+    kafka::produce::Outlet,
+    owner,
+    plan::Plan,
+    position::{Generation, Lsn, Phase, Position},
+    record::{
+        Head, Kind,
+        control::{Checkpoint, Commit},
+        envelope::{Op, Stamp, TableFrame},
+    },
+    status::Board,
+};
+
+/// Microseconds from 1970 to 2000, where PostgreSQL's clock begins.
+const EPOCH_2000: i64 = 946_684_800_000_000;
+/// How often the server is told what stands in Kafka, and how often an idle stream is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// The least time between two CHECKPOINTs of the owner's side.
+const CHECKPOINT: Duration = Duration::from_secs(1);
+/// The same of the other side, where mostly our own writes move the log: two flows must not keep each other busy.
+const SLOW_CHECKPOINT: Duration = Duration::from_secs(10);
+/// So much log behind makes a CHECKPOINT due on either side.
+const CHECKPOINT_BYTES: u64 = 16 << 20;
+
+/// One run of the stream.
+struct Stream<'a> {
+    plan: &'a Plan,
+    outlet: &'a mut Outlet,
+    generation: Generation,
+    shape: Vec<&'a str>,
+    frames: HashMap<u32, TableState>,
+    open: Option<Transaction>,
+    /// The last end that was sent as COMMIT or CHECKPOINT.
+    last_end: Lsn,
+    /// How far the log was read without anything to send.
+    read_to: Lsn,
+    read_at: i64,
+    epoch: i64,
+    side_is_open: bool,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+struct TableState {
+    name: String,
+    frame: TableFrame,
+    columns: usize,
+}
+
+/// The source transaction that is being read.
+struct Transaction {
+    commit_lsn: Lsn,
+    xid: u32,
+    /// Microseconds since 1970.
+    at: i64,
+    ordinal: u64,
+    /// Our own opposite flow wrote it.
+    echo: bool,
+}
+
+/// Reads the slot until something ends it.
+pub(crate) async fn run(
+    plan: &Plan,
+    opened: &mut Opened,
+    from: Lsn,
+    outlet: &mut Outlet,
+    board: &Board,
+) -> Result<(), FlowError> {
+    let row = owner::read(&opened.session, &plan.names.install, &plan.names.sync, plan.names.flow.source()).await?;
+    let shape = opened.shape.clone();
+    let mut stream = Stream {
+        plan,
+        outlet,
+        generation: opened.generation,
+        shape: shape.lines().collect(),
+        frames: HashMap::new(),
+        open: None,
+        last_end: from,
+        read_to: from,
+        read_at: 0,
+        epoch: row.map_or(0, |row| row.epoch),
+        side_is_open: row.is_some_and(|row| row.open),
+        key: Vec::with_capacity(256),
+        value: Vec::with_capacity(4096),
+    };
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut confirmed, mut checkpoint) = (Lsn::ZERO, Instant::now());
+    board.capture_running();
+    loop {
+        tokio::select! {
+            biased;
+            _ = tick.tick() => {
+                stream.outlet.check()?;
+                let now_confirmed = stream.outlet.confirmed();
+                if now_confirmed > confirmed {
+                    confirmed = now_confirmed;
+                    opened.replication.update_applied_lsn(WireLsn::from_u64(confirmed.get()));
+                }
+                let pause = if stream.side_is_open || stream.read_to.since(stream.last_end) > CHECKPOINT_BYTES {
+                    CHECKPOINT
+                } else {
+                    SLOW_CHECKPOINT
+                };
+                if stream.open.is_none() && stream.read_to > stream.last_end && checkpoint.elapsed() >= pause {
+                    checkpoint = Instant::now();
+                    stream.checkpoint().await?;
+                }
+            }
+            event = opened.replication.recv() => match event.map_err(|e| FlowError::replication("reading the stream", &e))? {
+                Some(event) => stream.take(event).await?,
+                None => return Err(FlowError::Lost { doing: "reading the stream", kind: None }),
+            },
+        }
+    }
+}
+
+// === impl Stream ===
+
+impl Stream<'_> {
+    async fn take(&mut self, event: ReplicationEvent) -> Result<(), FlowError> {
+        match event {
+            ReplicationEvent::XLogData { data, .. } => self.change(&data).await,
+            ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
+                let at = commit_time_micros + EPOCH_2000;
+                self.open =
+                    Some(Transaction { commit_lsn: Lsn::new(final_lsn.as_u64()), xid, at, ordinal: 0, echo: false });
+                Ok(())
+            }
+            ReplicationEvent::Commit { end_lsn, .. } => self.commit(Lsn::new(end_lsn.as_u64())).await,
+            ReplicationEvent::KeepAlive { wal_end, server_time_micros, .. } => {
+                // Everything that was committed before this place has been sent before this message.
+                if self.open.is_none() {
+                    self.read_to = self.read_to.max(Lsn::new(wal_end.as_u64()));
+                    self.read_at = server_time_micros + EPOCH_2000;
+                }
+                Ok(())
+            }
+            ReplicationEvent::Message { transactional: true, prefix, content, .. } => {
+                self.mark(&prefix, &content).await
+            }
+            ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => Ok(()),
+        }
+    }
+
+    /// The head of the next record of the open transaction; counts it.
+    fn head(&mut self, kind: Kind) -> Result<(Head, Stamp), FlowError> {
+        let Some(open) = self.open.as_mut() else {
+            return Err(FlowError::Malformed {
+                what: "a change outside of a transaction",
+                at: self.last_end.to_string(),
+            });
+        };
+        let position =
+            Position { generation: self.generation, phase: Phase::Stream, lsn: open.commit_lsn, ordinal: open.ordinal };
+        let stamp = Stamp { op: Op::Create, committed: open.at, xid: open.xid, lsn: open.commit_lsn };
+        if kind != Kind::Commit {
+            open.ordinal += 1;
+        }
+        Ok((
+            Head { kind, position, from: self.last_end, epoch: self.epoch, origin: self.plan.names.flow.source() },
+            stamp,
+        ))
+    }
+
+    async fn mark(&mut self, prefix: &str, content: &[u8]) -> Result<(), FlowError> {
+        let names = &self.plan.names;
+        match prefix {
+            "banyan.applied" if owner::is_echo(content, names) => {
+                if let Some(open) = self.open.as_mut().filter(|open| open.ordinal == 0) {
+                    open.echo = true;
+                }
+                Ok(())
+            }
+            "banyan.open" | "banyan.fence" => {
+                let Some(epoch) = owner::mark_epoch(content, names) else { return Ok(()) };
+                self.epoch = epoch;
+                self.side_is_open = prefix == "banyan.open";
+                let (head, _) = self.head(if self.side_is_open { Kind::Open } else { Kind::Fence })?;
+                self.outlet.send(head, prefix, &[], content, None).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn change(&mut self, data: &[u8]) -> Result<(), FlowError> {
+        let echo = self.open.as_ref().is_some_and(|open| open.echo);
+        let bad = |_| FlowError::Malformed { what: "a message that is not pgoutput's", at: self.last_end.to_string() };
+        match Message::decode(data).map_err(bad)? {
+            Message::Relation(relation) => self.relation(&relation),
+            _ if echo => Ok(()),
+            Message::Insert { relation, new } => self.row(relation, Op::Create, Old::None, Some(new)).await,
+            Message::Update { relation, old, new } => self.row(relation, Op::Update, old, Some(new)).await,
+            Message::Delete { relation, old } => self.row(relation, Op::Delete, old, None).await,
+            Message::Truncate { relations } => {
+                for relation in relations {
+                    self.row(relation, Op::Truncate, Old::None, None).await?;
+                }
+                Ok(())
+            }
+            Message::Other => Ok(()),
+        }
+    }
+
+    /// Checks the announced shape against the one that was copied, and writes the frame of the table's records.
+    fn relation(&mut self, relation: &Relation) -> Result<(), FlowError> {
+        let name = format!("{}.{}", relation.schema, relation.table);
+        let line = shape_line(
+            &name,
+            relation.columns.iter().map(|column| (column.name.clone(), column.type_id, column.type_modifier)),
+        );
+        if !self.shape.contains(&line.as_str()) {
+            let at = self.open.as_ref().map_or(self.last_end, |open| open.commit_lsn);
+            return Err(FlowError::Stop(format!(
+                "{name} at {at}: the table's columns changed; going on after a schema change is not available in this version"
+            )));
+        }
+        let frame = TableFrame::new(
+            &self.plan.names.topic(),
+            self.plan.source.database(),
+            &relation.schema,
+            &relation.table,
+            relation.columns.iter().map(|column| (column.name.as_str(), column.is_key)),
+        );
+        self.frames.insert(relation.id, TableState { name, frame, columns: relation.columns.len() });
+        Ok(())
+    }
+
+    async fn row(&mut self, relation: u32, op: Op, old: Old<'_>, new: Option<Tuple<'_>>) -> Result<(), FlowError> {
+        let (head, stamp) = self.head(Kind::Row)?;
+        let stamp = Stamp { op, ..stamp };
+        let malformed = |what| FlowError::Malformed { what, at: head.position.to_string() };
+        let Some(table) = self.frames.get(&relation) else { return Err(malformed("a row of a table never announced")) };
+        let (before, whole) = match old {
+            Old::None => (None, false),
+            Old::Key(tuple) => (Some(tuple), false),
+            Old::Row(tuple) => (Some(tuple), true),
+        };
+        if [before, new].into_iter().flatten().any(|tuple| tuple.len() != table.columns) {
+            return Err(malformed("a row with another number of columns than its table"));
+        }
+        self.key.clear();
+        self.value.clear();
+        // The row's identity after the change, or before it when it is gone.
+        if let Some(tuple) = new.or(before) {
+            table.frame.write_key(&mut self.key, tuple.values());
+        }
+        let before = before.map(|tuple| (tuple.values(), whole));
+        table.frame.write(&mut self.value, before, new.map(|tuple| tuple.values()), stamp);
+        self.outlet.send(head, &table.name, &self.key, &self.value, None).await
+    }
+
+    async fn commit(&mut self, end: Lsn) -> Result<(), FlowError> {
+        let Some(open) = &self.open else {
+            return Err(FlowError::Malformed { what: "an end without a beginning", at: end.to_string() });
+        };
+        self.read_to = self.read_to.max(end);
+        self.read_at = open.at;
+        if open.ordinal > 0 && !open.echo {
+            let (count, at) = (open.ordinal, open.at);
+            let (head, _) = self.head(Kind::Commit)?;
+            self.value.clear();
+            Commit { end, count, at }.write(&mut self.value);
+            self.outlet.send(head, "COMMIT", &[], &self.value, Some(end)).await?;
+            self.last_end = end;
+        }
+        self.open = None;
+        Ok(())
+    }
+
+    /// Says in Kafka that the log holds nothing for this flow up to where it was read.
+    async fn checkpoint(&mut self) -> Result<(), FlowError> {
+        let head = Head {
+            kind: Kind::Checkpoint,
+            position: Position { generation: self.generation, phase: Phase::Stream, lsn: self.read_to, ordinal: 0 },
+            from: self.last_end,
+            epoch: self.epoch,
+            origin: self.plan.names.flow.source(),
+        };
+        self.value.clear();
+        Checkpoint { at: self.read_at }.write(&mut self.value);
+        self.outlet.send(head, "CHECKPOINT", &[], &self.value, Some(self.read_to)).await?;
+        self.last_end = self.read_to;
+        Ok(())
+    }
+}

@@ -1,0 +1,384 @@
+//! What a flow is doing, as its tasks report it and `status` shows it.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+
+use crate::{
+    config::Side,
+    error::Verdict,
+    metrics::FlowMetrics,
+    names::Flow,
+    position::{Generation, Lsn},
+};
+
+/// What a flow is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Not yet, or not any more, connected to all that it needs.
+    Starting,
+    /// The tables are being copied.
+    Snapshot,
+    /// Changes are being applied.
+    Applying,
+    /// The source is closed for writes: what is not an echo is a violation.
+    Watching,
+    /// A record before the present one is missing; it will be sent again.
+    Gap,
+    /// Stopped with a reason that no retry mends.
+    Stopped,
+    /// Stopped until the tables are copied anew.
+    NeedsSnapshot,
+}
+
+/// What a flow does with changes, by what stands in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The source is open for writes.
+    Applying,
+    /// The source is closed for writes.
+    Watching,
+}
+
+/// One sync in `status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct SyncStatus {
+    /// Name in the file.
+    pub name: String,
+    /// The side that the databases say owns it; unknown until one has answered.
+    pub owner: Option<Side>,
+    /// The ownership's number.
+    pub epoch: Option<i64>,
+    /// Legacy to modern, then modern to legacy.
+    pub flows: Vec<FlowStatus>,
+}
+
+/// One flow in `status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct FlowStatus {
+    /// Which direction.
+    pub flow: Flow,
+    /// Unknown before START was applied.
+    pub role: Option<Role>,
+    /// What it is doing.
+    pub state: State,
+    /// Which slot since the sync began.
+    pub generation: Generation,
+    /// The source position up to which the target has applied.
+    pub watermark: Option<Lsn>,
+    /// Age of what the target shows; unknown is infinite.
+    pub lag_seconds: Option<f64>,
+    /// Log of the source not yet applied.
+    pub lag_bytes: Option<u64>,
+    /// Log that the source keeps for the slot.
+    pub retained_wal_bytes: Option<u64>,
+    /// Changes found while the source was closed for writes.
+    pub violations: u64,
+    /// What it waits for at this moment.
+    pub waiting_for: Option<String>,
+    /// Why it stopped, or why its last attempt ended.
+    pub last_error: Option<String>,
+}
+
+/// A task's own part of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Starting,
+    Snapshot,
+    Running,
+    Gap,
+    Ended(Verdict),
+}
+
+/// Shared by the tasks of one flow.
+#[derive(Debug)]
+pub(crate) struct Board {
+    flow: Flow,
+    metrics: FlowMetrics,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    capture: Part,
+    apply: Part,
+    role: Option<Role>,
+    epoch: Option<i64>,
+    generation: Generation,
+    /// Up to where, and the source's time of it; unknown until the tables are complete.
+    applied: Option<(Lsn, SystemTime)>,
+    lag: (Option<f64>, Option<u64>),
+    retained: Option<u64>,
+    violations: u64,
+    waiting_for: Option<String>,
+    errors: [Option<String>; 2],
+}
+
+/// The two tasks of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    Capture,
+    Apply,
+}
+
+// === impl State ===
+
+impl State {
+    /// All, in the order of the documentation.
+    pub const ALL: [Self; 7] =
+        [Self::Starting, Self::Snapshot, Self::Applying, Self::Watching, Self::Gap, Self::Stopped, Self::NeedsSnapshot];
+
+    /// As metrics write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Snapshot => "snapshot",
+            Self::Applying => "applying",
+            Self::Watching => "watching",
+            Self::Gap => "gap",
+            Self::Stopped => "stopped",
+            Self::NeedsSnapshot => "needs_snapshot",
+        }
+    }
+}
+
+// === impl Role ===
+
+impl Role {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Applying => "applying",
+            Self::Watching => "watching",
+        }
+    }
+}
+
+// === impl Task ===
+
+impl Task {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Capture => "capture",
+            Self::Apply => "apply",
+        }
+    }
+}
+
+// === impl Board ===
+
+impl Board {
+    pub(crate) fn new(flow: Flow, metrics: FlowMetrics) -> Self {
+        metrics.state(State::Starting);
+        let inner = Inner {
+            capture: Part::Starting,
+            apply: Part::Starting,
+            role: None,
+            epoch: None,
+            generation: Generation::NONE,
+            applied: None,
+            lag: (None, None),
+            retained: None,
+            violations: 0,
+            waiting_for: None,
+            errors: [None, None],
+        };
+        Self { flow, metrics, inner: Mutex::new(inner) }
+    }
+
+    pub(crate) fn metrics(&self) -> &FlowMetrics {
+        &self.metrics
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        let mut inner = self.lock();
+        let before = inner.state();
+        change(&mut inner);
+        let after = inner.state();
+        drop(inner);
+        if before != after {
+            self.metrics.state(after);
+            tracing::info!(
+                flow = self.flow.as_str(),
+                from = before.as_str(),
+                to = after.as_str(),
+                "the flow's state changed"
+            );
+        }
+    }
+
+    pub(crate) fn capture_snapshot(&self) {
+        self.change(|inner| inner.capture = Part::Snapshot);
+    }
+
+    pub(crate) fn capture_running(&self) {
+        self.change(|inner| {
+            inner.capture = Part::Running;
+            inner.errors[0] = None;
+        });
+    }
+
+    /// The applier is at work; `snapshot` while the tables are being copied.
+    pub(crate) fn apply_running(&self, snapshot: bool) {
+        self.change(|inner| {
+            inner.apply = if snapshot { Part::Snapshot } else { Part::Running };
+            inner.errors[1] = None;
+        });
+    }
+
+    pub(crate) fn apply_gap(&self) {
+        self.change(|inner| inner.apply = Part::Gap);
+    }
+
+    pub(crate) fn restarting(&self, task: Task, error: &str) {
+        self.change(|inner| inner.set(task, Part::Starting, error));
+    }
+
+    pub(crate) fn ended(&self, task: Task, verdict: Verdict, error: &str) {
+        self.change(|inner| inner.set(task, Part::Ended(verdict), error));
+    }
+
+    pub(crate) fn waiting(&self, what: Option<String>) {
+        self.lock().waiting_for = what;
+    }
+
+    /// What the target says; `applied` is nothing while the tables are not complete.
+    pub(crate) fn applied(
+        &self,
+        role: Option<Role>,
+        epoch: i64,
+        generation: Generation,
+        applied: Option<(Lsn, SystemTime)>,
+    ) {
+        self.change(|inner| {
+            inner.role = role;
+            inner.epoch = role.map(|_| epoch);
+            inner.generation = generation;
+            inner.applied = applied;
+        });
+    }
+
+    pub(crate) fn violated(&self, more: u64) {
+        self.lock().violations += more;
+    }
+
+    pub(crate) fn violations_so_far(&self, all: u64) {
+        self.lock().violations = all;
+    }
+
+    /// The ownership's number, as the stream last said.
+    pub(crate) fn epoch(&self) -> Option<i64> {
+        self.lock().epoch
+    }
+
+    pub(crate) fn watermark(&self) -> Option<(Lsn, SystemTime)> {
+        self.lock().applied
+    }
+
+    pub(crate) fn measured(&self, lag: Option<Duration>, bytes: Option<u64>, retained: Option<u64>) {
+        let seconds = lag.map(|lag| lag.as_secs_f64());
+        let mut inner = self.lock();
+        inner.lag = (seconds, bytes);
+        inner.retained = retained;
+        drop(inner);
+        self.metrics.lag(seconds, bytes);
+        self.metrics.retained(retained);
+    }
+
+    pub(crate) fn status(&self) -> FlowStatus {
+        let inner = self.lock();
+        FlowStatus {
+            flow: self.flow,
+            role: inner.role,
+            state: inner.state(),
+            generation: inner.generation,
+            watermark: inner.applied.map(|(applied, _)| applied),
+            lag_seconds: inner.lag.0,
+            lag_bytes: inner.lag.1,
+            retained_wal_bytes: inner.retained,
+            violations: inner.violations,
+            waiting_for: inner.waiting_for.clone(),
+            last_error: inner.errors.iter().flatten().next().cloned(),
+        }
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn set(&mut self, task: Task, part: Part, error: &str) {
+        let i = match task {
+            Task::Capture => {
+                self.capture = part;
+                self.waiting_for = None;
+                0
+            }
+            Task::Apply => {
+                self.apply = part;
+                1
+            }
+        };
+        self.errors[i] = Some(error.to_owned());
+    }
+
+    /// The worse of both tasks.
+    fn state(&self) -> State {
+        let parts = [self.capture, self.apply];
+        let any = |part| parts.contains(&part);
+        if any(Part::Ended(Verdict::NeedsSnapshot)) {
+            State::NeedsSnapshot
+        } else if any(Part::Ended(Verdict::Stop)) || any(Part::Ended(Verdict::Retry)) {
+            State::Stopped
+        } else if self.apply == Part::Gap {
+            State::Gap
+        } else if any(Part::Starting) {
+            State::Starting
+        } else if any(Part::Snapshot) {
+            State::Snapshot
+        } else {
+            match self.role {
+                Some(Role::Applying) => State::Applying,
+                Some(Role::Watching) => State::Watching,
+                None => State::Starting,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::{metrics::Metrics, names::FlowNames};
+
+    #[test]
+    fn the_worse_task_decides() {
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let names = FlowNames::new("banyan", "s", Flow::LegacyToModern);
+        let board = Board::new(names.flow, metrics.flow(&names));
+        let state = || board.status().state;
+        assert_eq!(state(), State::Starting);
+        board.capture_running();
+        board.apply_running(true);
+        assert_eq!(state(), State::Snapshot);
+        board.apply_running(false);
+        board.applied(Some(Role::Watching), 1, Generation::new(1), Some((Lsn::new(1), SystemTime::now())));
+        assert_eq!(state(), State::Watching);
+        board.apply_gap();
+        assert_eq!(state(), State::Gap);
+        board.ended(Task::Capture, Verdict::Stop, "why");
+        assert_eq!((state(), board.status().last_error.as_deref()), (State::Stopped, Some("why")));
+        board.ended(Task::Apply, Verdict::NeedsSnapshot, "hole");
+        assert_eq!(state(), State::NeedsSnapshot);
+    }
+}

@@ -1,0 +1,79 @@
+//! One sync: two flows that share an owner. Which of them applies and which watches, each learns from its own stream.
+
+use std::{sync::Arc, thread::JoinHandle};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{self, Side},
+    database::DatabaseUrl,
+    error::StartError,
+    flow,
+    metrics::Metrics,
+    names::{Flow, FlowNames},
+    owner::Owners,
+    plan::Plan,
+    status::{Board, Role, SyncStatus},
+};
+
+/// A running sync.
+pub(crate) struct RunningSync {
+    name: String,
+    boards: [Arc<Board>; 2],
+    pub(crate) threads: Vec<JoinHandle<()>>,
+}
+
+/// What all syncs of a process share.
+pub(crate) struct Shared<'a> {
+    pub(crate) install: &'a str,
+    pub(crate) brokers: &'a str,
+    /// Bytes for each flow.
+    pub(crate) budget: usize,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) cancel: &'a CancellationToken,
+    pub(crate) tasks: &'a TaskTracker,
+}
+
+// === impl RunningSync ===
+
+impl RunningSync {
+    /// Starts both flows. Nothing is connected yet when this returns.
+    pub(crate) fn start(name: &str, sync: &config::Sync, shared: &Shared<'_>) -> Result<Self, StartError> {
+        let url = |side: Side, database: &config::Database| {
+            DatabaseUrl::try_new(&database.postgres).map_err(|source| StartError::Url {
+                sync: name.to_owned(),
+                side,
+                source,
+            })
+        };
+        let (legacy, modern) = (url(Side::Legacy, &sync.legacy)?, url(Side::Modern, &sync.modern)?);
+        let mut threads = Vec::new();
+        let owners = Arc::new(Owners {
+            install: shared.install.to_owned(),
+            sync: name.to_owned(),
+            legacy: legacy.clone(),
+            modern: modern.clone(),
+            wish: sync.owner,
+        });
+        let boards = Flow::BOTH.map(|flow| {
+            let names = FlowNames::new(shared.install, name, flow);
+            Arc::new(Board::new(flow, shared.metrics.flow(&names)))
+        });
+        for (flow, board) in Flow::BOTH.into_iter().zip(&boards) {
+            let names = FlowNames::new(shared.install, name, flow);
+            let plan = Arc::new(Plan::new(names, sync, &legacy, &modern, shared.brokers, shared.budget));
+            threads.extend(flow::spawn(&plan, &owners, board, shared.cancel).map_err(StartError::Thread)?);
+            shared.tasks.spawn(flow::measure(plan, Arc::clone(board), shared.cancel.clone()));
+        }
+        Ok(Self { name: name.to_owned(), boards, threads })
+    }
+
+    /// The owner is the source of the flow that applies.
+    pub(crate) fn status(&self) -> SyncStatus {
+        let flows: Vec<_> = self.boards.iter().map(|board| board.status()).collect();
+        let applying = flows.iter().find(|flow| flow.role == Some(Role::Applying));
+        let owner = applying.map(|flow| flow.flow.source());
+        let epoch = self.boards.iter().filter_map(|board| board.epoch()).max();
+        SyncStatus { name: self.name.clone(), owner, epoch, flows }
+    }
+}

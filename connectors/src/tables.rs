@@ -1,0 +1,55 @@
+//! Banyan's own tables, in the schema `banyan` of both databases.
+
+use crate::{database::Session, error::FlowError};
+
+/// Made once; a DBA may make them beforehand, and then no privilege to create anything is needed.
+const MAKE: &str = "
+CREATE SCHEMA IF NOT EXISTS banyan;
+-- Who may write a sync's tables; one row a database. `state` is about this database: open or closed for writes.
+CREATE TABLE IF NOT EXISTS banyan.owner (
+    install text, sync text, side text,
+    owner text NOT NULL, epoch bigint NOT NULL, state text NOT NULL,
+    PRIMARY KEY (install, sync, side));
+-- What a flow reads from this database: its slot, the shape of the tables when it was made, and whether the copy of the tables is complete.
+CREATE TABLE IF NOT EXISTS banyan.capture (
+    install text, sync text, flow text,
+    generation bigint NOT NULL, nonce text NOT NULL, state text NOT NULL, slot text NOT NULL,
+    system_id text NOT NULL, timeline int NOT NULL, shape text NOT NULL,
+    PRIMARY KEY (install, sync, flow));
+-- How far a flow has written into this database; moves in the transaction that writes the rows.
+CREATE TABLE IF NOT EXISTS banyan.position (
+    install text, sync text, flow text, partition int,
+    generation bigint NOT NULL, phase text NOT NULL, applied pg_lsn NOT NULL, ordinal bigint NOT NULL,
+    kafka_offset bigint NOT NULL, record text NOT NULL,
+    role text NOT NULL, epoch bigint NOT NULL,
+    system_id text NOT NULL, timeline int NOT NULL, slot text NOT NULL, source_time timestamptz NOT NULL,
+    lease text NOT NULL, lease_until timestamptz NOT NULL,
+    PRIMARY KEY (install, sync, flow, partition));
+-- Changes found in the stream of a side that was closed for writes. No values: only which table, and where.
+CREATE TABLE IF NOT EXISTS banyan.violation (
+    install text, sync text, flow text,
+    generation bigint, lsn pg_lsn, ordinal bigint,
+    source_table text NOT NULL, op text NOT NULL, epoch bigint NOT NULL, seen_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (install, sync, flow, generation, lsn, ordinal));
+";
+
+/// Makes what is not there.
+pub(crate) async fn ensure(session: &Session) -> Result<(), FlowError> {
+    let doing = "making Banyan's tables";
+    let row = session
+        .query_one(
+            "SELECT to_regclass('banyan.owner') IS NOT NULL AND to_regclass('banyan.capture') IS NOT NULL \
+             AND to_regclass('banyan.position') IS NOT NULL AND to_regclass('banyan.violation') IS NOT NULL",
+            &[],
+        )
+        .await
+        .map_err(|error| FlowError::sql(doing, &error))?;
+    if row.get(0) {
+        return Ok(());
+    }
+    // `IF NOT EXISTS` is no protection against another session that makes the same at the same time. The lock's number is "banyan".
+    session
+        .batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock(108171085996398); {MAKE} COMMIT"))
+        .await
+        .map_err(|error| FlowError::sql(doing, &error))
+}

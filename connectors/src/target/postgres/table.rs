@@ -1,0 +1,228 @@
+//! A target table as its catalogue shows it, and the statements that write runs of rows to it.
+
+use std::collections::HashMap;
+
+use prometheus::IntCounter;
+use tokio_postgres::Statement;
+
+use crate::{
+    database::Session,
+    error::FlowError,
+    metrics::FlowMetrics,
+    names::{quote, quote_table},
+    plan::PlanTable,
+    record::envelope::Op,
+};
+
+/// A target table.
+pub(crate) struct TargetTable {
+    pub(crate) plan: PlanTable,
+    pub(crate) columns: Vec<Column>,
+    /// Which columns are the primary key.
+    pub(crate) key: Vec<usize>,
+    /// A unique index beside the primary key: rows must be written in event order.
+    pub(crate) other_unique: bool,
+    statements: HashMap<Shape, Statement>,
+    counters: HashMap<Op, IntCounter>,
+}
+
+/// A column of a target table.
+pub(crate) struct Column {
+    pub(crate) name: String,
+    /// Without its modifier: an explicit cast to `varchar(5)` would cut what assigning refuses.
+    cast: String,
+    /// The server makes its value.
+    pub(crate) generated: bool,
+    /// GENERATED ALWAYS AS IDENTITY: can be inserted, never set.
+    pub(crate) identity_always: bool,
+}
+
+/// What a run writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Write {
+    Insert,
+    Update,
+    Delete,
+    /// A snapshot's row over one that may be there: equal rows stay untouched.
+    Merge,
+    /// Notes the key of a snapshot's row.
+    Seen,
+}
+
+/// A statement's identity: the kind, the columns it carries, and whether the key itself is set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    pub(crate) write: Write,
+    pub(crate) columns: Vec<usize>,
+    pub(crate) moves_key: bool,
+}
+
+// === impl TargetTable ===
+
+impl TargetTable {
+    /// Reads the catalogue.
+    pub(crate) async fn load(session: &Session, plan: &PlanTable) -> Result<Self, FlowError> {
+        let doing = "reading the target's columns";
+        let name = quote_table(&plan.target);
+        let rows = session
+            .query(
+                "SELECT a.attname::text, format_type(a.atttypid, -1), a.attgenerated <> '', a.attidentity = 'a', \
+                 coalesce(array_position(i.indkey::int2[], a.attnum)::int, -1) \
+                 FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary \
+                 WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+                &[&name],
+            )
+            .await
+            .map_err(|e| FlowError::sql(doing, &e))?;
+        if rows.is_empty() {
+            return Err(FlowError::Stop(format!("the target has no table `{}`", plan.target)));
+        }
+        let mut key: Vec<(i32, usize)> = Vec::new();
+        let mut columns = Vec::with_capacity(rows.len());
+        for (i, row) in rows.iter().enumerate() {
+            let place: i32 = row.get(4);
+            if place >= 0 {
+                key.push((place, i));
+            }
+            columns.push(Column {
+                name: row.get(0),
+                cast: row.get(1),
+                generated: row.get(2),
+                identity_always: row.get(3),
+            });
+        }
+        key.sort_unstable();
+        if key.is_empty() {
+            return Err(FlowError::Stop(format!("the target's table `{}` has no primary key", plan.target)));
+        }
+        let row = session
+            .query_one(
+                "SELECT EXISTS (SELECT 1 FROM pg_index WHERE indrelid = to_regclass($1) AND (indisunique OR indisexclusion) AND NOT indisprimary)",
+                &[&name],
+            )
+            .await
+            .map_err(|e| FlowError::sql(doing, &e))?;
+        Ok(Self {
+            plan: plan.clone(),
+            columns,
+            key: key.into_iter().map(|(_, i)| i).collect(),
+            other_unique: row.get(0),
+            statements: HashMap::new(),
+            counters: HashMap::new(),
+        })
+    }
+
+    /// Whether this is `schema.table` of the source.
+    pub(crate) fn is(&self, schema: &str, table: &str) -> bool {
+        self.plan
+            .source
+            .split_once('.')
+            .is_some_and(|(own_schema, own_table)| own_schema == schema && own_table == table)
+    }
+
+    /// The column named `name`; `hint` is where it stood in the row before.
+    pub(crate) fn column(&self, name: &str, hint: usize) -> Option<usize> {
+        if self.columns.get(hint).is_some_and(|column| column.name == name) {
+            return Some(hint);
+        }
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    pub(crate) fn statement(&self, shape: &Shape) -> Option<&Statement> {
+        self.statements.get(shape)
+    }
+
+    pub(crate) fn remember(&mut self, shape: Shape, statement: Statement) {
+        self.statements.insert(shape, statement);
+    }
+
+    pub(crate) fn count(&mut self, metrics: &FlowMetrics, op: Op, rows: u64) {
+        let plan = &self.plan;
+        self.counters.entry(op).or_insert_with(|| metrics.changes(&plan.target, op)).inc_by(rows);
+    }
+
+    /// The columns that an UPDATE of this shape sets.
+    pub(crate) fn settable<'s>(&'s self, shape: &'s Shape) -> impl Iterator<Item = usize> + 's {
+        shape.columns.iter().copied().filter(|&i| {
+            let column = &self.columns[i];
+            !column.generated && !column.identity_always && (shape.moves_key || !self.key.contains(&i))
+        })
+    }
+
+    /// The statement of a shape. Its parameters are `text[]`: the old key's columns (UPDATE, DELETE), then the row's.
+    pub(crate) fn sql(&self, shape: &Shape, seen: &str) -> String {
+        let name = quote_table(&self.plan.target);
+        let casts = |prefix: &str, columns: &[usize]| -> Vec<String> {
+            columns.iter().map(|&i| format!("u.{prefix}{i}::{}", self.columns[i].cast)).collect()
+        };
+        let names =
+            |columns: &[usize]| -> Vec<String> { columns.iter().map(|&i| quote(&self.columns[i].name)).collect() };
+        let unnest = |old: &[usize], new: &[usize]| {
+            let count = old.len() + new.len();
+            let arrays: Vec<String> = (1..=count).map(|i| format!("${i}::text[]")).collect();
+            let labels: Vec<String> =
+                old.iter().map(|i| format!("k{i}")).chain(new.iter().map(|i| format!("a{i}"))).collect();
+            format!("unnest({}) AS u({})", arrays.join(", "), labels.join(", "))
+        };
+        let same_key = || {
+            let pairs = self.key.iter().zip(casts("k", &self.key));
+            let pairs: Vec<String> =
+                pairs.map(|(&i, cast)| format!("x.{} = {cast}", quote(&self.columns[i].name))).collect();
+            pairs.join(" AND ")
+        };
+        let columns = &shape.columns;
+        match shape.write {
+            Write::Insert => format!(
+                "INSERT INTO {name} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",
+                names(columns).join(", "),
+                casts("a", columns).join(", "),
+                unnest(&[], columns)
+            ),
+            Write::Merge => {
+                let others: Vec<&Column> =
+                    columns.iter().filter(|i| !self.key.contains(i)).map(|&i| &self.columns[i]).collect();
+                let settable: Vec<String> = others
+                    .iter()
+                    .filter(|column| !column.identity_always)
+                    .map(|column| format!("{0} = excluded.{0}", quote(&column.name)))
+                    .collect();
+                // As text: not every type can be compared (json).
+                let differ: Vec<String> = others
+                    .iter()
+                    .map(|column| format!("x.{0}::text IS DISTINCT FROM excluded.{0}::text", quote(&column.name)))
+                    .collect();
+                let action = if settable.is_empty() {
+                    "NOTHING".to_owned()
+                } else {
+                    format!("UPDATE SET {} WHERE {}", settable.join(", "), differ.join(" OR "))
+                };
+                format!(
+                    "INSERT INTO {name} AS x ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT ({}) DO {action}",
+                    names(columns).join(", "),
+                    casts("a", columns).join(", "),
+                    unnest(&[], columns),
+                    names(&self.key).join(", "),
+                )
+            }
+            Write::Seen => format!(
+                "INSERT INTO {seen} ({}) SELECT {} FROM {} ON CONFLICT DO NOTHING",
+                names(&self.key).join(", "),
+                casts("a", &self.key).join(", "),
+                unnest(&[], columns)
+            ),
+            Write::Update => {
+                let set: Vec<String> = self
+                    .settable(shape)
+                    .map(|i| format!("{} = u.a{i}::{}", quote(&self.columns[i].name), self.columns[i].cast))
+                    .collect();
+                format!(
+                    "UPDATE {name} AS x SET {} FROM {} WHERE {}",
+                    set.join(", "),
+                    unnest(&self.key, columns),
+                    same_key()
+                )
+            }
+            Write::Delete => format!("DELETE FROM {name} AS x USING {} WHERE {}", unnest(&self.key, &[]), same_key()),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! One sync, one owner: the snapshot, every kind of change, and what stops a flow.
+
+use std::collections::BTreeMap;
+
+use banyan_connectors::{
+    Connectors, State, SyncStatus,
+    config::{Config, Kafka},
+};
+use prometheus::Registry;
+use serde_json::json;
+
+use crate::harness::{Shop, eventually, secs};
+
+/// The data half alone, in this process.
+pub(crate) struct Running {
+    connectors: Connectors,
+    pub(crate) registry: Registry,
+}
+
+// === impl Running ===
+
+impl Running {
+    /// The sync `shop` of these databases; `keys` are more of its keys.
+    pub(crate) fn start(shop: &Shop, owner: &str, keys: &serde_json::Value) -> Self {
+        let mut sync = json!({
+            "owner": owner,
+            "legacy": {"postgres": shop.legacy_url},
+            "modern": {"postgres": shop.modern_url},
+            "tables": shop.tables,
+        });
+        for (key, value) in keys.as_object().into_iter().flatten() {
+            sync[key] = value.clone();
+        }
+        let config = Config {
+            install: shop.install.clone(),
+            memory: bytesize::ByteSize::mib(64),
+            kafka: Some(Kafka { brokers: shop.brokers.clone() }),
+            syncs: BTreeMap::from([("shop".to_owned(), serde_json::from_value(sync).unwrap())]),
+        };
+        let registry = Registry::new();
+        Self { connectors: Connectors::start(&config, &registry).unwrap(), registry }
+    }
+
+    pub(crate) fn status(&self) -> SyncStatus {
+        self.connectors.status().remove(0)
+    }
+
+    /// Waits until both flows are in these states (legacy to modern, modern to legacy).
+    pub(crate) async fn until(&self, states: [State; 2]) {
+        let what = format!("the flows are {states:?}");
+        eventually(secs(30), &what, async || {
+            let status = self.status();
+            if [status.flows[0].state, status.flows[1].state] == states { Ok(()) } else { Err(format!("{status:#?}")) }
+        })
+        .await;
+    }
+
+    pub(crate) async fn stop(self) {
+        self.connectors.stop().await;
+    }
+}
+
+/// Waits until both sides hold the same rows.
+pub(crate) async fn until_equal(shop: &Shop) {
+    eventually(secs(30), "both sides are equal", async || shop.equal().await).await;
+}
+
+/// One source transaction each.
+const EVERYTHING: [&str; 8] = [
+    "INSERT INTO accounts VALUES (3, 'c@x', E'Cy \"quoted\" \\\\ back\nline\\u0001'), (4, 'd@x', 'D')",
+    "INSERT INTO payments (id, account_id, amount, note) VALUES (10, 3, 10.50, NULL), (11, 4, 0.01, ''), \
+     (12, 4, 7, (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 2000) i))",
+    // The long note is not in the stream of any of these.
+    "UPDATE payments SET amount = amount + 1",
+    "UPDATE payments SET id = id + 100 WHERE id >= 11",
+    "UPDATE payments SET note = 'short' WHERE id = 10",
+    "DELETE FROM payments WHERE id = 111",
+    "BEGIN; INSERT INTO accounts VALUES (5, 'e@x', 'never'); ROLLBACK",
+    "INSERT INTO accounts VALUES (6, 'f@x', 'F'); UPDATE accounts SET email = 'ff@x' WHERE id = 6; \
+     DELETE FROM accounts WHERE id = 6; INSERT INTO accounts VALUES (6, 'fff@x', 'F')",
+];
+
+async fn both_ways(owner: &str) {
+    let shop = Shop::fresh().await;
+    let (from, to) = if owner == "legacy" { (&shop.legacy, &shop.modern) } else { (&shop.modern, &shop.legacy) };
+    from.batch("INSERT INTO accounts VALUES (1, 'a@x', 'Ann'), (2, 'b@x', 'Bö\tb'); INSERT INTO payments VALUES (1, 1, 9.99, 'first', '2026-01-02 03:04:05.678+00')").await;
+    let running = Running::start(&shop, owner, &json!({}));
+    let states =
+        if owner == "legacy" { [State::Applying, State::Watching] } else { [State::Watching, State::Applying] };
+    running.until(states).await;
+    until_equal(&shop).await;
+    assert_eq!(to.count("payments").await, 1);
+
+    for transaction in EVERYTHING {
+        from.batch(transaction).await;
+    }
+    until_equal(&shop).await;
+    assert_eq!((to.count("accounts").await, to.count("payments").await), (5, 3));
+
+    from.batch("TRUNCATE payments, accounts").await;
+    from.batch("INSERT INTO accounts VALUES (1, 'again@x', 'Ann')").await;
+    until_equal(&shop).await;
+    running.until(states).await;
+    // Nothing of it came back as a change, nor as a violation.
+    let status = running.status();
+    assert_eq!(status.flows.iter().map(|flow| flow.violations).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!(status.owner.map(|side| side.as_str()), Some(owner));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_of_a_legacy_owner_arrives() {
+    both_ways("legacy").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_of_a_modern_owner_arrives() {
+    both_ways("modern").await;
+}
