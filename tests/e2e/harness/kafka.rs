@@ -262,6 +262,7 @@ fn java() -> Command {
         "-Xmx384m",
         "-XX:TieredStopAtLevel=1",
         "-XX:+UseSerialGC",
+        "-XX:-UsePerfData",
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     ]);
     command.arg("-cp").arg(jars.join("*"));
