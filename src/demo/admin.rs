@@ -5,6 +5,7 @@ use serde_json::Value;
 use ureq::Agent;
 
 /// Where to ask.
+#[derive(Clone)]
 pub(crate) struct Admin {
     agent: Agent,
     base: String,
@@ -24,6 +25,11 @@ struct Sample {
 impl Admin {
     pub(crate) fn new(agent: &Agent, base: &str) -> Self {
         Self { agent: agent.clone(), base: base.to_owned() }
+    }
+
+    /// `http://127.0.0.1:9901`
+    pub(crate) fn base(&self) -> &str {
+        &self.base
     }
 
     pub(crate) fn metrics(&self) -> anyhow::Result<Metrics> {

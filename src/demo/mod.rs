@@ -11,8 +11,8 @@ mod keeper;
 pub(crate) mod part;
 mod ports;
 mod postgres;
-mod programs;
 mod screen;
+mod services;
 mod shop;
 mod stage;
 mod story;
@@ -78,12 +78,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 fn play(options: &Options, venue: &Venue<'_>) -> anyhow::Result<()> {
     let mut stage = Stage::set(options, venue)?;
-    let told = story::tell(&mut Scene { stage: &mut stage, screen: venue.screen, runtime: venue.runtime });
+    let told = story::tell(&mut Scene { stage: &mut stage, venue });
     let told = match told {
         Ok(()) if !options.once => stay(&stage, venue.screen),
         told => told,
     };
-    stage.strike(venue.runtime);
+    stage.strike(venue);
     told
 }
 
@@ -92,7 +92,7 @@ fn stay(stage: &Stage, screen: &Screen) -> anyhow::Result<()> {
     let program = env::current_exe()?;
     let program = shown(&program);
     let file = shown(stage.file.path());
-    let (base, admin) = (stage.base.trim_start_matches("http://"), stage.admin_base());
+    let (base, admin) = (stage.base.trim_start_matches("http://"), stage.admin.base());
     screen.say(&format!(
         "\nYours now, until Ctrl-C. Try:\n\
          \x20 edit {file}, set `weight: 50` of payments, save, and watch:   {program} status --admin {admin} --watch\n\
@@ -100,7 +100,7 @@ fn stay(stage: &Stage, screen: &Screen) -> anyhow::Result<()> {
          \x20 {program} explain -c {file} GET /payments/9 -H 'x-user-id: ann'\n\
          \x20 kill -9 {}                                      payments-service; keep asking for payments\n\
          \x20 curl -s {admin}/metrics | grep banyan_sync",
-        stage.payments.pid()
+        stage.services.payments.pid()
     ));
     while screen.rest(Duration::from_secs(1)).is_ok() {}
     screen.say("\nStopped; everything is gone.");

