@@ -1,10 +1,16 @@
 //! `banyan`: the command line, and what joins the proxy with the connectors.
 
+mod admin;
+mod app;
 mod cli;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
 mod link;
+mod logs;
+mod metrics;
+mod reload;
+mod tasks;
 
 use std::process::ExitCode;
 

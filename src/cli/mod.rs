@@ -8,6 +8,7 @@ mod completions;
 pub(crate) mod demo;
 mod explain;
 pub(crate) mod output;
+mod run;
 pub(crate) mod schema;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -32,6 +33,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run what the file says: answer requests and move rows, until SIGTERM.
+    Run(run::Args),
     /// Check the file: every error at once, with its place and what would be right.
     Check(check::Args),
     /// See it all at work on this machine: a shop in the middle of its migration.
@@ -52,6 +55,7 @@ enum Verb {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.verb {
+        Verb::Run(args) => run::run(&cli.config, args),
         Verb::Check(args) => check::run(&cli.config, args),
         #[cfg(feature = "demo")]
         Verb::Demo(options) => demo::run(options),

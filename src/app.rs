@@ -1,0 +1,115 @@
+//! One running Banyan: both halves, the file in force, and what the admin listener tells of them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use banyan_proxy::Proxy;
+use prometheus::Registry;
+
+use crate::{
+    admin::{FileStatus, Status},
+    config::{Loaded, RestartKeys},
+    link::Links,
+    metrics::Metrics,
+};
+
+/// Everything that runs, shared with the admin listener and the watcher of the file.
+pub(crate) struct App {
+    path: PathBuf,
+    started: Instant,
+    ready: AtomicBool,
+    registry: Registry,
+    pub(crate) metrics: Metrics,
+    pub(crate) links: Arc<Links>,
+    file: Mutex<InForce>,
+    proxy: RwLock<Option<Proxy>>,
+}
+
+/// The file in force, and what is known of the one on disk.
+pub(crate) struct InForce {
+    pub(crate) loaded: Loaded,
+    /// What only a restart changes, as the process was started with it.
+    pub(crate) started_with: RestartKeys,
+    /// The bytes on disk when they were last judged; `None` when they could not be read.
+    pub(crate) judged: Option<Vec<u8>>,
+    pub(crate) status: FileStatus,
+}
+
+/// The halves that run in this process.
+pub(crate) struct Halves {
+    pub(crate) proxy: Option<Proxy>,
+}
+
+// === impl App ===
+
+impl App {
+    pub(crate) fn new(
+        path: &Path,
+        loaded: Loaded,
+        registry: Registry,
+        metrics: Metrics,
+        links: Arc<Links>,
+        halves: Halves,
+    ) -> Self {
+        let judged = Some(loaded.text.as_bytes().to_vec());
+        let status = FileStatus { path: path.display().to_string(), in_force: true, ..FileStatus::default() };
+        Self {
+            path: path.to_owned(),
+            started: Instant::now(),
+            ready: AtomicBool::new(true),
+            registry,
+            metrics,
+            links,
+            file: Mutex::new(InForce { started_with: loaded.restart.clone(), loaded, judged, status }),
+            proxy: RwLock::new(halves.proxy),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// The file in force; not to be held across an await.
+    pub(crate) fn file(&self) -> MutexGuard<'_, InForce> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the proxy, when this process has one.
+    pub(crate) fn with_proxy<T>(&self, act: impl FnOnce(&Proxy) -> T) -> Option<T> {
+        self.proxy.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            ready: self.is_ready(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            file: self.file().status.clone(),
+            proxy: self.with_proxy(Proxy::status),
+            links: self.links.status(),
+        }
+    }
+
+    /// Says "not ready" first, lets what is in flight finish, then stops the flows.
+    pub(crate) async fn stop(&self, at_most: Duration) {
+        self.ready.store(false, Ordering::Relaxed);
+        let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(proxy) = proxy {
+            proxy.drain(at_most).await;
+        }
+    }
+}

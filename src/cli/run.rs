@@ -1,0 +1,122 @@
+//! `banyan run`: starts what the file says and keeps it running until a signal.
+
+use std::{net::TcpListener, path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use banyan_proxy::Proxy;
+use clap::ValueEnum;
+use prometheus::Registry;
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::{error, info};
+
+use super::output;
+use crate::{
+    admin,
+    app::{App, Halves},
+    config::{self, Loaded},
+    link::Links,
+    logs,
+    metrics::Metrics,
+    reload,
+    tasks::Tasks,
+};
+
+/// `run` refuses its file (BSD's `EX_CONFIG`).
+const REFUSED: u8 = 78;
+/// Threads of everything that is not the answering path.
+const BACKGROUND_THREADS: usize = 2;
+/// What is in flight at SIGTERM gets so long; Kubernetes kills after 30.
+const DRAIN: Duration = Duration::from_secs(25);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Run one half only; the other one runs elsewhere.
+    #[arg(long, value_enum, value_name = "HALF")]
+    only: Option<Half>,
+}
+
+/// One of the two halves of Banyan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Half {
+    /// Answer requests.
+    Proxy,
+    /// Move rows.
+    Connectors,
+}
+
+pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+    let accepted = match config::load(path) {
+        Ok(accepted) => accepted,
+        Err(report) => {
+            output::report(&report, "; nothing was started");
+            return Ok(ExitCode::from(REFUSED));
+        }
+    };
+    if accepted.report.warnings() > 0 {
+        output::report(&accepted.report, "");
+    }
+    logs::start();
+    let background = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(BACKGROUND_THREADS)
+        .thread_name("banyan-back")
+        .enable_all()
+        .build()
+        .context("no background runtime")?;
+    let done = background.block_on(serve(path, args.only, accepted.loaded));
+    background.shutdown_timeout(Duration::from_secs(2));
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Starts both halves, the admin listener and the watcher; returns after a signal, when everything has ended.
+async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let registry = Registry::new();
+    let metrics = Metrics::register()?;
+    let tasks = Tasks::new(metrics.clone());
+    let links = Arc::new(Links::new(&loaded.proxy));
+    links.compare_with_file(&loaded.proxy);
+
+    // The admin listener's port first: a second Banyan on this machine should fail before it touches anything.
+    let admin = bind(&loaded)?;
+    let proxy = match only {
+        Some(Half::Connectors) => None,
+        _ => Some(Proxy::start(loaded.proxy.clone(), &*links, Handle::current(), &registry)?),
+    };
+    if let Some(proxy) = &proxy {
+        for address in proxy.local_addrs() {
+            info!(%address, routes = loaded.proxy.routes.len(), "listening");
+        }
+    }
+    info!(address = %admin.local_addr()?, "admin listening");
+
+    let halves = Halves { proxy };
+    let app = Arc::new(App::new(path, loaded, registry, metrics, links, halves));
+    let (shared, socket) = (Arc::clone(&app), Arc::new(admin));
+    tasks.spawn("admin", move || admin::serve(Arc::clone(&socket), Arc::clone(&shared)));
+    let shared = Arc::clone(&app);
+    tasks.spawn("reload", move || reload::watch(Arc::clone(&shared)));
+
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    info!(signal, "stopping: not ready any more, what is in flight finishes");
+    tokio::select! {
+        () = app.stop(DRAIN) => info!("stopped"),
+        _ = terminate.recv() => error!("stopped at once by a second signal"),
+        _ = interrupt.recv() => error!("stopped at once by a second signal"),
+    }
+    tasks.stop().await;
+    Ok(())
+}
+
+fn bind(loaded: &Loaded) -> anyhow::Result<TcpListener> {
+    let bind = loaded.admin.bind;
+    let listener = TcpListener::bind(bind).with_context(|| format!("`admin.bind`: cannot listen on {bind}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

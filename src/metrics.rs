@@ -1,0 +1,95 @@
+//! Metrics of the process as a whole: build, file, tasks. The halves' own are in `proxy/` and `connectors/`.
+
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, proto::MetricFamily};
+
+const BUILD_INFO: &str = "banyan_build_info";
+const RELOADS: &str = "banyan_config_reloads_total";
+const LAST_RELOAD: &str = "banyan_config_last_reload_successful";
+const TASK_RESTARTS: &str = "banyan_task_restarts_total";
+
+/// What became of a reload: the values of `result`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReloadResult {
+    /// The new file is in force.
+    Accepted,
+    /// It has errors; nothing changed.
+    Refused,
+}
+
+/// The process's own metrics, in a registry of their own: the halves count restarts of their tasks under the same name.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    reloads: IntCounterVec,
+    last_reload: IntGauge,
+    task_restarts: IntCounterVec,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers them, and the process's (CPU, memory, descriptors).
+    pub(crate) fn register() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let build =
+            IntGaugeVec::new(Opts::new(BUILD_INFO, "Always 1; the label says which Banyan this is."), &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let reloads =
+            IntCounterVec::new(Opts::new(RELOADS, "Changes of the file, by what became of them."), &["result"])?;
+        for result in [ReloadResult::Accepted, ReloadResult::Refused] {
+            reloads.with_label_values(&[result.as_str()]);
+        }
+        let last_reload =
+            IntGauge::new(LAST_RELOAD, "1 while the file on disk is the one in force, 0 after one was refused.")?;
+        last_reload.set(1);
+        let task_restarts = IntCounterVec::new(
+            Opts::new(TASK_RESTARTS, "Times that a background task failed and was started again."),
+            &["task"],
+        )?;
+        registry.register(Box::new(build))?;
+        registry.register(Box::new(reloads.clone()))?;
+        registry.register(Box::new(last_reload.clone()))?;
+        registry.register(Box::new(task_restarts.clone()))?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self { registry, reloads, last_reload, task_restarts })
+    }
+
+    /// Everything, with the halves' metrics; a name that both have is one family.
+    pub(crate) fn gather(&self, halves: &Registry) -> Vec<MetricFamily> {
+        let mut families = halves.gather();
+        for mut own in self.registry.gather() {
+            match families.iter_mut().find(|family| family.name() == own.name()) {
+                Some(family) => family.mut_metric().append(own.mut_metric()),
+                None => families.push(own),
+            }
+        }
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        families
+    }
+
+    pub(crate) fn reloaded(&self, result: ReloadResult) {
+        self.reloads.with_label_values(&[result.as_str()]).inc();
+        self.last_reload.set(i64::from(result == ReloadResult::Accepted));
+    }
+
+    /// Makes a task's counter visible at 0.
+    pub(crate) fn task(&self, task: &'static str) {
+        self.task_restarts.with_label_values(&[task]);
+    }
+
+    pub(crate) fn task_restarted(&self, task: &'static str) {
+        self.task_restarts.with_label_values(&[task]).inc();
+    }
+}
+
+// === impl ReloadResult ===
+
+impl ReloadResult {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Takes over the file when it changes on disk, or at SIGHUP: validate whole, compile whole, swap; else everything stays as it is.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use notify::{EventKind, RecursiveMode, Watcher as _, event::AccessKind};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, sleep, timeout_at},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    app::App,
+    config::{self, Accepted, Against, Report},
+    metrics::ReloadResult,
+};
+
+/// Quiet for so long: whoever writes the file is done.
+const QUIET: Duration = Duration::from_millis(50);
+/// Somebody who never stops writing is not waited for longer.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// A file with errors may be half written: it is read once more after this.
+const SECOND_LOOK: Duration = Duration::from_millis(150);
+/// Where the system tells nothing (network file systems), the file is looked at this often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What became of a changed file: writes the log line, the metric and the status together.
+enum Event<'r> {
+    Accepted { warnings: usize, routes: usize, restart: Vec<String> },
+    Refused { report: &'r Report },
+}
+
+/// Watches the file until it is dropped.
+///
+/// # Errors
+/// When the system cannot watch the folder.
+pub(crate) async fn watch(app: Arc<App>) -> anyhow::Result<()> {
+    let (tell, mut told) = mpsc::channel(1);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the file is an event too, and must not lead to reading it again.
+        let reading = |kind| matches!(kind, EventKind::Access(access) if !matches!(access, AccessKind::Close(notify::event::AccessMode::Write)));
+        if !event.is_ok_and(|event| reading(event.kind)) {
+            let _ = tell.try_send(());
+        }
+    })
+    .context("the file's folder cannot be watched")?;
+    for folder in folders(&app) {
+        watcher.watch(&folder, RecursiveMode::NonRecursive).with_context(|| format!("`{}`", folder.display()))?;
+    }
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        let forced = tokio::select! {
+            Some(()) = told.recv() => {
+                settle(&mut told).await;
+                false
+            }
+            Some(()) = hangup.recv() => true,
+            () = sleep(LOOK) => false,
+        };
+        look(&app, forced).await?;
+    }
+}
+
+/// The folder that holds the file; and, where the file is a link, the folder of what it leads to. Kubernetes swaps a link in the first one.
+fn folders(app: &App) -> Vec<PathBuf> {
+    let parent = |path: &std::path::Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut folders = vec![parent(app.path())];
+    if let Ok(target) = app.path().canonicalize() {
+        let behind = parent(&target);
+        if folders[0].canonicalize().ok().as_ref() != Some(&behind) {
+            folders.push(behind);
+        }
+    }
+    folders
+}
+
+async fn settle(told: &mut mpsc::Receiver<()>) {
+    let latest = Instant::now() + LONGEST_WAIT;
+    while timeout_at(latest.min(Instant::now() + QUIET), told.recv()).await.is_ok() {
+        if Instant::now() >= latest {
+            return;
+        }
+    }
+}
+
+/// Judges the file if it is another one than at the last look, or if a person asks for it.
+async fn look(app: &Arc<App>, forced: bool) -> anyhow::Result<()> {
+    let mut forced = forced;
+    loop {
+        let (path, against) = (app.path().to_owned(), against(app));
+        let known = if forced { None } else { Some(app.file().judged.clone()) };
+        let judged = tokio::task::spawn_blocking(move || {
+            let bytes = config::read(&path);
+            let same = known.is_some_and(|known| known.as_deref() == bytes.as_deref().ok());
+            (!same).then(|| {
+                let name = path.display().to_string();
+                let verdict = match &bytes {
+                    Ok(bytes) => config::check(&name, bytes, &|variable| std::env::var(variable).ok(), &against),
+                    Err(unreadable) => Err(Box::new(unreadable.report(&name))),
+                };
+                (bytes.ok(), verdict)
+            })
+        });
+        let Some((bytes, verdict)) = judged.await? else { return Ok(()) };
+        if verdict.is_err() {
+            sleep(SECOND_LOOK).await;
+            let path = app.path().to_owned();
+            let again = tokio::task::spawn_blocking(move || config::read(&path).ok()).await?;
+            if again != bytes {
+                forced = true;
+                continue;
+            }
+        }
+        app.file().judged = bytes;
+        match verdict.and_then(|accepted| take_over(app, accepted)) {
+            Ok(event) => event.tell(app),
+            Err(report) => Event::Refused { report: &report }.tell(app),
+        }
+        return Ok(());
+    }
+}
+
+/// Who owns each sync, which a file cannot change.
+fn against(app: &App) -> Against {
+    let file = app.file();
+    let owners = file.loaded.proxy.syncs.iter().map(|(name, sync)| {
+        let known = app.links.known(name).map_or(sync.owner, |known| known.owner);
+        (name.clone(), (sync.owner, known))
+    });
+    Against { owners: owners.collect() }
+}
+
+fn take_over<'r>(app: &App, accepted: Accepted) -> Result<Event<'r>, Box<Report>> {
+    let Accepted { loaded, mut report } = accepted;
+    app.links.follow(&loaded.proxy);
+    if let Some(Err(problems)) = app.with_proxy(|proxy| proxy.reload(loaded.proxy.clone(), &*app.links)) {
+        for problem in problems {
+            report.add(&problem);
+        }
+        app.links.follow(&app.file().loaded.proxy);
+        return Err(Box::new(report));
+    }
+    let mut file = app.file();
+    // Against what the process was started with: what still waits for a restart keeps waiting.
+    let restart = file.started_with.changed(&loaded.restart);
+    let routes = loaded.proxy.routes.len();
+    file.loaded = loaded;
+    Ok(Event::Accepted { warnings: report.warnings(), routes, restart })
+}
+
+// === impl Event ===
+
+impl Event<'_> {
+    fn tell(self, app: &App) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut file = app.file();
+        let status = &mut file.status;
+        status.last_reload_unix = Some(now);
+        match self {
+            Self::Accepted { warnings, routes, restart } => {
+                info!(file = status.path, routes, warnings, "took over the file");
+                if !restart.is_empty() {
+                    warn!(
+                        keys = restart.join(", "),
+                        "changed keys that need a restart; until then the old values hold"
+                    );
+                }
+                status.in_force = true;
+                status.reloads += 1;
+                status.errors = 0;
+                status.first_error = None;
+                status.restart_needed = restart;
+                app.metrics.reloaded(ReloadResult::Accepted);
+            }
+            Self::Refused { report } => {
+                let first = report.first_error();
+                error!(
+                    errors = report.errors(),
+                    first = first.as_deref().unwrap_or_default(),
+                    "refused the file, the old one stays in force; `banyan check` tells everything"
+                );
+                status.in_force = false;
+                status.errors = report.errors();
+                status.first_error = first;
+                app.metrics.reloaded(ReloadResult::Refused);
+            }
+        }
+    }
+}
