@@ -27,8 +27,8 @@ pub(crate) struct Screen {
 #[error("stopped")]
 pub(crate) struct Stopped;
 
-/// Between two looks at what is waited for.
-const LOOK: Duration = Duration::from_millis(10);
+/// Between two looks at what is waited for: at first, so that what comes at once is measured well, and at most.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(30));
 /// A wait shorter than this is not worth a line.
 const PATIENCE: Duration = Duration::from_millis(400);
 
@@ -46,13 +46,16 @@ impl Stop {
     /// Sleeps, or returns early with an error once the demo is to stop.
     pub(crate) fn rest(&self, time: Duration) -> Result<(), Stopped> {
         let end = Instant::now() + time;
-        while Instant::now() < end {
+        loop {
             if self.is_wanted() {
                 return Err(Stopped);
             }
-            thread::sleep(LOOK.min(time));
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(LOOKS.1.min(left));
         }
-        Ok(())
     }
 }
 
@@ -89,6 +92,7 @@ impl Screen {
     ) -> anyhow::Result<T> {
         let began = Instant::now();
         let mut last = None;
+        let mut pause = LOOKS.0;
         let mut shown = began;
         let outcome = loop {
             if self.stop.is_wanted() {
@@ -111,7 +115,8 @@ impl Screen {
                 shown = Instant::now();
                 let _ = write!(io::stderr(), "\r\x1b[K   … {what}, {:.1} s", began.elapsed().as_secs_f64());
             }
-            thread::sleep(LOOK);
+            thread::sleep(pause);
+            pause = (pause * 11 / 10 + Duration::from_micros(1)).min(LOOKS.1);
         };
         if shown != began {
             let _ = write!(io::stderr(), "\r\x1b[K");

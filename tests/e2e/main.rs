@@ -9,3 +9,10 @@ mod file_golden;
 mod harness;
 #[cfg(test)]
 mod harness_holds;
+
+#[cfg(feature = "demo")]
+#[cfg(test)]
+mod demo_story;
+#[cfg(feature = "demo")]
+#[cfg(test)]
+mod shop_journey;

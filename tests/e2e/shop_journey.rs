@@ -1,0 +1,202 @@
+//! A person walks through the shop while it is being moved: signs in at the new service, reads and pays on both sides, signs out.
+
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr};
+
+use tokio::task::JoinSet;
+
+use super::harness::{Banyan, Database, Kafka, Postgres, Raw, client::Answer, eventually, ports, secs};
+
+const KEY: &str = "key-of-the-journey";
+
+/// The three programs of the shop, each on its own database, and the file's variables that lead Banyan to them.
+struct Shop {
+    /// Ends them with the test.
+    _programs: JoinSet<anyhow::Result<()>>,
+    legacy: Database,
+    variables: Vec<(&'static str, String)>,
+}
+
+/// A browser: it keeps cookies, follows nothing, and accepts HTML.
+struct Browser {
+    to: SocketAddr,
+    cookies: RefCell<BTreeMap<String, String>>,
+}
+
+/// Signs in at accounts-service, walks accounts, payments (weight 50) and orders, posts a form that the other side rendered, signs out; the
+/// monolith refuses the old cookie once the sync has brought the news.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_session_is_known_to_both_sides_until_it_is_signed_out() {
+    let shop = Shop::open().await;
+    let banyan = shop.banyan("weight: 50 ").await;
+    banyan.flow_state("payments", "legacy_to_modern", &["applying"], secs(60)).await;
+    banyan.flow_state("accounts", "modern_to_legacy", &["applying"], secs(60)).await;
+
+    // Browsers get Banyan's own cookie; among a few there is one on each side.
+    let mut rendered_by = BTreeMap::new();
+    for _ in 0..40 {
+        let browser = Browser::new(banyan.http());
+        let signed_in = browser.post("/login", &[("name", "ann"), ("password", "banyan")]).await;
+        assert_eq!((signed_in.status, side(&signed_in)), (303, "modern"), "{}", signed_in.text());
+        let form = browser.get("/payments/new").await;
+        assert_eq!(form.status, 200, "{}", form.text());
+        rendered_by.entry(side(&form).to_owned()).or_insert((browser, form));
+        if rendered_by.len() == 2 {
+            break;
+        }
+    }
+    let (browser, form) = rendered_by.remove("modern").expect("one of 40 browsers is on modern");
+    assert!(rendered_by.contains_key("legacy"), "one of 40 browsers is on legacy");
+
+    let account = browser.get("/accounts/me").await;
+    assert!(account.text().contains("Signed in as ann") && side(&account) == "modern", "{}", account.text());
+    let payments = browser.get("/payments").await;
+    assert_eq!((payments.status, side(&payments)), (200, "modern"));
+    let orders = browser.get("/orders").await;
+    assert!(orders.text().contains("Orders of ann"), "the monolith does not know her: {}", orders.text());
+
+    // The form came from modern; the write goes to legacy, which owns the payments.
+    let paid = browser.post("/payments", &[("form_token", &token(&form)), ("amount", "12.50"), ("note", "form")]).await;
+    assert_eq!((paid.status, side(&paid)), (303, "legacy"), "{}", paid.text());
+    let read = browser.get(paid.header("location").expect("it says where the payment is")).await;
+    assert!(read.status == 200 && read.text().contains("12.50 EUR"), "she does not see her payment: {}", read.text());
+    assert_eq!(shop.legacy.number("SELECT count(*) FROM payments WHERE note = 'form' AND account_id = 1").await, 1);
+
+    // The monolith's own form, to the monolith.
+    let ordered =
+        browser.post("/orders", &[("form_token", &token(&orders)), ("sku", "fig-jam"), ("quantity", "2")]).await;
+    assert_eq!(ordered.status, 303, "{}", ordered.text());
+
+    // A form without the token is nobody's.
+    let forged = browser.post("/payments", &[("form_token", "AAAA"), ("amount", "1"), ("note", "forged")]).await;
+    assert_eq!(forged.status, 422);
+
+    let copied = browser.cookies.borrow().clone();
+    let out = browser.post("/logout", &[("form_token", &token(&account))]).await;
+    assert_eq!((out.status, side(&out)), (303, "modern"), "{}", out.text());
+    assert_eq!(browser.get("/orders").await.status, 401, "the browser gave its cookie back");
+    let thief = Browser { to: banyan.http(), cookies: RefCell::new(copied) };
+    assert_eq!(thief.get("/accounts/me").await.status, 401, "accounts-service knows at once");
+    eventually(secs(20), "the monolith refuses the old cookie", async || thief.get("/orders").await.status == 401)
+        .await;
+    assert_eq!(thief.get("/payments/new").await.status, 200, "payments-service checks signature and expiry alone");
+}
+
+/// The chat belongs to no route, so it goes to the monolith, as a tunnel; the monolith knows the speaker by the cookie of accounts-service.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_monoliths_chat_goes_through_and_knows_who_speaks() {
+    let shop = Shop::open().await;
+    let banyan = shop.banyan("weight: 0 ").await;
+    let browser = Browser::new(banyan.http());
+    assert_eq!(browser.post("/login", &[("name", "ben"), ("password", "banyan")]).await.status, 303);
+    let session = browser.cookies.borrow()["shop_session"].clone();
+    let mut socket = Raw::connect(banyan.http()).await;
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let upgrade = "Host: shop.test\r\nConnection: Upgrade\r\nUpgrade: websocket";
+    socket
+        .send(format!("GET /chat/socket HTTP/1.1\r\n{upgrade}\r\n{key}\r\nCookie: shop_session={session}\r\n\r\n"))
+        .await;
+    let opened = socket.answer().await.expect("an answer");
+    assert_eq!(opened.status, 101, "{}", opened.text());
+    // A text frame, masked with zeros (RFC 6455, 5.2); the answer is not masked.
+    socket.send([&[0x81, 0x80 | 5, 0, 0, 0, 0], &b"hello"[..]].concat()).await;
+    let heard = socket.exactly(2 + "ben: hello".len()).await.expect("the room hears it");
+    assert_eq!((heard[0], &heard[2..]), (0x81, &b"ben: hello"[..]));
+}
+
+// === impl Shop ===
+
+impl Shop {
+    async fn open() -> Self {
+        let legacy = Postgres::shared_legacy().database("journey").await;
+        let payments = Postgres::shared_modern().database("journey_payments").await;
+        let accounts = Postgres::shared_modern().database("journey_accounts").await;
+        let url = |database: &Database| database.url("postgres", "none");
+        let bind = || SocketAddr::from(([127, 0, 0, 1], ports::reserve()));
+        let (monolith, payments_service, accounts_service) = (bind(), bind(), bind());
+        let key = || KEY.to_owned();
+        let mut programs = JoinSet::new();
+        let settings = legacy_app::Settings { bind: monolith, database: url(&legacy), session_key: key() };
+        programs.spawn(legacy_app::serve(settings));
+        let settings =
+            payments_service::Settings { bind: payments_service, database: url(&payments), session_key: key() };
+        programs.spawn(payments_service::serve(settings));
+        let settings =
+            accounts_service::Settings { bind: accounts_service, database: url(&accounts), session_key: key() };
+        programs.spawn(accounts_service::serve(settings));
+        for address in [monolith, payments_service, accounts_service] {
+            let up = async || tokio::net::TcpStream::connect(address).await.is_ok();
+            eventually(secs(20), "the shop is open", up).await;
+        }
+        let variables = vec![
+            ("BANYAN_INSTALL", format!("j{:08x}", rand::random::<u32>())),
+            ("LEGACY_APP", format!("http://{monolith}")),
+            ("PAYMENTS_SERVICE", format!("http://{payments_service}")),
+            ("ACCOUNTS_SERVICE", format!("http://{accounts_service}")),
+            ("KAFKA_BROKERS", Kafka::shared().brokers()),
+            ("LEGACY_DB_URL", url(&legacy)),
+            ("PAYMENTS_DB_URL", url(&payments)),
+            ("ACCOUNTS_DB_URL", url(&accounts)),
+        ];
+        Self { _programs: programs, legacy, variables }
+    }
+
+    /// Banyan on the repository's own routes.yaml, with another weight of the route `payments`.
+    async fn banyan(&self, weight: &str) -> Banyan {
+        let example = include_str!("../../routes.yaml");
+        let rest = &example[example.find("upstreams:").expect("the example has upstreams")..];
+        assert!(rest.contains("weight: 0 "), "the example begins with everything on legacy");
+        let mut banyan = Banyan::with(&rest.replacen("weight: 0 ", weight, 1));
+        for (name, value) in &self.variables {
+            banyan = banyan.env(name, value);
+        }
+        banyan.start().await
+    }
+}
+
+// === impl Browser ===
+
+impl Browser {
+    fn new(to: SocketAddr) -> Self {
+        Self { to, cookies: RefCell::default() }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1\r\n"), "").await
+    }
+
+    async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let body: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
+        self.send(&format!("POST {path} HTTP/1.1\r\n{kind}"), &body.join("&")).await
+    }
+
+    async fn send(&self, start: &str, body: &str) -> Answer {
+        let cookies: Vec<_> = self.cookies.borrow().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let cookie = if cookies.is_empty() { String::new() } else { format!("Cookie: {}\r\n", cookies.join("; ")) };
+        let length =
+            if start.starts_with("GET") { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let head = format!("{start}Host: shop.test\r\nAccept: text/html\r\nConnection: close\r\n{cookie}{length}\r\n");
+        let answer = Raw::once(self.to, &format!("{head}{body}")).await;
+        for line in answer.headers("set-cookie") {
+            let (name, value) = line.split(';').next().and_then(|pair| pair.split_once('=')).expect("name=value");
+            let mut cookies = self.cookies.borrow_mut();
+            if value.is_empty() {
+                cookies.remove(name)
+            } else {
+                cookies.insert(name.to_owned(), value.to_owned())
+            };
+        }
+        answer
+    }
+}
+
+fn side(answer: &Answer) -> &str {
+    answer.header("x-banyan-side").unwrap_or("nobody")
+}
+
+/// The hidden field of a form.
+fn token(page: &Answer) -> String {
+    let text = page.text();
+    let rest = text.split_once("name=form_token value=\"").unwrap_or_else(|| panic!("no form: {text}")).1;
+    rest.split('"').next().expect("a split has a first piece").to_owned()
+}
