@@ -129,7 +129,9 @@ impl Shadows {
         let target = route.target(to).ok_or(Outcome::Error)?;
         let request = request::copy(offer.head, target, offer.path, offer.found.prefix_end).ok_or(Outcome::Error)?;
         let max_body = usize::try_from(shadowed.settings.max_body.as_u64()).unwrap_or(usize::MAX);
-        let (ticket, control) = Ticket::new(Arc::clone(&self.shadow.budget), shadowed.rules.as_ref().map(|_| max_body));
+        let is_head = request.method() == http::Method::HEAD;
+        let bound = shadowed.rules.as_ref().map(|_| max_body);
+        let (ticket, control) = Ticket::new(Arc::clone(&self.shadow.budget), bound, is_head);
         permit.send(Job {
             route: Arc::clone(shadowed),
             origin: Arc::clone(if to == Owner::Legacy { &shadowed.legacy } else { &shadowed.modern }),

@@ -55,12 +55,13 @@ const JSON: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent
 // === impl Stage ===
 
 impl Stage {
-    async fn new(script: Script, extra: Value) -> (Self, mpsc::UnboundedReceiver<Event>) {
+    async fn new(script: Script, extra: impl Into<Value>) -> (Self, mpsc::UnboundedReceiver<Event>) {
         let (address, events) = upstream(script).await;
-        (Self::at(address, extra), events)
+        (Self::at(address, extra.into()), events)
     }
 
-    fn at(modern: SocketAddr, extra: Value) -> Self {
+    fn at(modern: SocketAddr, extra: impl Into<Value>) -> Self {
+        let extra = extra.into();
         let mut route = json!({"name": "r", "match": {"path_prefix": "/r"}, "legacy": "monolith", "modern": "payments",
             "shadow": {"percent": 100, "timeout": "5s"}, "compare": {"samples": 2}});
         route.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());

@@ -17,6 +17,8 @@ pub struct Ticket {
     budget: Arc<Budget>,
     /// `None` when nothing is compared: then the head is the end.
     max_body: Option<usize>,
+    /// Of a HEAD: its length is that of a body which does not come.
+    is_head: bool,
 }
 
 /// What the client got.
@@ -30,9 +32,13 @@ pub(super) struct Recorded {
 // === impl Ticket ===
 
 impl Ticket {
-    pub(super) fn new(budget: Arc<Budget>, max_body: Option<usize>) -> (Self, oneshot::Receiver<Recorded>) {
+    pub(super) fn new(
+        budget: Arc<Budget>,
+        max_body: Option<usize>,
+        is_head: bool,
+    ) -> (Self, oneshot::Receiver<Recorded>) {
         let (to, from) = oneshot::channel();
-        (Self { recorded: None, to: Some(to), budget, max_body }, from)
+        (Self { recorded: None, to: Some(to), budget, max_body, is_head }, from)
     }
 
     /// The head of the final answer, as the upstream gave it; once.
@@ -40,7 +46,8 @@ impl Ticket {
         let bound = self.max_body.unwrap_or(0);
         let mut body = Kept::new(Arc::clone(&self.budget), bound);
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let is_long = length.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > bound));
+        let is_long =
+            !self.is_head && length.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > bound));
         if is_long {
             body.give_up(End::TooLong);
         }

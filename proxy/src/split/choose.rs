@@ -162,7 +162,7 @@ impl Split {
     }
 
     /// To be called when a synced route's write was answered, whatever the answer: from now on this user's reads follow the owner for a while.
-    /// Gives the `Set-Cookie` that says so, for [`add_private`](super::add_private).
+    /// Gives the `Set-Cookie` that says so; it goes on the answer whatever that says of caches.
     #[must_use]
     pub fn answered(&self, route: &Route, write: &AfterWrite, now: SystemTime) -> Option<HeaderValue> {
         let sync = route.sync.as_ref()?;

@@ -50,7 +50,8 @@ impl DataLinks for Data {
 
 impl Case {
     /// A route with both sides and these keys; its data is in step and legacy's.
-    fn new(extra: Value) -> Self {
+    fn new(extra: impl Into<Value>) -> Self {
+        let extra = extra.into();
         let mut route = json!({"name": "r", "match": {"path_prefix": "/"}, "legacy": "monolith", "modern": "payments"});
         route.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         let data = Data(Arc::new(Mutex::new((Owner::Legacy, Some(Duration::ZERO)))));

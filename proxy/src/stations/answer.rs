@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use http::{HeaderName, HeaderValue, Response, Version};
+use http::{HeaderName, HeaderValue, Response, Version, header};
 use tower::{Layer, Service};
 
 use super::arrival::{Arrival, Failure, Reply};
@@ -104,7 +104,8 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
     if let Some(write) = &choice.after_write
         && let Some(cookie) = told.table.compiled.split.answered(compiled, write, SystemTime::now())
     {
-        add_private(&mut head.headers, cookie);
+        // Whatever it says of caches: it is a write's answer, and the cookie is over in seconds wherever it goes.
+        head.headers.append(header::SET_COOKIE, cookie);
     }
     told.is_answered(Some(route), Answerer::Side(side), head.status);
     Response::from_parts(head, Answer::new(body, told))
@@ -115,7 +116,7 @@ fn ours(failure: Failure, mut told: Told) -> Response<Answer> {
     let name = route.map(|route| &*told.table.route(route).name);
     let (status, mut headers, body) = fault.answer(name, plain);
     if let Some(cookie) = own_write {
-        add_private(&mut headers, cookie);
+        headers.append(header::SET_COOKIE, cookie);
     }
     told.is_answered(route, Answerer::Banyan, status);
     let mut response = Response::new(Answer::new(Kind::Full(Some(body)), told));

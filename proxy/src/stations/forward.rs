@@ -123,7 +123,8 @@ impl Way {
         }
         let again = is_repeatable || outgoing.may_cross(route, &Missed { fault: Fault::Reset, sent: true });
 
-        let mut unsent = None;
+        // Some link took a byte of it, and died before it answered.
+        let mut written = false;
         let mut dead = 0;
         let answered = loop {
             let pooled = if dead < STALE_LINKS { upstream.take(self.worker.now()) } else { None };
@@ -134,21 +135,24 @@ impl Way {
             };
             let mut link = match link {
                 Ok(link) => link,
-                // Nothing was written now; something may have been before, on a link that died.
-                Err(fault) => break Err(Missed { fault, sent: dead > 0 && unsent.is_none() }),
+                Err(fault) => break Err(Missed { fault, sent: written }),
             };
-            let Some(request) = unsent.take().or_else(|| outgoing.request(target, &self.turn, again)) else {
+            let Some(request) = outgoing.request(target, &self.turn, again) else {
                 break Err(Missed { fault: Fault::Reset, sent: true });
             };
             self.turn.await_head(self.worker.now(), self.table.ticks(timeout));
             match link.send(request, &self.turn).await {
                 Ok(answer) => break self.accept(answer, link, upstream),
-                Err(SendError::Unsent(request)) if is_pooled => unsent = Some(*request),
-                Err(SendError::Unsent(_)) => break Err(Missed { fault: Fault::Reset, sent: false }),
+                Err(SendError::Unsent(request)) => {
+                    outgoing.take_back(*request);
+                    if !is_pooled {
+                        break Err(Missed { fault: Fault::Reset, sent: written });
+                    }
+                }
                 Err(SendError::Unknown { body: true, .. }) => {
                     break Err(Missed { fault: Fault::ClientBody, sent: true });
                 }
-                Err(SendError::Unknown { parse: false, .. }) if is_pooled && is_repeatable => {}
+                Err(SendError::Unknown { parse: false, .. }) if is_pooled && is_repeatable => written = true,
                 Err(SendError::Unknown { parse, .. }) => {
                     break Err(Missed { fault: if parse { Fault::BadAnswer } else { Fault::Reset }, sent: true });
                 }

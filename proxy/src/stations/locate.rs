@@ -6,7 +6,6 @@ use std::{
 };
 
 use futures_util::future::{Either, Ready, ready};
-use http::{Method, header};
 use tower::{Layer, Service};
 
 use super::{
@@ -55,16 +54,8 @@ impl<S: Service<Located, Response = Reply, Error = Failure>> Service<Checked> fo
 
 fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
     let (head, compiled) = (&checked.arrival.head, &checked.arrival.table.compiled);
-    let raw = head.uri.path();
-    let path = match normalise(raw) {
-        Ok(path) => path,
-        // Asks the server itself, not a path of it (RFC 9110, 9.3.7).
-        Err(_) if raw == "*" && head.method == Method::OPTIONS => Cow::Borrowed(raw),
-        Err(bad) => return Err(Box::new(checked.fails(Fault::Path(bad)))),
-    };
-    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let normal = Normal { method: &head.method, host: without_port(host), path: &path, headers: &head.headers };
-    let found = compiled.table.find(&normal);
+    let path = normalise(head.uri.path()).map_err(|bad| Box::new(checked.fails(Fault::Path(bad))))?;
+    let found = compiled.table.find(&Normal::of(head, &path));
     let (route, prefix_end) = (found.route.index, found.prefix_end);
     let path = match path {
         Cow::Borrowed(_) => None,
@@ -77,30 +68,4 @@ fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
         false => peer,
     };
     Ok(Located { route, path, prefix_end, client, is_peer_trusted, checked })
-}
-
-/// `[::1]:8080` and `shop.example:8080` without their ports.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port))
-            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
-        {
-            name
-        }
-        _ => host,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_is_matched_without_its_port() {
-        for (host, expected) in
-            [("a.example:80", "a.example"), ("a.example", "a.example"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")]
-        {
-            assert_eq!(without_port(host), expected);
-        }
-    }
 }

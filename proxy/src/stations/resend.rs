@@ -122,6 +122,15 @@ impl Outgoing {
         Some(request)
     }
 
+    /// Takes back a request of which no byte was written.
+    pub(super) fn take_back(&mut self, request: Request<RequestBody>) {
+        let (head, body) = request.into_parts();
+        (self.head.headers, self.head.extensions) = (head.headers, head.extensions);
+        if let (Supply::Spent, Some(incoming)) = (&self.body, body.into_unread()) {
+            self.body = Supply::Once(incoming);
+        }
+    }
+
     /// Origin form: the raw path and query as they came, or what a rewrite makes of them.
     fn uri(&self, target: &Target) -> Uri {
         let uri = &self.head.uri;

@@ -70,6 +70,15 @@ impl RequestBody {
         Self::Streamed(Streamed { incoming, turn })
     }
 
+    /// The client's body itself, if it can be read but once: of a request that was never begun.
+    pub(crate) fn into_unread(self) -> Option<Incoming> {
+        match self {
+            Self::Streamed(streamed) => Some(streamed.incoming),
+            Self::Gated { body, .. } => body.into_unread(),
+            Self::None | Self::Replayed { .. } => None,
+        }
+    }
+
     /// Holds the body back until the gate opens, or for a second.
     pub(crate) fn gated(self, gate: Arc<Gate>) -> Self {
         Self::Gated { gate, timer: Box::pin(tokio::time::sleep(CONTINUE_AFTER)), body: Box::new(self) }
