@@ -17,6 +17,7 @@ mod names;
 mod owner;
 mod plan;
 mod position;
+pub mod preflight;
 mod reader;
 mod record;
 mod source;

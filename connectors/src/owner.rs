@@ -7,6 +7,7 @@ use crate::{
     database::{DatabaseUrl, Session},
     error::FlowError,
     names::{FlowNames, literal},
+    preflight::Gate,
     tables,
 };
 
@@ -20,13 +21,15 @@ pub(crate) struct OwnerRow {
 }
 
 /// Both databases of a sync, and what the file wishes.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Owners {
     pub(crate) install: String,
     pub(crate) sync: String,
     pub(crate) legacy: DatabaseUrl,
     pub(crate) modern: DatabaseUrl,
     pub(crate) wish: Side,
+    /// Before anything is made.
+    pub(crate) gate: Gate,
 }
 
 /// Reads the row of `side` in its own database. A missing table is a missing row.
@@ -73,7 +76,11 @@ impl Owners {
         let here = self.connect(side).await?;
         let row = match read(&here, &self.install, &self.sync, side).await? {
             Some(row) => row,
-            None => self.make(&here, side).await?,
+            None => {
+                self.gate.pass().await?;
+                tables::ensure(&here).await?;
+                self.make(&here, side).await?
+            }
         };
         if row.owner != self.wish {
             return Err(FlowError::Stop(format!(
@@ -88,6 +95,7 @@ impl Owners {
 
     async fn make(&self, here: &Session, side: Side) -> Result<OwnerRow, FlowError> {
         let there = self.connect(side.other()).await?;
+        tables::ensure(&there).await?;
         let (owner, epoch) = match read(&there, &self.install, &self.sync, side.other()).await? {
             Some(row) => (row.owner, row.epoch),
             None => (self.wish, 1),
@@ -125,9 +133,7 @@ impl Owners {
     }
 
     async fn connect(&self, side: Side) -> Result<Session, FlowError> {
-        let session = self.url(side).connect(&format!("{}/owner", self.install)).await?;
-        tables::ensure(&session).await?;
-        Ok(session)
+        self.url(side).connect(&format!("{}/owner", self.install)).await
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     names::{Flow, FlowNames},
     owner::Owners,
     plan::Plan,
+    preflight::Gate,
     status::{Board, Role, SyncStatus},
 };
 
@@ -54,6 +55,7 @@ impl RunningSync {
             legacy: legacy.clone(),
             modern: modern.clone(),
             wish: sync.owner,
+            gate: Gate::new(shared.install, name, sync, shared.brokers),
         });
         let boards = Flow::BOTH.map(|flow| {
             let names = FlowNames::new(shared.install, name, flow);

@@ -3,16 +3,15 @@
 // `cfg(test)` tells clippy that what is in here is test code, where `unwrap` is the right thing.
 #[cfg(test)]
 mod data_basic;
+#[cfg(all(test, feature = "demo"))]
+mod demo_story;
 #[cfg(test)]
 mod file_golden;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod harness_holds;
-
-#[cfg(feature = "demo")]
 #[cfg(test)]
-mod demo_story;
-#[cfg(feature = "demo")]
-#[cfg(test)]
+mod preflight;
+#[cfg(all(test, feature = "demo"))]
 mod shop_journey;

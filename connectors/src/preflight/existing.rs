@@ -1,0 +1,77 @@
+//! Rows that target tables have before the first copy. From its START on they are its own.
+
+use crate::{
+    config::Target,
+    error::FlowError,
+    names::{FlowNames, quote_table},
+};
+
+use super::{
+    Check, Findings,
+    facts::{Subject, table_on},
+};
+
+/// Counting stops here: it is to be quick on a table of any size.
+const ENOUGH: i64 = 10_000;
+
+pub(super) async fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) -> Result<(), FlowError> {
+    let flow = subject.applying();
+    let place = subject.place(flow.target());
+    if has_begun(subject).await? {
+        return Ok(());
+    }
+    for table in &subject.sync.tables {
+        if table.target.unwrap_or(subject.sync.target) != Target::Refuse {
+            continue;
+        }
+        let name = table_on(table, place.side);
+        // What is missing or may not be read is another check's finding.
+        if place
+            .tables
+            .get(name)
+            .is_none_or(|facts| !facts.is_table() || facts.hides_rows || facts.lacks.contains(&"SELECT"))
+        {
+            continue;
+        }
+        let count = format!("SELECT count(*) FROM (SELECT FROM {} LIMIT {ENOUGH}) AS rows", quote_table(name));
+        let row = place.session.query_one(&count, &[]).await;
+        let rows: i64 = row.map_err(|error| FlowError::sql("counting the target's rows", &error))?.get(0);
+        if rows > 0 {
+            let rows = match rows {
+                1 => "1 row".to_owned(),
+                ENOUGH => format!("{ENOUGH} rows or more"),
+                rows => format!("{rows} rows"),
+            };
+            findings.error(
+                Check::Existing,
+                Some(flow),
+                place.table(name),
+                format!("holds {rows} before the first copy"),
+                format!(
+                    "empty it; or write `target: replace` (it is emptied) or `target: keep_matching` (rows that equal \
+                     the owner's stay, others are updated or deleted) in the sync `{}` or at this table",
+                    subject.name
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether a copy was ever begun, as the flow's own position in the target says.
+async fn has_begun(subject: &Subject<'_>) -> Result<bool, FlowError> {
+    let flow = subject.applying();
+    let place = subject.place(flow.target());
+    if !place.server.has_own_tables {
+        return Ok(false);
+    }
+    let names = FlowNames::new(&subject.install, subject.name, flow);
+    let row = place
+        .session
+        .query_one(
+            "SELECT EXISTS (SELECT FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3 AND generation > 0)",
+            &[&names.install, &names.sync, &flow.as_str()],
+        )
+        .await;
+    Ok(row.map_err(|error| FlowError::sql("reading the position", &error))?.get(0))
+}

@@ -1,0 +1,263 @@
+//! What the checks look at: both databases of a sync and the catalog's word on its tables, read once.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    config::{Side, Sync},
+    database::{DatabaseUrl, Session},
+    error::FlowError,
+    names::{Flow, quote_table},
+};
+
+use super::{Check, Findings, flow_into};
+
+/// One sync, with both its databases open for reading.
+pub(super) struct Subject<'c> {
+    pub(super) install: String,
+    pub(super) name: &'c str,
+    pub(super) sync: &'c Sync,
+    legacy: Place,
+    modern: Place,
+}
+
+/// One database of a sync.
+pub(super) struct Place {
+    pub(super) side: Side,
+    pub(super) session: Session,
+    /// Host, port and database.
+    address: String,
+    pub(super) server: Server,
+    /// By their name in the file; a table that is not there has no facts.
+    pub(super) tables: BTreeMap<String, Facts>,
+}
+
+/// The server and what Banyan's role is on it.
+pub(super) struct Server {
+    /// The same for two databases of one server, and for no two servers.
+    pub(super) identity: String,
+    pub(super) version: i32,
+    pub(super) wal_level: String,
+    pub(super) role: String,
+    pub(super) is_superuser: bool,
+    /// The attribute, or membership in what managed servers have instead.
+    pub(super) may_replicate: bool,
+    pub(super) may_create: bool,
+    pub(super) has_own_tables: bool,
+    pub(super) database: String,
+}
+
+/// One table.
+pub(super) struct Facts {
+    pub(super) oid: u32,
+    /// `relkind`: `r` a table, `p` a partitioned one.
+    pub(super) kind: char,
+    pub(super) is_logged: bool,
+    /// `relreplident`: `d` primary key, `i` an index, `f` the whole row, `n` nothing.
+    pub(super) identity: char,
+    /// The columns of the primary key or of the replica identity's index, in the order of the table.
+    pub(super) key: Vec<String>,
+    pub(super) has_primary_key: bool,
+    pub(super) is_owner: bool,
+    /// Row security hides rows from Banyan's role.
+    pub(super) hides_rows: bool,
+    /// Of SELECT, INSERT, UPDATE, DELETE, TRUNCATE: which are missing.
+    pub(super) lacks: Vec<&'static str>,
+    pub(super) columns: Vec<Column>,
+}
+
+/// One column.
+pub(super) struct Column {
+    pub(super) name: String,
+    /// As `format_type` writes it, without modifier, schema-qualified unless built in; a domain's base type.
+    pub(super) type_name: String,
+    /// Length, precision and scale as the catalog packs them; -1 for none.
+    pub(super) modifier: i32,
+    /// Labels of an enum, in order.
+    pub(super) labels: Vec<String>,
+    pub(super) is_not_null: bool,
+    pub(super) has_default: bool,
+    pub(super) is_generated: bool,
+}
+
+/// What a role may need to do with a table.
+const ACTIONS: [&str; 5] = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"];
+
+const SERVER: &str = "SELECT pg_postmaster_start_time()::text || '/' || current_setting('port'), \
+     current_setting('server_version_num')::int, current_setting('wal_level'), current_user::text, r.rolsuper, \
+     r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_roles m WHERE m.rolname IN ('rds_replication') \
+         AND pg_has_role(m.oid, 'MEMBER')), \
+     has_database_privilege(current_database(), 'CREATE'), \
+     to_regclass('banyan.owner') IS NOT NULL AND to_regclass('banyan.capture') IS NOT NULL \
+         AND to_regclass('banyan.position') IS NOT NULL AND to_regclass('banyan.violation') IS NOT NULL, \
+     current_database()::text \
+     FROM pg_roles r WHERE r.rolname = current_user";
+
+const TABLE: &str = "SELECT c.oid, c.relkind::text, c.relpersistence = 'p', c.relreplident::text, \
+     coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a \
+         WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])), '{}'), \
+     EXISTS (SELECT FROM pg_index p WHERE p.indrelid = c.oid AND p.indisprimary), \
+     pg_has_role(c.relowner, 'USAGE'), row_security_active(c.oid), \
+     ARRAY(SELECT has_table_privilege(c.oid, action) FROM unnest($2::text[]) WITH ORDINALITY AS u (action, n) ORDER BY n) \
+     FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid \
+         AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END \
+     WHERE c.oid = to_regclass($1)";
+
+const COLUMNS: &str = "SELECT a.attname::text, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL), \
+     CASE WHEN t.typbasetype <> 0 THEN t.typtypmod ELSE a.atttypmod END, \
+     ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder), \
+     a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> '' \
+     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+// === impl Subject ===
+
+impl<'c> Subject<'c> {
+    /// Connects to both databases and reads what there is; `None` when one cannot be read, which is then a finding.
+    pub(super) async fn open(
+        install: &str,
+        name: &'c str,
+        sync: &'c Sync,
+        findings: &mut Findings<'_>,
+    ) -> Option<Self> {
+        let legacy = Place::open(install, sync, Side::Legacy, findings).await;
+        let modern = Place::open(install, sync, Side::Modern, findings).await;
+        Some(Self { install: install.to_owned(), name, sync, legacy: legacy?, modern: modern? })
+    }
+
+    pub(super) fn places(&self) -> [&Place; 2] {
+        [&self.legacy, &self.modern]
+    }
+
+    pub(super) fn place(&self, side: Side) -> &Place {
+        match side {
+            Side::Legacy => &self.legacy,
+            Side::Modern => &self.modern,
+        }
+    }
+
+    /// The flow away from the owner: the one that applies.
+    pub(super) fn applying(&self) -> Flow {
+        flow_into(self.sync.owner.other())
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    async fn open(install: &str, sync: &Sync, side: Side, findings: &mut Findings<'_>) -> Option<Self> {
+        let secret = match side {
+            Side::Legacy => &sync.legacy.postgres,
+            Side::Modern => &sync.modern.postgres,
+        };
+        let key = format!("`syncs.{}.{}.postgres`", findings.sync, side.as_str());
+        let url = match DatabaseUrl::try_new(secret) {
+            Ok(url) => url,
+            Err(error) => {
+                let fix = "write it as `postgres://user:password@host:port/database`";
+                findings.error(Check::Connect, None, key, error.to_string(), fix);
+                return None;
+            }
+        };
+        let address = url.to_string();
+        match Self::read(&url, &format!("{install}/check"), sync, side).await {
+            Ok(place) => Some(place),
+            Err(error) => {
+                let fix = match &error {
+                    FlowError::Lost { .. } => "start the server, or correct host and port".to_owned(),
+                    _ => format!("correct user, password or database in {key}, or pg_hba.conf of the server"),
+                };
+                let where_ = format!("{} database ({address})", side.as_str());
+                findings.error(Check::Connect, None, where_, format!("cannot be read: {error}"), fix);
+                None
+            }
+        }
+    }
+
+    async fn read(url: &DatabaseUrl, application: &str, sync: &Sync, side: Side) -> Result<Self, FlowError> {
+        let session = url.connect(application).await?;
+        let doing = "reading the catalog";
+        let sql = |error: tokio_postgres::Error| FlowError::sql(doing, &error);
+        // Whatever a check runs, the server will not let it change anything.
+        session.batch_execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY").await.map_err(sql)?;
+        let row = session.query_one(SERVER, &[]).await.map_err(sql)?;
+        let server = Server {
+            identity: row.get(0),
+            version: row.get(1),
+            wal_level: row.get(2),
+            role: row.get(3),
+            is_superuser: row.get(4),
+            may_replicate: row.get(5),
+            may_create: row.get(6),
+            has_own_tables: row.get(7),
+            database: row.get(8),
+        };
+        let mut tables = BTreeMap::new();
+        for table in &sync.tables {
+            let name = table_on(table, side);
+            if let Some(facts) = Facts::read(&session, name).await.map_err(sql)? {
+                tables.insert(name.to_owned(), facts);
+            }
+        }
+        Ok(Self { side, session, address: url.to_string(), server, tables })
+    }
+
+    /// `legacy database (host:port/name)`.
+    pub(super) fn name(&self) -> String {
+        format!("{} database ({})", self.side.as_str(), self.address)
+    }
+
+    /// `legacy table public.payments (host:port/name)`.
+    pub(super) fn table(&self, table: &str) -> String {
+        format!("{} table {table} ({})", self.side.as_str(), self.address)
+    }
+}
+
+// === impl Facts ===
+
+impl Facts {
+    async fn read(session: &Session, name: &str) -> Result<Option<Self>, tokio_postgres::Error> {
+        let Some(row) = session.query_opt(TABLE, &[&quote_table(name), &ACTIONS.as_slice()]).await? else {
+            return Ok(None);
+        };
+        let letter = |column: usize| row.get::<_, &str>(column).chars().next().unwrap_or(' ');
+        let oid: u32 = row.get(0);
+        let may: Vec<bool> = row.get(8);
+        let columns = session.query(COLUMNS, &[&oid]).await?;
+        Ok(Some(Self {
+            oid,
+            kind: letter(1),
+            is_logged: row.get(2),
+            identity: letter(3),
+            key: row.get(4),
+            has_primary_key: row.get(5),
+            is_owner: row.get(6),
+            hides_rows: row.get(7),
+            lacks: ACTIONS.into_iter().zip(may).filter(|(_, may)| !may).map(|(action, _)| action).collect(),
+            columns: columns
+                .iter()
+                .map(|row| Column {
+                    name: row.get(0),
+                    type_name: row.get(1),
+                    modifier: row.get(2),
+                    labels: row.get(3),
+                    is_not_null: row.get(4),
+                    has_default: row.get(5),
+                    is_generated: row.get(6),
+                })
+                .collect(),
+        }))
+    }
+
+    /// An ordinary or a partitioned table.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.kind, 'r' | 'p')
+    }
+}
+
+/// A table's name on one side.
+pub(super) fn table_on(table: &crate::config::Table, side: Side) -> &str {
+    match side {
+        Side::Legacy => &table.legacy,
+        Side::Modern => &table.modern,
+    }
+}

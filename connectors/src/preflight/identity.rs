@@ -1,0 +1,99 @@
+//! Every table is there, can be published, and has what tells its rows apart: the same on both sides.
+//!
+//! Publishing a table without makes its own server refuse every UPDATE and DELETE: it would break the monolith.
+
+use crate::names::quote_table;
+
+use super::{
+    Check, Findings,
+    facts::{Facts, Place, Subject, table_on},
+};
+
+pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
+    for table in &subject.sync.tables {
+        let [legacy, modern] = subject.places().map(|place| {
+            let name = table_on(table, place.side);
+            let facts = place.tables.get(name);
+            match facts {
+                Some(facts) => alone(place, name, facts, findings),
+                None => findings.error(
+                    Check::Identity,
+                    None,
+                    place.table(name),
+                    "there is no such table",
+                    format!(
+                        "create it in `{}`, or correct `tables` of the sync `{}`",
+                        place.server.database, subject.name
+                    ),
+                ),
+            }
+            facts
+        });
+        if let (Some(legacy), Some(modern)) = (legacy, modern) {
+            together(subject, table, legacy, modern, findings);
+        }
+    }
+}
+
+fn alone(place: &Place, name: &str, facts: &Facts, findings: &mut Findings<'_>) {
+    let (where_, table) = (place.table(name), quote_table(name));
+    let unfit = match facts.kind {
+        'r' | 'p' if facts.is_logged => None,
+        'r' | 'p' => {
+            Some(("is unlogged, so its changes are in no log", format!("run `ALTER TABLE {table} SET LOGGED`")))
+        }
+        'v' | 'm' => Some(("is a view, and only tables can be published", "name the tables beneath it".to_owned())),
+        _ => Some(("is no ordinary table, and only those can be published", "take it out of `tables`".to_owned())),
+    };
+    if let Some((what, fix)) = unfit {
+        findings.error(Check::Identity, None, where_, what, fix);
+        return;
+    }
+    if facts.identity != 'f' && facts.key.is_empty() {
+        let (what, fix) = if facts.has_primary_key {
+            ("REPLICA IDENTITY is NOTHING", format!("run `ALTER TABLE {table} REPLICA IDENTITY DEFAULT`"))
+        } else {
+            ("has neither a primary key nor a replica identity", format!("add a primary key to {table}"))
+        };
+        findings.error(
+            Check::Identity,
+            None,
+            where_,
+            format!("{what}: once published, the server would refuse every UPDATE and DELETE of it"),
+            fix,
+        );
+    } else if facts.key.is_empty() {
+        findings.warning(
+            Check::Identity,
+            None,
+            where_,
+            "has no primary key; each UPDATE and DELETE looks its row up by all columns",
+            format!("add a primary key to {table}"),
+        );
+    }
+}
+
+/// Rows are looked up by the columns that the other side sends as their key.
+fn together(
+    subject: &Subject<'_>,
+    table: &crate::config::Table,
+    legacy: &Facts,
+    modern: &Facts,
+    findings: &mut Findings<'_>,
+) {
+    let ordered = |facts: &Facts| {
+        let mut key = facts.key.clone();
+        key.sort();
+        key
+    };
+    if !legacy.key.is_empty() && !modern.key.is_empty() && ordered(legacy) != ordered(modern) {
+        let place = subject.place(crate::config::Side::Modern);
+        findings.error(
+            Check::Identity,
+            None,
+            place.table(&table.modern),
+            format!("its key is ({}), that of legacy is ({})", modern.key.join(", "), legacy.key.join(", ")),
+            "give both sides the same primary key or replica identity",
+        );
+    }
+}

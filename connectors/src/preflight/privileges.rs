@@ -1,0 +1,87 @@
+//! What Banyan's role may do in both databases. Each side is read, and each may be written after a switch.
+
+use crate::{
+    config::Target,
+    names::{quote, quote_table},
+};
+
+use super::{
+    Check, Findings,
+    facts::{Facts, Place, Subject, table_on},
+    flow_into,
+};
+
+pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
+    for place in subject.places() {
+        role(place, findings);
+        for table in &subject.sync.tables {
+            let name = table_on(table, place.side);
+            if let Some(facts) = place.tables.get(name) {
+                let truncates = flow_into(place.side) == subject.applying()
+                    && table.target.unwrap_or(subject.sync.target) == Target::Replace;
+                on_table(place, name, facts, truncates, findings);
+            }
+        }
+    }
+}
+
+fn role(place: &Place, findings: &mut Findings<'_>) {
+    let server = &place.server;
+    let role = quote(&server.role);
+    if !server.may_replicate {
+        findings.error(
+            Check::Privileges,
+            None,
+            place.name(),
+            format!("the role `{}` may not replicate, so that it cannot make a slot", server.role),
+            format!("run `ALTER ROLE {role} REPLICATION` (on Amazon RDS `GRANT rds_replication TO {role}`)"),
+        );
+    }
+    // The publication is made in this database, and so are Banyan's own tables.
+    if !server.may_create {
+        let what = if server.has_own_tables { "its publication" } else { "its publication and the schema `banyan`" };
+        findings.error(
+            Check::Privileges,
+            None,
+            place.name(),
+            format!("the role `{}` may create nothing in this database, and needs {what}", server.role),
+            format!("run `GRANT CREATE ON DATABASE {} TO {role}`", quote(&server.database)),
+        );
+    }
+}
+
+fn on_table(place: &Place, name: &str, facts: &Facts, truncates: bool, findings: &mut Findings<'_>) {
+    let (where_, table, role) = (place.table(name), quote_table(name), quote(&place.server.role));
+    if !facts.is_owner && !place.server.is_superuser {
+        findings.error(
+            Check::Privileges,
+            None,
+            &where_,
+            format!("the role `{}` is no member of the table's owner, and only that may publish it", place.server.role),
+            format!("grant the role that owns {table} to {role}"),
+        );
+    }
+    let lacks: Vec<&str> = facts.lacks.iter().copied().filter(|&action| action != "TRUNCATE" || truncates).collect();
+    if !lacks.is_empty() {
+        let lacks = lacks.join(", ");
+        findings.error(
+            Check::Privileges,
+            None,
+            &where_,
+            format!("the role `{}` lacks {lacks}", place.server.role),
+            format!("run `GRANT {lacks} ON {table} TO {role}`"),
+        );
+    }
+    if facts.hides_rows {
+        findings.error(
+            Check::Privileges,
+            None,
+            where_,
+            format!(
+                "row security hides rows from the role `{}`, so that a copy would be incomplete",
+                place.server.role
+            ),
+            format!("run `ALTER ROLE {role} BYPASSRLS`"),
+        );
+    }
+}

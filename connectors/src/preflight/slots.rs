@@ -1,0 +1,100 @@
+//! Free replication slots and WAL senders: one of each a flow, on the server that it reads.
+//!
+//! They belong to the server, so what all syncs of a file still need on it is counted together, and two databases of
+//! one server too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    error::FlowError,
+    names::{Flow, FlowNames},
+};
+
+use super::{
+    Check, Finding, Findings,
+    facts::{Place, Subject},
+};
+
+/// What one server has, and what is wanted of it.
+struct Need<'s, 'c> {
+    subject: &'s Subject<'c>,
+    place: &'s Place,
+    slots: BTreeSet<String>,
+}
+
+/// Free ones, and the settings that bound them.
+struct Room {
+    slots: i64,
+    max_slots: i64,
+    senders: i64,
+    max_senders: i64,
+    /// Those of the wanted slots that already stand, and those that are being read.
+    standing: i64,
+    reading: i64,
+}
+
+const ROOM: &str = "SELECT current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots), \
+     current_setting('max_replication_slots')::int8, \
+     current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender'), \
+     current_setting('max_wal_senders')::int8, \
+     (SELECT count(*) FROM pg_replication_slots WHERE slot_name::text = ANY ($1)), \
+     (SELECT count(*) FROM pg_replication_slots WHERE slot_name::text = ANY ($1) AND active)";
+
+/// Looks at the servers of all these syncs.
+pub(super) async fn check(subjects: &[Subject<'_>]) -> Vec<Finding> {
+    let mut servers: BTreeMap<&str, Need<'_, '_>> = BTreeMap::new();
+    for subject in subjects {
+        for flow in Flow::BOTH {
+            let place = subject.place(flow.source());
+            let need = servers.entry(&place.server.identity);
+            let need = need.or_insert_with(|| Need { subject, place, slots: BTreeSet::new() });
+            need.slots.insert(FlowNames::new(&subject.install, subject.name, flow).slot());
+        }
+    }
+    let mut list = Vec::new();
+    for need in servers.values() {
+        let mut findings = Findings { sync: need.subject.name, list: Vec::new() };
+        match room(need).await {
+            Ok(room) => compare(need, &room, &mut findings),
+            Err(error) => findings.unfinished(Check::Slots, &error),
+        }
+        list.append(&mut findings.list);
+    }
+    list
+}
+
+async fn room(need: &Need<'_, '_>) -> Result<Room, FlowError> {
+    let slots: Vec<&String> = need.slots.iter().collect();
+    let row = need.place.session.query_one(ROOM, &[&slots]).await;
+    let row = row.map_err(|error| FlowError::sql("counting replication slots", &error))?;
+    Ok(Room {
+        slots: row.get(0),
+        max_slots: row.get(1),
+        senders: row.get(2),
+        max_senders: row.get(3),
+        standing: row.get(4),
+        reading: row.get(5),
+    })
+}
+
+fn compare(need: &Need<'_, '_>, room: &Room, findings: &mut Findings<'_>) {
+    let wanted = i64::try_from(need.slots.len()).unwrap_or(i64::MAX);
+    let kinds = [
+        ("replication slots", "max_replication_slots", room.slots, room.max_slots, wanted - room.standing),
+        ("WAL senders", "max_wal_senders", room.senders, room.max_senders, wanted - room.reading),
+    ];
+    for (kind, setting, free, most, wanted) in kinds {
+        if free < wanted {
+            findings.error(
+                Check::Slots,
+                None,
+                need.place.name(),
+                format!("Banyan needs {wanted} more {kind} on this server, and {} of {most} are free", free.max(0)),
+                format!(
+                    "run `ALTER SYSTEM SET {setting} = {}` and restart the server, or drop what nobody reads any more",
+                    most + wanted - free
+                ),
+            );
+        }
+    }
+}
