@@ -128,15 +128,16 @@ pub(crate) enum FlowError {
 impl FlowError {
     /// From a tokio-postgres error, keeping neither message nor DETAIL.
     pub(crate) fn sql(doing: &'static str, error: &tokio_postgres::Error) -> Self {
-        match error.code() {
-            Some(state) => Self::Sql { doing, state: state.code().to_owned() },
-            None => {
-                let kind = std::error::Error::source(error)
-                    .and_then(|e| e.downcast_ref::<std::io::Error>())
-                    .map(std::io::Error::kind);
-                Self::Lost { doing, kind }
-            }
+        if let Some(state) = error.code() {
+            return Self::Sql { doing, state: state.code().to_owned() };
         }
+        let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+        let text = error.to_string();
+        if io.is_some() || error.is_closed() || text.starts_with("error connecting") || text.starts_with("timeout") {
+            return Self::Lost { doing, kind: io.map(std::io::Error::kind) };
+        }
+        // What is left is between the library and us: parameters and columns by number, never a value.
+        Self::Stop(format!("{doing}: {text}"))
     }
 
     /// From the replication session, keeping the SQLSTATE alone.

@@ -10,10 +10,11 @@ CREATE TABLE IF NOT EXISTS banyan.owner (
     install text, sync text, side text,
     owner text NOT NULL, epoch bigint NOT NULL, state text NOT NULL,
     PRIMARY KEY (install, sync, side));
--- What a flow reads from this database: its slot, the shape of the tables when it was made, and whether the copy of the tables is complete.
+-- What a flow reads from this database: its slot, the shape of the tables when it was made, and whether the copy of the tables is
+-- complete. `since` is the first of the attempts that led to this generation, none of them complete.
 CREATE TABLE IF NOT EXISTS banyan.capture (
     install text, sync text, flow text,
-    generation bigint NOT NULL, nonce text NOT NULL, state text NOT NULL, slot text NOT NULL,
+    generation bigint NOT NULL, since bigint NOT NULL, nonce text NOT NULL, state text NOT NULL, slot text NOT NULL,
     system_id text NOT NULL, timeline int NOT NULL, shape text NOT NULL,
     PRIMARY KEY (install, sync, flow));
 -- How far a flow has written into this database; moves in the transaction that writes the rows.

@@ -3,6 +3,8 @@
 // `cfg(test)` tells clippy that what is in here is test code, where `unwrap` is the right thing.
 #[cfg(test)]
 mod data_basic;
+#[cfg(test)]
+mod data_both;
 #[cfg(all(test, feature = "demo"))]
 mod demo_story;
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub(crate) struct Checkpoint {
 pub(crate) struct Start {
     /// Made with the generation; tells a record of a source that is no more.
     pub(crate) nonce: String,
+    /// The first of the attempts, none complete, of which this generation is the last.
+    pub(crate) since: i64,
     /// The slot's consistent point.
     pub(crate) consistent_point: String,
     /// Whether rows follow, up to END.

@@ -29,6 +29,8 @@ pub(crate) struct Opened {
 
 /// A slot that was just made.
 pub(crate) struct Fresh {
+    /// The first of the attempts, none complete, of which this is the last.
+    pub(crate) since: i64,
     pub(crate) snapshot: String,
     pub(crate) consistent_point: Lsn,
     pub(crate) nonce: String,
@@ -39,6 +41,7 @@ pub(crate) struct Fresh {
 /// What `banyan.capture` says.
 struct Stored {
     generation: i64,
+    since: i64,
     state: String,
     system_id: String,
     timeline: i32,
@@ -119,19 +122,20 @@ pub(crate) async fn open(plan: &Plan, board: &Board) -> Result<Opened, FlowError
     check_publication(&session, plan, true).await?;
     let shape = shape(&session, plan).await?;
     let nonce = owner::nonce();
-    let generation = stored.map_or(0, |stored| stored.generation) + 1;
+    let generation = stored.as_ref().map_or(0, |stored| stored.generation) + 1;
+    let since = stored.filter(|stored| stored.state == "creating").map_or(generation, |stored| stored.since);
     session
         .execute(
-            "INSERT INTO banyan.capture (install, sync, flow, generation, nonce, state, slot, system_id, timeline, shape) \
-             VALUES ($1, $2, $3, $4, $5, 'creating', $6, $7, $8, $9) ON CONFLICT (install, sync, flow) DO UPDATE SET \
+            "INSERT INTO banyan.capture (install, sync, flow, generation, nonce, state, slot, system_id, timeline, shape, since) \
+             VALUES ($1, $2, $3, $4, $5, 'creating', $6, $7, $8, $9, $10) ON CONFLICT (install, sync, flow) DO UPDATE SET \
              generation = excluded.generation, nonce = excluded.nonce, state = excluded.state, slot = excluded.slot, \
-             system_id = excluded.system_id, timeline = excluded.timeline, shape = excluded.shape",
-            &[&names.install, &names.sync, &names.flow.as_str(), &generation, &nonce, &slot, &system.system_id, &timeline, &shape],
+             system_id = excluded.system_id, timeline = excluded.timeline, shape = excluded.shape, since = excluded.since",
+            &[&names.install, &names.sync, &names.flow.as_str(), &generation, &nonce, &slot, &system.system_id, &timeline, &shape, &since],
         )
         .await
         .map_err(|e| FlowError::sql("noting the next generation", &e))?;
     let (consistent_point, snapshot) = create(&session, &mut replication, &slot, board).await?;
-    let fresh = Some(Fresh { snapshot, consistent_point, nonce, system_id: system.system_id, timeline });
+    let fresh = Some(Fresh { since, snapshot, consistent_point, nonce, system_id: system.system_id, timeline });
     Ok(Opened { session, replication, generation: Generation::new(generation), shape, fresh })
 }
 
@@ -178,7 +182,7 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
     let names = &plan.names;
     let row = session
         .query_opt(
-            "SELECT generation, state, system_id, timeline, shape FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
+            "SELECT generation, state, system_id, timeline, shape, since FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
             &[&names.install, &names.sync, &names.flow.as_str()],
         )
         .await
@@ -189,6 +193,7 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
         system_id: row.get(2),
         timeline: row.get(3),
         shape: row.get(4),
+        since: row.get(5),
     }))
 }
 

@@ -58,6 +58,7 @@ pub(crate) async fn run(
     };
     let start = Start {
         nonce: fresh.nonce.clone(),
+        since: fresh.since,
         consistent_point: fresh.consistent_point.to_string(),
         snapshot: row.open,
         open: row.open,

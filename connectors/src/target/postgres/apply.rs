@@ -574,7 +574,7 @@ impl Applier<'_> {
         }
         self.board.apply_running(start.snapshot);
         // An earlier attempt of ours passed the check of what the target held, and then began to fill it.
-        let again = self.stored.generation > Generation::NONE && self.stored.phase == Phase::Snapshot;
+        let again = self.stored.generation >= Generation::new(start.since);
         self.open().await?;
         if start.snapshot {
             load::start(&mut self.pipe, &self.plan.names, &self.tables, again).await?;
