@@ -138,7 +138,7 @@ fn against(app: &App) -> Against {
 fn take_over<'r>(app: &App, accepted: Accepted) -> Result<Event<'r>, Box<Report>> {
     let Accepted { loaded, mut report } = accepted;
     app.links.follow(&loaded.proxy);
-    if let Some(Err(problems)) = app.with_proxy(|proxy| proxy.reload(loaded.proxy.clone(), &*app.links)) {
+    if let Some(Err(problems)) = app.with_proxy(|proxy| proxy.reload(&loaded.proxy, &*app.links)) {
         for problem in problems {
             report.add(&problem);
         }

@@ -85,12 +85,12 @@ impl Proxy {
     /// # Errors
     /// See [`StartError`]; nothing keeps running then.
     pub fn start(
-        config: Config,
+        config: &Config,
         links: &dyn DataLinks,
-        background: Handle,
+        background: &Handle,
         registry: &prometheus::Registry,
     ) -> Result<Self, StartError> {
-        Self::start_with(&config, links, &background, registry, false)
+        Self::start_with(config, links, background, registry, false)
     }
 
     pub(crate) fn start_with(
@@ -130,18 +130,18 @@ impl Proxy {
     ///
     /// # Errors
     /// Everything that is wrong with it; nothing has changed then.
-    pub fn reload(&self, config: Config, links: &dyn DataLinks) -> Result<Vec<Problem>, Vec<Problem>> {
-        let (table, mut warnings) = RouteTable::compile(&config, links)?;
-        let signer = Signer::of(&config).map_err(|error| vec![Problem::error("secret", error.to_string())])?;
+    pub fn reload(&self, config: &Config, links: &dyn DataLinks) -> Result<Vec<Problem>, Vec<Problem>> {
+        let (table, mut warnings) = RouteTable::compile(config, links)?;
+        let signer = Signer::of(config).map_err(|error| vec![Problem::error("secret", error.to_string())])?;
         let current = self.shared.current.load_full();
-        let limits = self.limits(&config, &current.limits, &mut warnings);
+        let limits = self.limits(config, &current.limits, &mut warnings);
         if config.workers.is_some_and(|workers| workers.max(1) != self.shared.workers) {
             warnings.push(needs_restart("workers"));
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let split = current.split.with_signer(signer);
-        let shadows = self.shadow.compile(&config, &table);
-        self.shared.swap(Compiled::new(&config, generation, table, split, shadows, limits));
+        let shadows = self.shadow.compile(config, &table);
+        self.shared.swap(Compiled::new(config, generation, table, split, shadows, limits));
         Ok(warnings)
     }
 

@@ -84,7 +84,7 @@ async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Resul
     let admin = bind(&loaded)?;
     let proxy = match only {
         Some(Half::Connectors) => None,
-        _ => Some(Proxy::start(loaded.proxy.clone(), &*links, Handle::current(), &registry)?),
+        _ => Some(Proxy::start(&loaded.proxy, &*links, &Handle::current(), &registry)?),
     };
     if let Some(proxy) = &proxy {
         for address in proxy.local_addrs() {

@@ -19,9 +19,12 @@ use crate::{config::Weight, links::Owner, split::Moved};
 pub(crate) struct Requests {
     shards: Arc<Shards>,
     /// Name, wanted and effective weight of every route that is in the file now.
-    weights: Box<dyn Fn() -> Vec<(Arc<str>, Weight, Weight)> + Send + Sync>,
+    weights: Box<dyn Fn() -> Vec<RouteWeight> + Send + Sync>,
     descs: Vec<Desc>,
 }
+
+/// One route's name, and its wanted and effective weight.
+type RouteWeight = (Arc<str>, Weight, Weight);
 
 /// Answers of one route since the start, by who answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -87,7 +90,7 @@ const FAMILIES: [(&str, &str, proto::MetricType, &[&str]); 6] = [
 impl Requests {
     pub(crate) fn new(
         shards: Arc<Shards>,
-        weights: impl Fn() -> Vec<(Arc<str>, Weight, Weight)> + Send + Sync + 'static,
+        weights: impl Fn() -> Vec<RouteWeight> + Send + Sync + 'static,
     ) -> prometheus::Result<Self> {
         let desc = |(name, help, _, labels): &(&str, &str, proto::MetricType, &[&str])| {
             let labels = labels.iter().map(|label| (*label).to_owned()).collect();

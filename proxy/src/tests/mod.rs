@@ -1,8 +1,15 @@
 //! The answering path over real sockets: a whole [`Proxy`] between raw clients and scripted upstreams.
 
+mod again;
 mod basics;
 mod client;
+mod failures;
+mod framing;
+mod limits;
+mod reloads;
+mod tunnels;
 mod upstream;
+mod wire;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,7 +33,7 @@ pub(crate) struct Bench {
 /// A config to be started.
 pub(crate) struct Setup {
     pub(crate) config: Config,
-    links: Links,
+    pub(crate) links: Links,
     park_at_once: bool,
 }
 
@@ -118,7 +125,10 @@ impl Bench {
     /// The value of a metric with these labels, 0 when there is none.
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let families = self.registry.gather();
-        let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        let metrics = families
+            .iter()
+            .filter(|family| family.name() == name)
+            .flat_map(prometheus::proto::MetricFamily::get_metric);
         let matches = metrics.filter(|metric| {
             labels
                 .iter()

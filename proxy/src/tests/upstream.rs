@@ -115,7 +115,7 @@ impl Wire {
             let length: usize = lower[at + 17..].lines().next().unwrap().trim().parse().unwrap();
             body = self.take(length).await?;
         } else if lower.contains("\r\ntransfer-encoding:") {
-            while !self.buffer.windows(5).any(|window| window == b"0\r\n\r\n") {
+            while !(self.buffer.ends_with(b"\r\n\r\n") && self.buffer.windows(3).any(|window| window == b"0\r\n")) {
                 self.more().await?;
             }
             body = std::mem::take(&mut self.buffer);
@@ -128,6 +128,14 @@ impl Wire {
             self.more().await?;
         }
         Ok(self.buffer.drain(..count).collect())
+    }
+
+    /// Whatever has come.
+    pub(crate) async fn some(&mut self) -> io::Result<Vec<u8>> {
+        if self.buffer.is_empty() {
+            self.more().await?;
+        }
+        Ok(std::mem::take(&mut self.buffer))
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {

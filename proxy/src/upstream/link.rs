@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::{
-    body::Incoming,
+    body::{Body, Frame, Incoming},
     client::conn::http1::{Builder, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
@@ -165,8 +165,6 @@ impl Drop for InFlight<'_> {
 }
 
 /// A body's next frame without a waker: its frames only come out of a driver that the caller has just polled.
-pub(crate) fn poll_quietly<B: hyper::body::Body + Unpin>(
-    body: &mut B,
-) -> Poll<Option<Result<hyper::body::Frame<B::Data>, B::Error>>> {
+pub(crate) fn poll_quietly(body: &mut Incoming) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }

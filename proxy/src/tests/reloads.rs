@@ -1,0 +1,103 @@
+//! A reload closes no connection and drops no request.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::json;
+
+use super::{Client, Setup, Upstream};
+use crate::table::Severity;
+
+fn setup(legacy: &Upstream, modern: &Upstream, weight: u32) -> Setup {
+    Setup::new(legacy.address).upstream("modern", modern.address, &json!({})).route(json!({
+        "name": "payments", "match": { "path_prefix": "/payments" }, "legacy": "legacy", "modern": "modern", "weight": weight
+    }))
+}
+
+const GET: &str = "GET /payments HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_under_load_loses_no_request() {
+    let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
+    let bench = setup(&legacy, &modern, 0).start();
+    let address = bench.proxy.local_addrs()[0];
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                let mut count = (0, 0);
+                while !stop.load(Ordering::Relaxed) {
+                    client.send(GET).await;
+                    let answer = client.answer().await;
+                    assert_eq!(answer.status, 200, "{}", answer.head);
+                    match answer.text() {
+                        "legacy" => count.0 += 1,
+                        _ => count.1 += 1,
+                    }
+                }
+                count
+            })
+        })
+        .collect();
+    for round in 0..50 {
+        let next = setup(&legacy, &modern, if round % 2 == 0 { 100 } else { 0 });
+        bench.proxy.reload(&next.config, &next.links).unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut all = (0, 0);
+    for client in clients {
+        let count = client.await.unwrap();
+        all = (all.0 + count.0, all.1 + count.1);
+    }
+    assert!(all.0 > 100 && all.1 > 100, "{all:?}");
+    // Counts survive, by the route's name.
+    let counted = bench.metric("banyan_http_requests_total", &[("route", "payments")]);
+    assert!((counted - f64::from(all.0 + all.1)).abs() < 0.1, "{counted} {all:?}");
+}
+
+#[tokio::test]
+async fn a_config_that_does_not_compile_changes_nothing() {
+    let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
+    let bench = setup(&legacy, &modern, 100).start();
+    let mut wrong = setup(&legacy, &modern, 0);
+    wrong.config.default = "legcay".to_owned();
+    let problems = bench.proxy.reload(&wrong.config, &wrong.links).unwrap_err();
+    assert!(problems.iter().any(|problem| problem.severity == Severity::Error));
+    assert_eq!(bench.ask(GET).await.text(), "modern");
+}
+
+#[tokio::test]
+async fn keys_that_need_a_restart_say_so_and_the_rest_takes_effect() {
+    let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
+    let bench = setup(&legacy, &modern, 0).start();
+    let mut next = setup(&legacy, &modern, 100).workers(7);
+    next.config.listeners[0].bind = ([127, 0, 0, 1], 1).into();
+    let warnings = bench.proxy.reload(&next.config, &next.links).unwrap();
+    let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+    for path in ["workers", "listeners[0].bind"] {
+        assert!(paths.contains(&path), "{paths:?}");
+    }
+    assert_eq!(bench.ask(GET).await.text(), "modern");
+}
+
+#[tokio::test]
+async fn pools_and_connections_outlive_a_reload() {
+    let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
+    let bench = setup(&legacy, &modern, 0).workers(1).start();
+    let mut client = bench.client().await;
+    for weight in [0, 0, 1] {
+        client.send(GET).await;
+        assert_eq!(client.answer().await.text(), "legacy");
+        let next = setup(&legacy, &modern, weight).workers(1);
+        bench.proxy.reload(&next.config, &next.links).unwrap();
+    }
+    assert_eq!(legacy.connections(), 1);
+}

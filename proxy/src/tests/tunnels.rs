@@ -1,0 +1,143 @@
+//! Upgrades: only after the upstream's 101, only WebSocket, both ways, through a reload, ended by a drain.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use super::{Bench, Client, Setup, Upstream, eventually};
+
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
+const SWITCHED: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\n";
+
+/// Switches, says hello right behind the head, then echoes.
+async fn echo() -> Upstream {
+    Upstream::scripted(|mut wire| async move {
+        let head = wire.head().await?.to_ascii_lowercase();
+        assert!(head.contains("connection: upgrade\r\n") && head.contains("upgrade: websocket\r\n"), "{head}");
+        wire.send(format!("{SWITCHED}hello")).await?;
+        loop {
+            let bytes = wire.some().await?;
+            wire.send(bytes).await?;
+        }
+    })
+    .await
+}
+
+async fn opened(bench: &Bench) -> Client {
+    let mut client = bench.client().await;
+    client.send(UPGRADE).await;
+    let head = client.head().await.unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    assert!(head.contains("upgrade: websocket\r\n") && head.contains("sec-websocket-accept: y"), "{head}");
+    assert_eq!(client.take(5).await.unwrap(), b"hello");
+    client
+}
+
+async fn echoes(client: &mut Client, text: &str) {
+    client.send(text).await;
+    assert_eq!(client.take(text.len()).await.unwrap(), text.as_bytes());
+}
+
+#[tokio::test]
+async fn a_tunnel_carries_bytes_both_ways() {
+    for park in [false, true] {
+        let upstream = echo().await;
+        let bench = Setup::new(upstream.address).park_at_once(park).start();
+        let mut client = opened(&bench).await;
+        echoes(&mut client, "ping").await;
+        // More than any buffer holds.
+        let (much, mut got) = (vec![b'x'; 4 << 20], 0);
+        let (mut read, mut write) = client.stream.into_split();
+        let sends = tokio::spawn(async move { write.write_all(&much).await.map(|()| write) });
+        let mut buffer = vec![0; 65536];
+        while got < 4 << 20 {
+            let count = tokio::io::AsyncReadExt::read(&mut read, &mut buffer).await.unwrap();
+            assert!(count > 0);
+            got += count;
+        }
+        drop(sends.await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_sends_right_behind_its_request_is_not_lost() {
+    let upstream = echo().await;
+    let bench = Setup::new(upstream.address).start();
+    let mut client = bench.client().await;
+    client.send(format!("{UPGRADE}early")).await;
+    client.head().await.unwrap();
+    let mut all = client.take(10).await.unwrap();
+    all.sort_unstable();
+    let mut expected = b"helloearly".to_vec();
+    expected.sort_unstable();
+    assert_eq!(all, expected);
+}
+
+#[tokio::test]
+async fn no_tunnel_is_opened_without_the_upstreams_101() {
+    let upstream = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno").await;
+    let bench = Setup::new(upstream.address).workers(1).start();
+    let mut client = bench.client().await;
+    // What would go through a tunnel is a request, and passes the stations as one.
+    client.send(format!("{UPGRADE}GET /next HTTP/1.1\r\nHost: a\r\nX-Banyan-Side: x\r\n\r\n")).await;
+    assert_eq!(client.answer().await.text(), "no");
+    assert_eq!(client.answer().await.text(), "no");
+    let seen = upstream.bytes();
+    assert!(seen.contains("GET /next HTTP/1.1\r\n") && !seen.contains("X-Banyan"), "{seen}");
+}
+
+#[tokio::test]
+async fn only_websocket_is_tunnelled() {
+    let upstream = Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let bench = Setup::new(upstream.address).start();
+    let answer = bench
+        .ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n")
+        .await;
+    assert_eq!(answer.status, 200);
+    let seen = upstream.bytes().to_ascii_lowercase();
+    assert!(!seen.contains("h2c") && !seen.contains("http2-settings"), "{seen}");
+}
+
+#[tokio::test]
+async fn one_end_may_stop_sending_and_still_hear() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.head().await?;
+        wire.send(SWITCHED).await?;
+        while wire.take(1).await.is_ok() {}
+        wire.send("last words").await
+    })
+    .await;
+    let bench = Setup::new(upstream.address).start();
+    let mut client = bench.client().await;
+    client.send(UPGRADE).await;
+    client.head().await.unwrap();
+    client.send("abc").await;
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(client.take(10).await.unwrap(), b"last words");
+    assert!(client.is_closed().await);
+    eventually("nothing is left", || bench.proxy.status().connections == 0).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_outlives_a_reload() {
+    let (old, new) = (echo().await, Upstream::named("new").await);
+    let bench = Setup::new(old.address).start();
+    let mut client = opened(&bench).await;
+    let next = Setup::new(new.address).route(json!({ "name": "r", "match": { "path": "/r" }, "legacy": "legacy" }));
+    bench.proxy.reload(&next.config, &next.links).unwrap();
+    assert_eq!(bench.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.text(), "new");
+    echoes(&mut client, "still here").await;
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_tunnels_no_longer_than_it_is_told() {
+    let upstream = echo().await;
+    let bench = Setup::new(upstream.address).start();
+    let mut client = opened(&bench).await;
+    let draining = tokio::spawn(bench.proxy.drain(Duration::from_millis(500)));
+    echoes(&mut client, "still here").await;
+    tokio::time::timeout(Duration::from_secs(5), draining).await.unwrap().unwrap();
+    assert!(client.is_closed().await);
+}
