@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use banyan_connectors::Connectors;
 use banyan_proxy::Proxy;
 use prometheus::Registry;
 
@@ -29,6 +30,7 @@ pub(crate) struct App {
     pub(crate) links: Arc<Links>,
     file: Mutex<InForce>,
     proxy: RwLock<Option<Proxy>>,
+    connectors: RwLock<Option<Connectors>>,
 }
 
 /// The file in force, and what is known of the one on disk.
@@ -44,6 +46,7 @@ pub(crate) struct InForce {
 /// The halves that run in this process.
 pub(crate) struct Halves {
     pub(crate) proxy: Option<Proxy>,
+    pub(crate) connectors: Option<Connectors>,
 }
 
 // === impl App ===
@@ -68,6 +71,7 @@ impl App {
             links,
             file: Mutex::new(InForce { started_with: loaded.restart.clone(), loaded, judged, status }),
             proxy: RwLock::new(halves.proxy),
+            connectors: RwLock::new(halves.connectors),
         }
     }
 
@@ -94,6 +98,7 @@ impl App {
     }
 
     pub(crate) fn status(&self) -> Status {
+        let connectors = self.connectors.read().unwrap_or_else(PoisonError::into_inner);
         Status {
             version: env!("CARGO_PKG_VERSION"),
             ready: self.is_ready(),
@@ -101,6 +106,7 @@ impl App {
             file: self.file().status.clone(),
             proxy: self.with_proxy(Proxy::status),
             links: self.links.status(),
+            syncs: connectors.as_ref().map(Connectors::status).unwrap_or_default(),
         }
     }
 
@@ -110,6 +116,10 @@ impl App {
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(proxy) = proxy {
             proxy.drain(at_most).await;
+        }
+        let connectors = self.connectors.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(connectors) = connectors {
+            connectors.stop().await;
         }
     }
 }

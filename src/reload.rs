@@ -137,12 +137,12 @@ fn against(app: &App) -> Against {
 
 fn take_over<'r>(app: &App, accepted: Accepted) -> Result<Event<'r>, Box<Report>> {
     let Accepted { loaded, mut report } = accepted;
-    app.links.follow(&loaded.proxy);
+    app.links.follow(&loaded);
     if let Some(Err(problems)) = app.with_proxy(|proxy| proxy.reload(&loaded.proxy, &*app.links)) {
         for problem in problems {
             report.add(&problem);
         }
-        app.links.follow(&app.file().loaded.proxy);
+        app.links.follow(&app.file().loaded);
         return Err(Box::new(report));
     }
     let mut file = app.file();

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use banyan_connectors::SyncStatus;
 use banyan_proxy::ProxyStatus;
 
 use crate::link::LinkStatus;
@@ -19,6 +20,8 @@ pub(crate) struct Status {
     pub(crate) proxy: Option<ProxyStatus>,
     /// What the databases say of each sync, by name.
     pub(crate) links: Vec<LinkStatus>,
+    /// The flows that this process runs.
+    pub(crate) syncs: Vec<SyncStatus>,
 }
 
 /// The file on disk against the one in force.

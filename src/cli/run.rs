@@ -3,6 +3,7 @@
 use std::{net::TcpListener, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use banyan_connectors::Connectors;
 use banyan_proxy::Proxy;
 use clap::ValueEnum;
 use prometheus::Registry;
@@ -77,7 +78,7 @@ async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Resul
     let registry = Registry::new();
     let metrics = Metrics::register()?;
     let tasks = Tasks::new(metrics.clone());
-    let links = Arc::new(Links::new(&loaded.proxy));
+    let links = Arc::new(Links::new(&loaded));
     links.compare_with_file(&loaded.proxy);
 
     // The admin listener's port first: a second Banyan on this machine should fail before it touches anything.
@@ -86,6 +87,11 @@ async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Resul
         Some(Half::Connectors) => None,
         _ => Some(Proxy::start(&loaded.proxy, &*links, &Handle::current(), &registry)?),
     };
+    let connectors = match only {
+        Some(Half::Proxy) => None,
+        _ if loaded.connectors.syncs.is_empty() => None,
+        _ => Some(Connectors::start(&loaded.connectors, &registry)?),
+    };
     if let Some(proxy) = &proxy {
         for address in proxy.local_addrs() {
             info!(%address, routes = loaded.proxy.routes.len(), "listening");
@@ -93,12 +99,15 @@ async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Resul
     }
     info!(address = %admin.local_addr()?, "admin listening");
 
-    let halves = Halves { proxy };
+    let halves = Halves { proxy, connectors };
     let app = Arc::new(App::new(path, loaded, registry, metrics, links, halves));
     let (shared, socket) = (Arc::clone(&app), Arc::new(admin));
     tasks.spawn("admin", move || admin::serve(Arc::clone(&socket), Arc::clone(&shared)));
     let shared = Arc::clone(&app);
     tasks.spawn("reload", move || reload::watch(Arc::clone(&shared)));
+
+    let shared = Arc::clone(&app);
+    tasks.spawn("links", move || Arc::clone(&shared.links).feed());
 
     let signal = tokio::select! {
         _ = terminate.recv() => "SIGTERM",

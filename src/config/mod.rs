@@ -27,7 +27,7 @@ use banyan_proxy::{
 use garde::Validate as _;
 
 pub(crate) use env::Env;
-pub(crate) use file::{File, Loaded};
+pub(crate) use file::{File, Loaded, owner};
 pub(crate) use report::{Diagnostic, Report, Severity};
 pub(crate) use restart::RestartKeys;
 pub(crate) use span::Text;

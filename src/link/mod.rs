@@ -3,6 +3,7 @@
 //! Asked on the answering path, fed from the databases: what they say wins. Until one has answered, the owner that was last known counts
 //! (`kept`), else the file's. An unknown lag is infinite.
 
+mod feed;
 mod kept;
 
 use std::{
@@ -14,12 +15,15 @@ use std::{
     time::Duration,
 };
 
+use banyan_connectors::config as data;
 use banyan_proxy::{
     config::Config,
     links::{DataLinks, Owner, SyncLink},
 };
 use serde::Serialize;
+use tokio::sync::watch;
 
+use crate::config::Loaded;
 use kept::Kept;
 
 /// The links of all syncs of the file in force.
@@ -27,6 +31,8 @@ use kept::Kept;
 pub(crate) struct Links {
     links: RwLock<BTreeMap<String, Arc<Link>>>,
     kept: Kept,
+    /// What is to be read; the feeding task starts over when it changes.
+    wanted: watch::Sender<Arc<data::Config>>,
 }
 
 /// One sync's link.
@@ -88,15 +94,20 @@ struct FileLink {
 // === impl Links ===
 
 impl Links {
-    /// Links for the syncs of this config, with what `dir` remembers of their owners.
-    pub(crate) fn new(config: &Config) -> Self {
-        let links = Self { links: RwLock::default(), kept: Kept::open(&config.state.dir) };
-        links.follow(config);
+    /// Links for the syncs of this file, with what `state.dir` remembers of their owners.
+    pub(crate) fn new(loaded: &Loaded) -> Self {
+        let links = Self {
+            links: RwLock::default(),
+            kept: Kept::open(&loaded.proxy.state.dir),
+            wanted: watch::Sender::new(Arc::new(loaded.connectors.clone())),
+        };
+        links.follow(loaded);
         links
     }
 
     /// Takes over the syncs of a new file; links that stay keep what they know.
-    pub(crate) fn follow(&self, config: &Config) {
+    pub(crate) fn follow(&self, loaded: &Loaded) {
+        let config = &loaded.proxy;
         let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
         links.retain(|name, _| config.syncs.contains_key(name));
         for (name, sync) in &config.syncs {
@@ -105,6 +116,8 @@ impl Links {
                 Arc::new(Link::new(self.kept.get(name).unwrap_or(file)))
             });
         }
+        drop(links);
+        self.wanted.send_replace(Arc::new(loaded.connectors.clone()));
     }
 
     /// Says so when the file names another owner than the one that is known: the file does not move owners.
@@ -156,7 +169,7 @@ impl Link {
         Self { owner: AtomicU64::new(known.pack()), lag: AtomicU64::new(UNKNOWN) }
     }
 
-    pub(crate) fn known(&self) -> Known {
+    fn known(&self) -> Known {
         Known::unpack(self.owner.load(Ordering::Relaxed))
     }
 }

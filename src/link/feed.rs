@@ -1,0 +1,172 @@
+//! Reads owner and lag of every sync from both databases, once a second, and tells the links.
+
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use anyhow::Context as _;
+use banyan_connectors::{SyncReader, SyncReading};
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{info, warn};
+
+use super::{Known, Link, Links, Source, UNKNOWN};
+use crate::config;
+
+/// How often a sync is read; also how old a lag may be.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A reading that takes longer than this is none.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Whoever stops reading a sync leaves its lag unknown: an old number would look like health.
+struct Feeding(Arc<Link>);
+
+// === impl Links ===
+
+impl Links {
+    /// Reads all syncs of the file in force until it is dropped.
+    ///
+    /// # Errors
+    /// When a reader panicked.
+    pub(crate) async fn feed(self: Arc<Self>) -> anyhow::Result<()> {
+        let mut wanted = self.wanted.subscribe();
+        loop {
+            let config = Arc::clone(&wanted.borrow_and_update());
+            let mut readers = JoinSet::new();
+            for (name, sync) in &config.syncs {
+                let Some(link) = self.link(name) else { continue };
+                match SyncReader::new(name, sync, &config.install) {
+                    Ok(reader) => drop(readers.spawn(Arc::clone(&self).read(name.clone(), reader, Feeding(link)))),
+                    Err(error) => warn!(sync = name, "the sync cannot be read, its lag stays unknown: {error}"),
+                }
+            }
+            tokio::select! {
+                changed = wanted.changed() => changed?,
+                Some(ended) = readers.join_next() => ended.context("a reader ended")?,
+            }
+        }
+    }
+
+    async fn read(self: Arc<Self>, name: String, mut reader: SyncReader, link: Feeding) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let reading = timeout(PATIENCE, reader.read()).await.unwrap_or_default();
+            self.take(&name, &link.0, reading);
+        }
+    }
+
+    /// What a database says wins at once; silence leaves the last known owner, and no lag.
+    pub(super) fn take(&self, name: &str, link: &Link, reading: SyncReading) {
+        if let Some((side, epoch)) = reading.owner {
+            let (owner, epoch) = (config::owner(side), u64::try_from(epoch).unwrap_or(0));
+            let before = link.known();
+            let now = Known { owner, epoch, source: Source::Database };
+            // Two databases speak: while the one that knows better is away, the other does not bring a former owner back.
+            if before.source == Source::Database && epoch < before.epoch {
+                link.lag.store(UNKNOWN, Ordering::Relaxed);
+                return;
+            }
+            if before != now {
+                link.owner.store(now.pack(), Ordering::Relaxed);
+                told(name, before, now);
+                if let Err(error) = self.kept.put(name, owner, epoch) {
+                    warn!(sync = name, "the owner cannot be kept for the next start: {error}");
+                }
+            }
+        }
+        let lag = reading.lag.map_or(UNKNOWN, |lag| u64::try_from(lag.as_micros()).unwrap_or(UNKNOWN));
+        link.lag.store(lag, Ordering::Relaxed);
+    }
+}
+
+fn told(name: &str, before: Known, now: Known) {
+    if before.owner == now.owner {
+        info!(sync = name, owner = now.owner.as_str(), epoch = now.epoch, "the databases say who owns the sync");
+    } else {
+        warn!(
+            sync = name,
+            owner = now.owner.as_str(),
+            before = before.owner.as_str(),
+            epoch = now.epoch,
+            "the databases name another owner than was known: writes go there from now on"
+        );
+    }
+}
+
+// === impl Feeding ===
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        self.0.lag.store(UNKNOWN, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use banyan_connectors::config::Side;
+    use banyan_proxy::links::{DataLinks as _, Owner};
+
+    use super::*;
+    use crate::config::{Against, check};
+
+    fn links(dir: &std::path::Path) -> Links {
+        let yaml = format!(
+            "version: 1\nlisteners: [{{bind: \"127.0.0.1:0\"}}]\nstate: {{dir: \"{}\"}}\nupstreams: {{m: {{endpoints: [\"http://127.0.0.1:1\"]}}}}\n\
+             default: m\nkafka: {{brokers: \"127.0.0.1:1\"}}\nsyncs:\n  payments:\n    owner: legacy\n    \
+             legacy: {{postgres: \"postgres://a@127.0.0.1:1/a\"}}\n    modern: {{postgres: \"postgres://a@127.0.0.1:1/b\"}}\n    tables: [public.payments]\n",
+            dir.display()
+        );
+        let accepted = check("test.yaml", yaml.as_bytes(), &|_| None, &Against::default());
+        Links::new(&accepted.unwrap_or_else(|report| panic!("{}", report.render(false))).loaded)
+    }
+
+    fn says(owner: Option<(Side, i64)>, lag_ms: Option<u64>) -> SyncReading {
+        SyncReading { owner, lag: lag_ms.map(Duration::from_millis) }
+    }
+
+    #[test]
+    fn a_database_wins_over_the_file_and_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = links(dir.path());
+        let link = links.sync("payments").unwrap();
+        assert_eq!((link.owner(), link.lag()), (Owner::Legacy, None));
+        links.take("payments", &links.link("payments").unwrap(), says(Some((Side::Modern, 4)), Some(20)));
+        assert_eq!((link.owner(), link.lag()), (Owner::Modern, Some(Duration::from_millis(20))));
+        let again = self::links(dir.path());
+        assert_eq!(again.known("payments").unwrap(), Known { owner: Owner::Modern, epoch: 4, source: Source::Kept });
+    }
+
+    #[test]
+    fn silence_keeps_the_owner_and_makes_the_lag_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = links(dir.path());
+        let link = links.link("payments").unwrap();
+        links.take("payments", &link, says(Some((Side::Modern, 4)), Some(20)));
+        links.take("payments", &link, says(None, None));
+        assert_eq!(links.status()[0].lag_seconds, None);
+        assert_eq!(links.known("payments").unwrap().owner, Owner::Modern);
+    }
+
+    #[test]
+    fn an_older_epoch_brings_no_former_owner_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = links(dir.path());
+        let link = links.link("payments").unwrap();
+        links.take("payments", &link, says(Some((Side::Modern, 4)), Some(20)));
+        links.take("payments", &link, says(Some((Side::Legacy, 3)), Some(1)));
+        assert_eq!(links.known("payments").unwrap().owner, Owner::Modern);
+        assert_eq!(links.status()[0].lag_seconds, None);
+    }
+
+    #[test]
+    fn who_stops_reading_leaves_no_lag_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = links(dir.path());
+        let link = links.link("payments").unwrap();
+        links.take("payments", &link, says(Some((Side::Legacy, 1)), Some(20)));
+        drop(Feeding(Arc::clone(&link)));
+        assert_eq!(links.status()[0].lag_seconds, None);
+    }
+}
