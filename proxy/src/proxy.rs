@@ -41,6 +41,8 @@ pub struct ProxyStatus {
     pub upstreams: Vec<UpstreamStatus>,
     /// Open clients' connections, tunnels among them.
     pub connections: usize,
+    /// Of these, how many wait for a request without holding any buffer.
+    pub idle_connections: usize,
 }
 
 /// One route.
@@ -107,6 +109,7 @@ impl Proxy {
             bind: listener.bind,
             local: socket.local_addr().unwrap_or(listener.bind),
             open: AtomicUsize::new(0),
+            idle: AtomicUsize::new(0),
         });
         let limits = config.listeners.iter().map(|listener| listener.limits.clone()).collect();
         let workers = config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -185,10 +188,14 @@ impl Proxy {
             let (in_flight, connections) = self.shared.upstream_state(&upstream.name).busy();
             UpstreamStatus { name: upstream.name.clone(), in_flight, connections }
         });
+        let sum = |of: fn(&ListenerState) -> &AtomicUsize| {
+            self.shared.listeners.iter().map(|listener| of(listener).load(Ordering::Relaxed)).sum()
+        };
         ProxyStatus {
             routes: routes.collect(),
             upstreams: upstreams.collect(),
-            connections: self.shared.listeners.iter().map(|listener| listener.open.load(Ordering::Relaxed)).sum(),
+            connections: sum(|listener| &listener.open),
+            idle_connections: sum(|listener| &listener.idle),
         }
     }
 

@@ -59,16 +59,16 @@ const LINGER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, listener: usize, worker: Rc<Worker>, open: OpenClient) {
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>, open: OpenClient) {
     let turn = Rc::new(Turn::new(peer, worker.now()));
-    worker.watch(listener, &turn);
+    worker.watch(open.listener(), &turn);
     let (mut stream, mut early) = (stream, Bytes::new());
     loop {
-        if early.is_empty() && !wait(&stream, &turn, &worker).await {
+        if early.is_empty() && !wait(&stream, &turn, &worker, &open).await {
             return;
         }
         // Boxed, so that a waiting connection is small.
-        match Box::pin(drive(stream, early, listener, &turn, &worker)).await {
+        match Box::pin(drive(stream, early, open.listener(), &turn, &worker)).await {
             End::Between(bare, read) => (stream, early) = (bare, read),
             End::Tunnel(near, read, far) => {
                 drop(turn);
@@ -93,7 +93,8 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, listener: usize, 
 }
 
 /// Waits for the first byte of a request; false when the connection is to be closed instead.
-async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker) -> bool {
+async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker, open: &OpenClient) -> bool {
+    let _idles = open.idles();
     turn.set_parked(true);
     poll_fn(|cx| {
         if let Poll::Ready(ready) = stream.poll_read_ready(cx) {

@@ -47,6 +47,8 @@ pub(crate) struct ListenerState {
     pub(crate) local: SocketAddr,
     /// Open connections over all workers.
     pub(crate) open: AtomicUsize,
+    /// Of these, how many wait on the bare socket.
+    pub(crate) idle: AtomicUsize,
 }
 
 /// One thread's state.
@@ -198,7 +200,7 @@ impl Worker {
                     return;
                 }
                 drop(stream.set_nodelay(true));
-                let serving = connection::serve(stream, peer, listener, Rc::clone(self), open);
+                let serving = connection::serve(stream, peer, Rc::clone(self), open);
                 self.connections.spawn_local(serving);
             }
             // The client changed its mind.
@@ -240,6 +242,9 @@ pub(super) struct OpenClient {
     listener: usize,
 }
 
+/// Counts it as idle for as long as it waits.
+pub(super) struct IdleClient<'o>(&'o OpenClient);
+
 // === impl OpenClient ===
 
 impl OpenClient {
@@ -250,6 +255,23 @@ impl OpenClient {
 
     fn count(&self) -> usize {
         self.shared.listeners[self.listener].open.load(Ordering::Relaxed)
+    }
+}
+
+impl OpenClient {
+    pub(super) fn listener(&self) -> usize {
+        self.listener
+    }
+
+    pub(super) fn idles(&self) -> IdleClient<'_> {
+        self.shared.listeners[self.listener].idle.fetch_add(1, Ordering::Relaxed);
+        IdleClient(self)
+    }
+}
+
+impl Drop for IdleClient<'_> {
+    fn drop(&mut self) {
+        self.0.shared.listeners[self.0.listener].idle.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

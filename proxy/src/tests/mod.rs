@@ -6,6 +6,7 @@ mod client;
 mod failures;
 mod framing;
 mod limits;
+mod parking;
 mod reloads;
 mod tunnels;
 mod upstream;
