@@ -10,6 +10,7 @@ mod explain;
 pub(crate) mod output;
 mod run;
 pub(crate) mod schema;
+mod status;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -45,6 +46,8 @@ enum Verb {
     DemoPart(demo::PartArgs),
     /// Say what would happen to a request, and why.
     Explain(explain::Args),
+    /// Show what a running Banyan does, route by route and sync by sync.
+    Status(status::Args),
     /// Print the JSON Schema of the file, for editors.
     Schema,
     /// Print a completion script for a shell.
@@ -62,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Verb::DemoPart(args) => demo::play(args),
         Verb::Explain(args) => explain::run(&cli.config, args),
+        Verb::Status(args) => status::run(&cli.config, args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
     };

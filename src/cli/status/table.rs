@@ -1,0 +1,284 @@
+//! Status as people read it: one sentence that says whether it is well, a line a route, a line a sync.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::numbers::{Arm, Numbers};
+
+/// The whole text. `since` is an earlier look, and how many seconds ago it was: numbers are then of the time between.
+pub(super) fn render(status: &Value, numbers: &Numbers, since: Option<(&Numbers, u64)>) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{}\n", sentence(status));
+    routes(status, numbers, since, &mut out);
+    syncs(status, &mut out);
+    out
+}
+
+/// "Is it well?"
+fn sentence(status: &Value) -> String {
+    let mut parts = Vec::new();
+    if status["ready"] == false {
+        parts.push("stopping".to_owned());
+    }
+    let file = &status["file"];
+    if file["in_force"] == false {
+        let errors = file["errors"].as_u64().unwrap_or(1);
+        let first = file["first_error"].as_str().unwrap_or("it cannot be read");
+        let plural = if errors == 1 { "" } else { "s" };
+        parts.push(format!("the file on disk is refused, the old one is in force: {errors} error{plural}, {first}"));
+    }
+    let waiting: Vec<&str> = list(&file["restart_needed"]).iter().filter_map(Value::as_str).collect();
+    if !waiting.is_empty() {
+        parts.push(format!("waiting for a restart: {}", waiting.join(", ")));
+    }
+    let routes = list(&status["proxy"]["routes"]).len();
+    if parts.is_empty() && routes > 0 {
+        parts.push(format!("All {routes} routes as wanted"));
+    }
+    for link in list(&status["links"]) {
+        let lag = match link["lag_seconds"].as_f64() {
+            Some(lag) => format!("{} behind", time(lag)),
+            None => "lag unknown, its reads go to the owner".to_owned(),
+        };
+        parts.push(format!("sync {} {lag}", text(&link["name"])));
+    }
+    parts.join(" · ")
+}
+
+fn routes(status: &Value, numbers: &Numbers, since: Option<(&Numbers, u64)>, out: &mut String) {
+    let routes = list(&status["proxy"]["routes"]);
+    if routes.is_empty() {
+        return;
+    }
+    let count = if since.is_some() { "REQ/S" } else { "REQUESTS" };
+    let heads = ["ROUTE", "STAGE", "WANT", "NOW", "SEEN", count, "LEGACY err p99", "MODERN err p99", "MISMATCH"];
+    let mut rows = vec![heads.map(str::to_owned)];
+    for route in routes {
+        let name = text(&route["name"]);
+        let arm = |side: &str| {
+            let all = numbers.arm(name, side);
+            since.map_or(all.clone(), |(before, _)| all.since(&before.arm(name, side)))
+        };
+        let answers = match since {
+            Some((before, seconds)) => {
+                let between = numbers.answers(name) - before.answers(name);
+                #[expect(clippy::cast_precision_loss, reason = "a few seconds")]
+                let rate = between.max(0.0) / seconds as f64;
+                grouped(rate)
+            }
+            None => grouped(numbers.answers(name)),
+        };
+        rows.push([
+            name.to_owned(),
+            text(&route["stage"]).to_owned(),
+            percent(&route["weight_wanted"], 2),
+            percent(&route["weight_effective"], 2),
+            percent(&route["weight_seen"], 1),
+            answers,
+            side(&arm("legacy")),
+            side(&arm("modern")),
+            mismatch(&route["compare"]),
+        ]);
+    }
+    columns(&rows, &[2, 3, 4, 5, 6, 7, 8], out);
+}
+
+fn syncs(status: &Value, out: &mut String) {
+    let (links, flows) = (list(&status["links"]), list(&status["syncs"]));
+    if links.is_empty() {
+        return;
+    }
+    let heads = ["SYNC", "OWNER", "LEGACY → MODERN", "MODERN → LEGACY", "VIOLATIONS", "WAL KEPT"];
+    let mut rows = vec![heads.map(str::to_owned)];
+    let mut errors = Vec::new();
+    for link in links {
+        let name = text(&link["name"]);
+        let own = flows.iter().find(|sync| sync["name"] == name);
+        let flow =
+            |direction: &str| own.and_then(|sync| list(&sync["flows"]).iter().find(|flow| flow["flow"] == direction));
+        let both = [flow("legacy_to_modern"), flow("modern_to_legacy")];
+        let sum = |key: &str| both.iter().flatten().filter_map(|flow| flow[key].as_u64()).sum::<u64>();
+        let known = both.iter().flatten().any(|flow| flow["retained_wal_bytes"].is_u64());
+        rows.push([
+            name.to_owned(),
+            owner(link),
+            both[0].map_or("not here".to_owned(), state),
+            both[1].map_or("not here".to_owned(), state),
+            if own.is_some() { sum("violations").to_string() } else { "–".to_owned() },
+            if known { bytes(sum("retained_wal_bytes")) } else { "–".to_owned() },
+        ]);
+        for flow in both.iter().flatten() {
+            for key in ["last_error", "waiting_for"] {
+                if let Some(why) = flow[key].as_str() {
+                    let word = if key == "last_error" { "" } else { "waits for " };
+                    errors.push(format!("{name} {}: {word}{why}", text(&flow["flow"]).replace('_', " ")));
+                }
+            }
+        }
+    }
+    out.push('\n');
+    columns(&rows, &[4, 5], out);
+    for error in errors {
+        let _ = writeln!(out, "  {error}");
+    }
+}
+
+/// `legacy`, or with how it is known when no database has said so.
+fn owner(link: &Value) -> String {
+    let owner = text(&link["owner"]);
+    match link["known_from"].as_str() {
+        Some("database") | None => owner.to_owned(),
+        Some("kept") => format!("{owner} (before)"),
+        Some(other) => format!("{owner} ({other})"),
+    }
+}
+
+/// `applying, 11 ms behind`.
+fn state(flow: &Value) -> String {
+    let state = text(&flow["state"]).replace('_', " ");
+    match (state.as_str(), flow["lag_seconds"].as_f64()) {
+        ("applying", Some(lag)) => format!("applying, {} behind", time(lag)),
+        _ => state,
+    }
+}
+
+fn side(arm: &Arm) -> String {
+    if arm.answers < 1.0 {
+        return "–".to_owned();
+    }
+    let errors = format!("{:.1}%", arm.failed / arm.answers * 100.0);
+    format!("{errors} {:>7}", arm.p99().map_or("–".to_owned(), time))
+}
+
+fn mismatch(compare: &Value) -> String {
+    match (compare["mismatch"].as_f64(), compare["compared"].as_f64()) {
+        (Some(mismatch), Some(compared)) if compared > 0.0 => format!("{:.1}%", mismatch / compared * 100.0),
+        _ => "–".to_owned(),
+    }
+}
+
+/// Left-aligned columns, but for those in `right`.
+fn columns<const N: usize>(rows: &[[String; N]], right: &[usize], out: &mut String) {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let _ =
+                if right.contains(&column) { write!(line, "{cell:>width$}") } else { write!(line, "{cell:<width$}") };
+            line.push_str("  ");
+        }
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+/// `50%`, `12.34%`, `–`.
+fn percent(value: &Value, decimals: usize) -> String {
+    let Some(value) = value.as_f64() else { return "–".to_owned() };
+    let text = format!("{value:.decimals$}");
+    if decimals > 1 { format!("{}%", text.trim_end_matches('0').trim_end_matches('.')) } else { format!("{text}%") }
+}
+
+/// `11 ms`, `2.5 s`, `3 min`.
+fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.000_95 => format!("{:.1} ms", s * 1e3),
+        s if s < 0.995 => format!("{:.0} ms", s * 1e3),
+        s if s < 120.0 => format!("{s:.1} s"),
+        s => format!("{:.0} min", s / 60.0),
+    }
+}
+
+/// `1,204`.
+fn grouped(number: f64) -> String {
+    // `abs`: an empty sum of floats is -0.
+    let digits = format!("{:.0}", number.abs());
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `2 MB`.
+fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{} kB", bytes / 1_000),
+        1_000_000..1_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{} GB", bytes / 1_000_000_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_table_reads_as_a_person_expects() {
+        let status = json!({
+            "ready": true,
+            "file": {"in_force": true, "restart_needed": []},
+            "proxy": {"routes": [
+                {"name": "payments", "stage": "canary", "weight_wanted": 12.5, "weight_effective": 12.5, "weight_seen": 12.4,
+                 "compare": {"compared": 200, "mismatch": 3}},
+                {"name": "default", "stage": "legacy", "weight_wanted": 0.0, "weight_effective": 0.0, "weight_seen": null, "compare": null},
+            ]},
+            "links": [{"name": "payments", "owner": "legacy", "epoch": 1, "known_from": "database", "lag_seconds": 0.011}],
+            "syncs": [{"name": "payments", "flows": [
+                {"flow": "legacy_to_modern", "state": "applying", "lag_seconds": 0.011, "violations": 0, "retained_wal_bytes": 2_100_000},
+                {"flow": "modern_to_legacy", "state": "watching", "lag_seconds": null, "violations": 0, "retained_wal_bytes": null},
+            ]}],
+        });
+        let text = render(&status, &Numbers::default(), None);
+        let expected = "\
+All 2 routes as wanted · sync payments 11 ms behind
+
+ROUTE     STAGE    WANT    NOW   SEEN  REQUESTS  LEGACY err p99  MODERN err p99  MISMATCH
+payments  canary  12.5%  12.5%  12.4%         0               –               –      1.5%
+default   legacy     0%     0%      –         0               –               –         –
+
+SYNC      OWNER   LEGACY → MODERN         MODERN → LEGACY  VIOLATIONS  WAL KEPT
+payments  legacy  applying, 11 ms behind  watching                  0      2 MB
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn a_refused_file_is_the_first_thing_said() {
+        let file = json!({"in_force": false, "errors": 2, "first_error": "routes.yaml:3:1: unknown key `x`", "restart_needed": ["workers"]});
+        let said = sentence(&json!({"ready": true, "file": file, "proxy": null, "links": []}));
+        assert!(
+            said.starts_with("the file on disk is refused, the old one is in force: 2 errors, routes.yaml:3:1"),
+            "{said}"
+        );
+        assert!(said.ends_with("waiting for a restart: workers"), "{said}");
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            (grouped(1_204.0), grouped(12.0), grouped(1_234_567.0)),
+            ("1,204".into(), "12".into(), "1,234,567".into())
+        );
+        assert_eq!(
+            (time(0.0), time(0.011), time(2.51), time(600.0)),
+            ("0.0 ms".into(), "11 ms".into(), "2.5 s".into(), "10 min".into())
+        );
+    }
+}
