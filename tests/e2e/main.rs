@@ -5,6 +5,10 @@
 mod data_basic;
 #[cfg(test)]
 mod data_both;
+#[cfg(test)]
+mod data_rows;
+#[cfg(test)]
+mod data_stops;
 #[cfg(all(test, feature = "demo"))]
 mod demo_story;
 #[cfg(test)]
