@@ -18,6 +18,10 @@ mod harness;
 #[cfg(test)]
 mod harness_holds;
 #[cfg(test)]
+mod http_shadow;
+#[cfg(test)]
+mod http_split;
+#[cfg(test)]
 mod preflight;
 #[cfg(all(test, feature = "demo"))]
 mod shop_journey;

@@ -13,6 +13,7 @@
 pub(crate) mod banyan;
 pub(crate) mod client;
 pub(crate) mod eventually;
+pub(crate) mod front;
 pub(crate) mod kafka;
 pub(crate) mod metrics;
 pub(crate) mod ports;
@@ -26,6 +27,7 @@ pub(crate) use self::{
     banyan::Banyan,
     client::Raw,
     eventually::{eventually, secs},
+    front::Front,
     kafka::Kafka,
     postgres::{Database, Postgres},
     shop::Shop,
