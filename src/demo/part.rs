@@ -85,10 +85,6 @@ impl Part {
         Ok(Self { name, child, lifeline, log })
     }
 
-    pub(crate) fn log(&self) -> &Path {
-        &self.log
-    }
-
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
