@@ -96,7 +96,7 @@ impl Scene<'_> {
 
     /// Edits a number of the route `payments` and waits until Banyan goes by it. Returns how long that took.
     fn edit(&mut self, key: &str, value: u32) -> anyhow::Result<Duration> {
-        let reloads = [("result", "success")];
+        let reloads = [("result", "accepted")];
         let count = |stage: &Stage| {
             anyhow::Ok(stage.admin.metrics()?.sum("banyan_config_reloads_total", &reloads).unwrap_or(0.0))
         };
