@@ -1,5 +1,7 @@
 //! Banyan's admin listener, read as anybody may read it: `/metrics` and `/api/v1/status`.
 
+use std::{fs, path::Path};
+
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 use ureq::Agent;
@@ -38,6 +40,13 @@ impl Admin {
 
     pub(crate) fn status(&self) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.read("/api/v1/status")?)?)
+    }
+
+    /// Writes both to `metrics.txt` and `status.json` in `folder`.
+    pub(crate) fn keep(&self, folder: &Path) -> anyhow::Result<()> {
+        fs::write(folder.join("metrics.txt"), self.read("/metrics")?)?;
+        fs::write(folder.join("status.json"), self.read("/api/v1/status")?)?;
+        Ok(())
     }
 
     fn read(&self, path: &str) -> anyhow::Result<String> {

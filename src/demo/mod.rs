@@ -83,6 +83,10 @@ fn play(options: &Options, venue: &Venue<'_>) -> anyhow::Result<()> {
         Ok(()) if !options.once => stay(&stage, venue.screen),
         told => told,
     };
+    if told.as_ref().is_err_and(|error| !error.is::<Stopped>()) {
+        // Beside the logs, what Banyan knew when it went wrong. It may be gone itself.
+        let _ = stage.admin.keep(venue.folder.path());
+    }
     stage.strike(venue);
     told
 }
