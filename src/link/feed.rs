@@ -1,11 +1,19 @@
 //! Reads owner and lag of every sync from both databases, once a second, and tells the links.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use banyan_connectors::{SyncReader, SyncReading};
+use banyan_connectors::{
+    SyncReader, SyncReading,
+    config::{Database, Sync},
+};
+use secrecy::ExposeSecret as _;
 use tokio::{
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::{info, warn};
@@ -21,6 +29,21 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Whoever stops reading a sync leaves its lag unknown: an old number would look like health.
 struct Feeding(Arc<Link>);
 
+/// A reader at work.
+struct Running {
+    asks: Asks,
+    tells: Arc<Link>,
+    task: AbortHandle,
+}
+
+/// Whom a reader asks; a reload that changes it needs another reader.
+#[derive(PartialEq, Eq)]
+struct Asks {
+    install: String,
+    legacy: String,
+    modern: String,
+}
+
 // === impl Links ===
 
 impl Links {
@@ -30,19 +53,36 @@ impl Links {
     /// When a reader panicked.
     pub(crate) async fn feed(self: Arc<Self>) -> anyhow::Result<()> {
         let mut wanted = self.wanted.subscribe();
+        let mut readers = JoinSet::new();
+        let mut running = BTreeMap::<String, Running>::new();
         loop {
             let config = Arc::clone(&wanted.borrow_and_update());
-            let mut readers = JoinSet::new();
+            // A reader that the new file does not touch goes on: while nobody reads, the lag is unknown, and all users are moved to the owner.
+            running.retain(|name, reader| {
+                let same = config.syncs.get(name).is_some_and(|sync| reader.asks == Asks::of(&config.install, sync));
+                let stays = same && self.link(name).is_some_and(|link| Arc::ptr_eq(&link, &reader.tells));
+                if !stays {
+                    reader.task.abort();
+                }
+                stays
+            });
             for (name, sync) in &config.syncs {
-                let Some(link) = self.link(name) else { continue };
+                let Some(link) = self.link(name).filter(|_| !running.contains_key(name)) else { continue };
                 match SyncReader::new(name, sync, &config.install) {
-                    Ok(reader) => drop(readers.spawn(Arc::clone(&self).read(name.clone(), reader, Feeding(link)))),
+                    Ok(reader) => {
+                        let read = Arc::clone(&self).read(name.clone(), reader, Feeding(Arc::clone(&link)));
+                        let asks = Asks::of(&config.install, sync);
+                        running.insert(name.clone(), Running { asks, tells: link, task: readers.spawn(read) });
+                    }
                     Err(error) => warn!(sync = name, "the sync cannot be read, its lag stays unknown: {error}"),
                 }
             }
             tokio::select! {
                 changed = wanted.changed() => changed?,
-                Some(ended) = readers.join_next() => ended.context("a reader ended")?,
+                Some(ended) = readers.join_next() => match ended {
+                    Err(aborted) if aborted.is_cancelled() => {}
+                    ended => ended.context("a reader ended")?,
+                },
             }
         }
     }
@@ -92,6 +132,15 @@ fn told(name: &str, before: Known, now: Known) {
             epoch = now.epoch,
             "the databases name another owner than was known: writes go there from now on"
         );
+    }
+}
+
+// === impl Asks ===
+
+impl Asks {
+    fn of(install: &str, sync: &Sync) -> Self {
+        let url = |database: &Database| database.postgres.expose_secret().to_owned();
+        Self { install: install.to_owned(), legacy: url(&sync.legacy), modern: url(&sync.modern) }
     }
 }
 
