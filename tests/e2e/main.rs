@@ -1,15 +1,19 @@
 //! End-to-end tests of the whole of Banyan, on real PostgreSQL and Apache Kafka. `./tests/run` installs and starts them.
 
-// `cfg(test)` tells clippy that what is in here is test code, where `unwrap` is the right thing.
+// `cfg(test)` tells clippy that what is in here is test code, where `unwrap` is the right thing. It knows no
+// `cfg(all(test, …))`, so that two attributes stand where a feature is asked for, too.
 #[cfg(test)]
 mod data_basic;
 #[cfg(test)]
 mod data_both;
 #[cfg(test)]
+mod data_faults;
+#[cfg(test)]
 mod data_rows;
 #[cfg(test)]
 mod data_stops;
-#[cfg(all(test, feature = "demo"))]
+#[cfg(feature = "demo")]
+#[cfg(test)]
 mod demo_story;
 #[cfg(test)]
 mod file_golden;
@@ -23,5 +27,8 @@ mod http_shadow;
 mod http_split;
 #[cfg(test)]
 mod preflight;
-#[cfg(all(test, feature = "demo"))]
+#[cfg(feature = "demo")]
+#[cfg(test)]
 mod shop_journey;
+#[cfg(test)]
+mod workload;

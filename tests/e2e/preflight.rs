@@ -23,7 +23,7 @@ async fn shop() -> Shop {
 }
 
 /// The connectors' share of a file with this shop as its one sync, and more keys of the sync.
-fn config(shop: &Shop, keys: serde_json::Value) -> Config {
+fn config(shop: &Shop, keys: &serde_json::Value) -> Config {
     let mut sync = json!({
         "owner": "legacy",
         "legacy": {"postgres": shop.legacy_url},
@@ -49,7 +49,7 @@ async fn objects(shop: &Shop) -> [Option<String>; 4] {
 }
 
 async fn findings(shop: &Shop) -> Vec<Finding> {
-    preflight::check(&config(shop, json!({}))).await
+    preflight::check(&config(shop, &json!({}))).await
 }
 
 /// The one finding there is, of this check, as `severity where: what; fix`.
@@ -138,9 +138,9 @@ async fn a_role_with_too_few_privileges_is_told_each_grant() {
     says(&text, &["row security hides rows", "BYPASSRLS"]);
     // Both ways out of what `apply_as: replica` needs.
     says(&text, &["may not set `session_replication_role`", "SET ON PARAMETER", "write `apply_as: origin`"]);
-    let origin = preflight::check(&config(&weak, json!({"apply_as": "origin"}))).await;
+    let origin = preflight::check(&config(&weak, &json!({"apply_as": "origin"}))).await;
     assert!(!origin.iter().any(|finding| finding.check == Check::ReplicationRole), "{origin:#?}");
-    let replace = preflight::check(&config(&weak, json!({"owner": "modern", "target": "replace"}))).await;
+    let replace = preflight::check(&config(&weak, &json!({"owner": "modern", "target": "replace"}))).await;
     says(&format!("{replace:?}"), &["lacks INSERT, UPDATE, DELETE, TRUNCATE"]);
 }
 
@@ -208,10 +208,10 @@ async fn a_target_with_rows_is_refused_until_the_file_says_what_becomes_of_them(
     let text = only(&findings(&shop).await, Check::Existing);
     says(&text, &["Error modern table public.items", "holds 3 rows", "`target: replace`", "`target: keep_matching`"]);
     for target in ["replace", "keep_matching"] {
-        assert_eq!(preflight::check(&config(&shop, json!({"target": target}))).await, []);
+        assert_eq!(preflight::check(&config(&shop, &json!({"target": target}))).await, []);
     }
     let table = json!({"tables": [{"legacy": "public.items", "modern": "public.items", "target": "replace"}]});
-    assert_eq!(preflight::check(&config(&shop, table)).await, []);
+    assert_eq!(preflight::check(&config(&shop, &table)).await, []);
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn what_fires_for_applied_rows_is_listed_and_what_writes_synced_tables_is_
     let shop = Shop::with(&ddl, &["public.items", "public.parts"]).await;
     // Ordinary triggers and foreign keys are silent as replica.
     assert_eq!(findings(&shop).await, []);
-    let origin = async || preflight::check(&config(&shop, json!({"apply_as": "origin"}))).await;
+    let origin = async || preflight::check(&config(&shop, &json!({"apply_as": "origin"}))).await;
     let of = |found: &[Finding], severity, side: &str| -> String {
         let those = found.iter().filter(|f| f.severity == severity && f.where_.starts_with(side));
         those.map(|f| format!("{f}\n")).collect()
@@ -254,7 +254,7 @@ async fn kafka_that_is_away_is_a_finding() {
     shop.brokers = "127.0.0.1:1".to_owned();
     let text = only(&findings(&shop).await, Check::Connect);
     says(&text, &["Error Kafka (127.0.0.1:1)", "does not answer", "`kafka.brokers`"]);
-    let mut none = config(&shop, json!({}));
+    let mut none = config(&shop, &json!({}));
     none.kafka = None;
     says(&only(&preflight::check(&none).await, Check::Kafka), &["a sync needs Kafka"]);
 }

@@ -66,7 +66,7 @@ async fn on_table(
             );
         } else {
             let fix = if is_readable {
-                "make sure that it may run twice for one change"
+                "make sure that it is meant for rows that come from the other side too"
             } else {
                 "make sure that it writes no table of the sync"
             };

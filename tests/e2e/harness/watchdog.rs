@@ -63,6 +63,8 @@ pub(crate) struct Watched {
 
 struct Watchdog {
     notes: Mutex<ChildStdin>,
+    /// Ends after us, so nobody waits for it.
+    _shell: Child,
     folder: PathBuf,
 }
 
@@ -106,7 +108,7 @@ impl Watchdog {
             .spawn()
             .expect("`sh` starts");
         let notes = shell.stdin.take().expect("stdin is a pipe");
-        Self { notes: Mutex::new(notes), folder }
+        Self { notes: Mutex::new(notes), _shell: shell, folder }
     }
 
     fn note(&self, line: &str) {

@@ -1,0 +1,262 @@
+//! Whatever is killed, cut or restarted: both databases end up equal, and every change was applied once.
+
+use std::time::{Duration, Instant};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use crate::{
+    harness::{
+        Banyan, Kafka, Postgres, Shop, Wire, eventually, secs,
+        shop::{PASSWORD, ROLE},
+    },
+    workload::{self, Workload, assert_equal_and_once, settle},
+};
+
+/// How long the last row may take after the last fault.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// Printed, so that a failure can be run again: `BANYAN_TEST_SEED=…`.
+fn seed() -> u64 {
+    let given = std::env::var("BANYAN_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("BANYAN_TEST_SEED={seed}");
+    seed
+}
+
+/// A shop with two syncs: legacy owns the `pay` tables, modern the `acc` tables. Both are audited on both sides.
+async fn shop_on(legacy: &Postgres, modern: &Postgres, brokers: &str) -> Shop {
+    let ddl = format!("{}{}{}", workload::AUDIT, workload::ddl("pay"), workload::ddl("acc"));
+    let tables = [workload::tables("pay"), workload::tables("acc")].concat();
+    let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+    Shop::on(legacy, modern, brokers, &ddl, &tables).await
+}
+
+fn file(shop: &Shop) -> String {
+    let sync = |name: &str, owner: &str| {
+        format!(
+            "  {name}:\n    owner: {owner}\n    legacy: {{postgres: \"{}\"}}\n    modern: {{postgres: \"{}\"}}\n    tables: [{}]\n",
+            shop.legacy_url,
+            shop.modern_url,
+            workload::tables(name).join(", ")
+        )
+    };
+    format!(
+        "upstreams:\n  monolith: {{endpoints: [\"http://127.0.0.1:9\"]}}\ndefault: monolith\ninstall: {}\nkafka: {{brokers: \
+         \"{}\"}}\nsyncs:\n{}{}",
+        shop.install,
+        shop.brokers,
+        sync("pay", "legacy"),
+        sync("acc", "modern")
+    )
+}
+
+/// Writers on each side's own tables.
+struct BothSides {
+    pay: Workload,
+    acc: Workload,
+}
+
+impl BothSides {
+    fn start(shop: &Shop, seed: u64) -> Self {
+        Self { pay: Workload::start(&shop.legacy, "pay", seed), acc: Workload::start(&shop.modern, "acc", seed + 1) }
+    }
+
+    async fn advance(&self, more: u64) {
+        self.pay.advance(more).await;
+        self.acc.advance(more).await;
+    }
+
+    /// Ends the writing and checks everything.
+    async fn finish(self, shop: &Shop) {
+        let (pay, acc) = (self.pay.committed(), self.acc.committed());
+        self.pay.finish().await;
+        self.acc.finish().await;
+        println!("{pay} and {acc} transactions");
+        let start = Instant::now();
+        settle(&shop.legacy, &shop.modern, "pay", 1, SETTLED).await;
+        settle(&shop.modern, &shop.legacy, "acc", 1, SETTLED).await;
+        println!("settled after {:?}", start.elapsed());
+        assert_equal_and_once(shop).await;
+    }
+}
+
+/// Both syncs have made their first copy.
+async fn copied(shop: &Shop) {
+    settle(&shop.legacy, &shop.modern, "pay", 0, SETTLED).await;
+    settle(&shop.modern, &shop.legacy, "acc", 0, SETTLED).await;
+}
+
+#[tokio::test]
+async fn killed_at_random_moments_nothing_is_lost_and_nothing_applied_twice() {
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let shop = shop_on(Postgres::shared_legacy(), Postgres::shared_modern(), &Kafka::shared().brokers()).await;
+    let mut banyan = Banyan::with(&file(&shop)).start().await;
+    copied(&shop).await;
+    let writers = BothSides::start(&shop, seed);
+    let end = Instant::now() + secs(20);
+    while Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..2_500))).await;
+        banyan.kill();
+        // Sometimes it is away for a while and finds a backlog.
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..4) * 200)).await;
+        banyan.spawn();
+    }
+    writers.finish(&shop).await;
+}
+
+#[tokio::test]
+async fn kafka_stopped_killed_and_started_delays_but_loses_and_doubles_nothing() {
+    let seed = seed();
+    let kafka = Kafka::dedicated();
+    let shop = shop_on(Postgres::shared_legacy(), Postgres::shared_modern(), &kafka.brokers()).await;
+    let _banyan = Banyan::with(&file(&shop)).start().await;
+    copied(&shop).await;
+    let writers = BothSides::start(&shop, seed);
+    for end in [Kafka::stop, Kafka::kill] {
+        writers.advance(20).await;
+        end(&kafka);
+        // The applications' own writes go on as if nothing had happened.
+        writers.advance(20).await;
+        kafka.start();
+    }
+    writers.advance(20).await;
+    writers.finish(&shop).await;
+}
+
+/// A way for a server to go.
+type End = fn(&Postgres);
+
+#[tokio::test]
+async fn each_database_restarted_or_crashed_in_turn_loses_and_doubles_nothing() {
+    let seed = seed();
+    let (legacy, modern) = (Postgres::dedicated(), Postgres::dedicated());
+    let mut shop = shop_on(&legacy, &modern, &Kafka::shared().brokers()).await;
+    let _banyan = Banyan::with(&file(&shop)).start().await;
+    copied(&shop).await;
+    let writers = BothSides::start(&shop, seed);
+    let restarts: [(&Postgres, End); 4] =
+        [(&legacy, Postgres::stop), (&modern, Postgres::crash), (&modern, Postgres::stop), (&legacy, Postgres::crash)];
+    for (server, end) in restarts {
+        writers.advance(15).await;
+        end(server);
+        server.start();
+    }
+    writers.advance(15).await;
+    shop.legacy.reconnect().await;
+    shop.modern.reconnect().await;
+    writers.finish(&shop).await;
+}
+
+#[tokio::test]
+async fn connections_that_are_cut_or_go_silent_at_random_lose_and_double_nothing() {
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let kafka = Kafka::dedicated();
+    let (legacy, modern) = (Postgres::shared_legacy(), Postgres::shared_modern());
+    let [to_legacy, to_modern] = [legacy, modern].map(|server| Wire::to(server.port()));
+    let mut shop = shop_on(legacy, modern, &kafka.brokers_through_wire()).await;
+    shop.legacy_url = shop.legacy.url_through(to_legacy.port(), ROLE, PASSWORD);
+    shop.modern_url = shop.modern.url_through(to_modern.port(), ROLE, PASSWORD);
+    let _banyan = Banyan::with(&file(&shop)).start().await;
+    copied(&shop).await;
+    let writers = BothSides::start(&shop, seed);
+    let wires = [&to_legacy, &to_modern, kafka.wire()];
+    let end = Instant::now() + secs(12);
+    while Instant::now() < end {
+        let wire = wires[random.random_range(0..wires.len())];
+        match random.random_range(0..3) {
+            0 => wire.cut_once(),
+            1 => wire.cut(),
+            _ => wire.pause(),
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(20..1_500))).await;
+        wire.mend();
+    }
+    writers.finish(&shop).await;
+}
+
+const ROWS: &str = "CREATE TABLE rows (id bigint PRIMARY KEY, word text NOT NULL)";
+
+/// The state in which the flow from legacy to modern of the sync `shop` ends up, and why.
+async fn ends_in(banyan: &Banyan, state: &str) -> String {
+    banyan.flow_state("shop", "legacy_to_modern", &[state], secs(40)).await;
+    banyan.status().await.to_string()
+}
+
+#[tokio::test]
+async fn a_head_of_the_topic_deleted_too_early_stops_the_flow_which_then_needs_a_snapshot() {
+    let mut shop = Shop::with(ROWS, &["public.rows"]).await;
+    let to_modern = Wire::to(Postgres::shared_modern().port());
+    shop.modern_url = shop.modern.url_through(to_modern.port(), ROLE, PASSWORD);
+    shop.legacy.batch("INSERT INTO rows VALUES (1, 'copied')").await;
+    let mut banyan = Banyan::with(&shop.file("legacy")).start().await;
+    eventually(secs(30), "the copy is complete", async || shop.modern.count("rows").await == 1).await;
+    banyan.flow_state("shop", "legacy_to_modern", &["applying"], secs(10)).await;
+    // Modern is away; capture goes on, and its slot with it.
+    to_modern.cut();
+    shop.legacy.batch("INSERT INTO rows VALUES (2, 'will be lost')").await;
+    let written = shop.legacy.text("SELECT pg_current_wal_lsn()").await.unwrap();
+    let confirmed = format!(
+        "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '{}%l2m%' AND confirmed_flush_lsn >= '{written}'",
+        shop.install
+    );
+    eventually(secs(20), "the source has forgotten the change", async || shop.legacy.number(&confirmed).await == 1)
+        .await;
+    let topic = format!("{}.shop.legacy_to_modern", shop.install);
+    let kafka = Kafka::shared();
+    kafka.delete_before(&topic, kafka.ends(&topic).unwrap().1).await;
+    to_modern.mend();
+    let why = ends_in(&banyan, "needs_snapshot").await;
+    assert!(why.contains("its head was deleted too early"), "{why}");
+    // It is not stepped over, now or after a restart.
+    shop.legacy.batch("INSERT INTO rows VALUES (3, 'must not be applied')").await;
+    banyan.kill();
+    banyan.start_again().await;
+    ends_in(&banyan, "needs_snapshot").await;
+    assert_eq!(shop.modern.rows("rows").await, ["(1,copied)"]);
+    assert!(!banyan.log().contains(PASSWORD) && !banyan.log().contains("must not be applied"));
+}
+
+/// The first copy is killed in its middle; while Banyan is away the source changes rows that were copied already.
+async fn killed_between_two_attempts(keys: &str, before: &str) {
+    let mut shop = Shop::with(ROWS, &["public.rows"]).await;
+    let to_legacy = Wire::to(Postgres::shared_legacy().port());
+    shop.legacy_url = shop.legacy.url_through(to_legacy.port(), ROLE, PASSWORD);
+    shop.legacy.batch("INSERT INTO rows SELECT n, repeat(md5(n::text), 5) FROM generate_series(1, 60000) AS n").await;
+    shop.modern.batch(before).await;
+    // The source gives its rows slowly enough to be met in the middle.
+    to_legacy.delay(Duration::from_millis(40));
+    let mut banyan = Banyan::with(&shop.file_with("legacy", keys)).start().await;
+    let begun = "SELECT count(*) FROM pg_tables WHERE schemaname = 'banyan' AND tablename = 'position'";
+    let copied =
+        "SELECT count(*) FROM banyan.position WHERE flow = 'legacy_to_modern' AND phase = 'snapshot' AND ordinal > 0";
+    eventually(secs(40), "a part of the rows is copied", async || {
+        shop.modern.number(begun).await == 1 && shop.modern.number(copied).await == 1
+    })
+    .await;
+    banyan.kill();
+    let attempt = "SELECT state FROM banyan.capture WHERE flow = 'legacy_to_modern'";
+    assert_eq!(shop.legacy.text(attempt).await.as_deref(), Some("creating"), "the copy was whole before it was killed");
+    assert!(shop.modern.number("SELECT count(*) FROM rows WHERE id % 2 = 0").await > 0);
+    let meanwhile = "DELETE FROM rows WHERE id % 2 = 0; UPDATE rows SET id = -id WHERE id % 3 = 0; INSERT INTO rows VALUES (0, 'new')";
+    shop.legacy.batch(meanwhile).await;
+    to_legacy.mend();
+    banyan.start_again().await;
+    banyan.flow_state("shop", "legacy_to_modern", &["applying"], secs(60)).await;
+    shop.equal().await.unwrap();
+    assert!(shop.modern.number("SELECT generation FROM banyan.position WHERE flow = 'legacy_to_modern'").await > 1);
+    // The copy was no violation of the side that must not write.
+    assert_eq!(banyan.metrics().await.sum("banyan_sync_violations_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn killed_between_two_attempts_of_a_copy_rows_deleted_meanwhile_are_gone() {
+    killed_between_two_attempts("", "").await;
+}
+
+#[tokio::test]
+async fn killed_between_two_attempts_of_a_matching_copy_only_what_the_source_lacks_is_gone() {
+    let before = "INSERT INTO rows VALUES (-1, 'not in the source'), (1, 'differs'), (7, md5('7'))";
+    killed_between_two_attempts("target: keep_matching", before).await;
+}
