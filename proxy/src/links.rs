@@ -34,13 +34,6 @@ pub trait DataLinks: Send + Sync {
     fn sync(&self, name: &str) -> Option<Arc<dyn SyncLink>>;
 }
 
-/// The links of a file before any database has answered: its own owners, and an unknown lag. For `check`, `explain` and tests.
-#[derive(Debug, Clone, Default)]
-pub struct FileLinks(std::collections::BTreeMap<String, Owner>);
-
-/// What the file says of one sync.
-struct FileLink(Owner);
-
 // === impl Owner ===
 
 impl Owner {
@@ -51,33 +44,5 @@ impl Owner {
             Self::Legacy => "legacy",
             Self::Modern => "modern",
         }
-    }
-}
-
-// === impl FileLinks ===
-
-impl FileLinks {
-    /// The syncs that the proxy's config names.
-    #[must_use]
-    pub fn of(config: &crate::config::Config) -> Self {
-        Self(config.syncs.iter().map(|(name, sync)| (name.clone(), sync.owner)).collect())
-    }
-}
-
-impl DataLinks for FileLinks {
-    fn sync(&self, name: &str) -> Option<Arc<dyn SyncLink>> {
-        self.0.get(name).map(|owner| Arc::new(FileLink(*owner)) as Arc<dyn SyncLink>)
-    }
-}
-
-// === impl FileLink ===
-
-impl SyncLink for FileLink {
-    fn owner(&self) -> Owner {
-        self.0
-    }
-
-    fn lag(&self) -> Option<Duration> {
-        None
     }
 }

@@ -134,9 +134,10 @@ impl Proxy {
     /// # Errors
     /// Everything that is wrong with it; nothing has changed then.
     pub fn reload(&self, config: &Config, links: &dyn DataLinks) -> Result<Vec<Problem>, Vec<Problem>> {
-        let (table, mut warnings) = RouteTable::compile(config, links)?;
+        let (mut table, mut warnings) = RouteTable::compile(config, links)?;
         let signer = Signer::of(config).map_err(|error| vec![Problem::error("secret", error.to_string())])?;
         let current = self.shared.current.load_full();
+        table.follow(&current.table);
         let limits = self.limits(config, &current.limits, &mut warnings);
         if config.workers.is_some_and(|workers| workers.max(1) != self.shared.workers) {
             warnings.push(needs_restart("workers"));

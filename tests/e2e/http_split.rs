@@ -83,6 +83,24 @@ async fn the_same_user_stays_on_the_same_side_and_raising_the_weight_moves_nobod
 }
 
 #[tokio::test]
+async fn a_user_whom_a_lowered_weight_moves_back_is_counted_once() {
+    let mut sides = Sides::new(json!({"weight": 100}));
+    let lowered = |front: &Front| {
+        front.metrics().sum("banyan_side_moves_total", &[("route", "pay"), ("reason", "weight_lowered")])
+    };
+    sides.side("GET /pay", "ann").await;
+    sides.front.reload(pay(json!({"weight": 0})));
+    for _ in 0..3 {
+        assert_eq!(sides.side("GET /pay", "ann").await, "legacy");
+        assert_eq!(sides.side("GET /pay", "bob").await, "legacy");
+    }
+    assert_eq!(lowered(&sides.front), 2.0);
+    sides.front.reload(pay(json!({"weight": 100})));
+    assert_eq!(sides.side("GET /pay", "ann").await, "modern");
+    assert_eq!(lowered(&sides.front), 2.0);
+}
+
+#[tokio::test]
 async fn a_new_users_first_answer_follows_the_cookie_that_it_makes() {
     let sides = Sides::new(json!({"weight": 50, "sticky": []}));
     let mut modern = 0;

@@ -21,9 +21,11 @@ use super::{MEMORY, Offer, Outcome, Shadow, Shadows, Ticket};
 use crate::{
     compare,
     config::Config,
-    links::FileLinks,
     split::{RecentWrites, Signer, Split},
-    table::{Normal, RouteTable, tests::config},
+    table::{
+        Normal, RouteTable,
+        tests::{FileLinks, config},
+    },
 };
 
 /// A route `r` under `/r` whose modern side is a scripted upstream.

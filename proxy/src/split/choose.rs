@@ -35,7 +35,7 @@ pub struct Choice {
     pub bucket: Option<u16>,
     /// Banyan's own cookie, made with this request: goes on the answer by [`add_private`](super::add_private).
     pub new_id: Option<NewId>,
-    /// The weight would have chosen the other side for this read; counted as a move.
+    /// This user is not, or for this read not, where they were: counted as a move.
     pub moved: Option<Moved>,
     /// On a synced route's write: what [`Split::answered`] wants.
     pub after_write: Option<Box<AfterWrite>>,
@@ -60,9 +60,11 @@ pub enum Reason {
     Retired,
 }
 
-/// Why a read left the side of its weight: the label of `banyan_side_moves_total`.
+/// Why a user is not where they were: the label of `banyan_side_moves_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Moved {
+    /// A reload lowered the weight; once for each bucket that comes after it.
+    WeightLowered,
     /// The other side is too far behind, or how far is unknown.
     Lag,
     /// The user wrote a moment ago.
@@ -97,7 +99,7 @@ impl Split {
         let is_write = is_write(&head.method, &head.headers);
         let is_split = route.legacy.is_some() && route.modern.is_some();
         let is_drawn = is_split && route.weight > Weight::ZERO && route.weight < Weight::FULL;
-        if !is_drawn && route.sync.is_none() {
+        if !is_drawn && route.sync.is_none() && route.lowered.is_none() {
             return Choice::new(without_key(route), is_write);
         }
 
@@ -107,7 +109,7 @@ impl Split {
         let key = new_id.as_ref().map(NewId::key).or(own.as_deref());
 
         let weighted = match key {
-            Some(key) if is_drawn => {
+            Some(key) if is_drawn || route.lowered.is_some() => {
                 let bucket = bucket(route.group.seed, key);
                 let side = if bucket < route.weight.buckets() { Owner::Modern } else { Owner::Legacy };
                 (side, Reason::Weight, Some(bucket))
@@ -119,6 +121,12 @@ impl Split {
         };
         let (side, reason, bucket) = weighted;
         let mut choice = Choice { bucket, ..Choice::new((side, reason), is_write) };
+        if let (Some(lowered), Some(bucket)) = (&route.lowered, bucket)
+            && (!is_write || route.sync.is_none())
+            && lowered.take(bucket)
+        {
+            choice.moved = Some(Moved::WeightLowered);
+        }
         if let Some(sync) = &route.sync {
             self.follow_owner(sync, is_split, key, &head.headers, now, &mut choice);
         }
@@ -226,12 +234,13 @@ impl Reason {
 
 impl Moved {
     /// Every reason, for metrics that begin at zero.
-    pub const ALL: [Self; 2] = [Self::Lag, Self::OwnWrites];
+    pub const ALL: [Self; 3] = [Self::WeightLowered, Self::Lag, Self::OwnWrites];
 
     /// The label's value.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::WeightLowered => "weight_lowered",
             Self::Lag => "lag",
             Self::OwnWrites => "own_writes",
         }

@@ -21,7 +21,7 @@ pub use path::{BadPath, normalise};
 pub use problem::{Problem, Severity, nearest};
 pub use route::{DEFAULT, Group, KeySource, Route, Stage, SyncRoute, Target};
 
-use crate::{config::Config, links::DataLinks};
+use crate::{config::Config, links::DataLinks, split::Lowered};
 
 /// All routes and the index that finds them.
 #[derive(Debug)]
@@ -49,6 +49,18 @@ impl RouteTable {
     /// Everything that is wrong, at once; warnings among it.
     pub fn compile(config: &Config, links: &dyn DataLinks) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         compile::compile(config, links)
+    }
+
+    /// Tells a table that is not used yet which one it comes after, so that users whom a lower weight moves back can be counted.
+    pub fn follow(&mut self, before: &Self) {
+        for route in &mut self.routes {
+            let old = before.routes.iter().find(|old| old.name == route.name && old.group == route.group);
+            if let (Some(old), Some(route)) = (old, Arc::get_mut(route))
+                && route.legacy.is_some()
+            {
+                route.lowered = Lowered::at_reload(old.lowered.as_ref(), old.weight, route.weight);
+            }
+        }
     }
 
     /// The route that answers; `default` when no other matches. No allocation, no lock.

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use crate::{
     config::{Compare, Fallback, Keyless, Shadow, Sticky, Weight},
     links::{Owner, SyncLink},
+    split::Lowered,
 };
 
 /// The name of the route that answers what no other matches. Reserved.
@@ -32,6 +33,8 @@ pub struct Route {
     pub sync: Option<SyncRoute>,
     /// Until the head of the answer; wins over the upstream's.
     pub timeout: Option<Duration>,
+    /// Whom the last reload moved back to legacy.
+    pub lowered: Option<Lowered>,
     /// What may be tried on the other side; the default is worked in.
     pub fallback: Fallback,
     /// Adds `x-banyan-side` to every answer.

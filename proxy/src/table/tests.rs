@@ -1,5 +1,7 @@
 //! The table's rules, and its index against a reference that looks at every match.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Normal, Problem, RouteTable, Severity};
 use crate::{
     config::{Config, Fallback, State, SyncRules, Weight},
-    links::{FileLinks, Owner},
+    links::{DataLinks, Owner, SyncLink},
 };
 
 /// A config with upstreams `monolith` (the default) and `payments`, syncs `money` (owner legacy) and `users` (owner modern), and these routes.
@@ -29,6 +31,38 @@ pub(crate) fn config(routes: Value) -> Config {
         default: "monolith".to_owned(),
         routes: serde_json::from_value(routes).unwrap(),
         syncs: [("money".to_owned(), sync(Owner::Legacy)), ("users".to_owned(), sync(Owner::Modern))].into(),
+    }
+}
+
+/// The links of a config before any database has answered: its own owners, and an unknown lag.
+pub(crate) struct FileLinks(BTreeMap<String, Owner>);
+
+/// What the config says of one sync.
+struct FileLink(Owner);
+
+// === impl FileLinks ===
+
+impl FileLinks {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self(config.syncs.iter().map(|(name, sync)| (name.clone(), sync.owner)).collect())
+    }
+}
+
+impl DataLinks for FileLinks {
+    fn sync(&self, name: &str) -> Option<Arc<dyn SyncLink>> {
+        self.0.get(name).map(|owner| Arc::new(FileLink(*owner)) as Arc<dyn SyncLink>)
+    }
+}
+
+// === impl FileLink ===
+
+impl SyncLink for FileLink {
+    fn owner(&self) -> Owner {
+        self.0
+    }
+
+    fn lag(&self) -> Option<std::time::Duration> {
+        None
     }
 }
 
