@@ -115,7 +115,10 @@ impl Wire {
             let length: usize = lower[at + 17..].lines().next().unwrap().trim().parse().unwrap();
             body = self.take(length).await?;
         } else if lower.contains("\r\ntransfer-encoding:") {
-            while !(self.buffer.ends_with(b"\r\n\r\n") && self.buffer.windows(3).any(|window| window == b"0\r\n")) {
+            // The last chunk's line, which is not the end of another one's (`10`), and the end of the trailers.
+            let has_last =
+                |buffer: &[u8]| buffer.starts_with(b"0\r\n") || buffer.windows(5).any(|window| window == b"\r\n0\r\n");
+            while !(self.buffer.ends_with(b"\r\n\r\n") && has_last(&self.buffer)) {
                 self.more().await?;
             }
             body = std::mem::take(&mut self.buffer);
