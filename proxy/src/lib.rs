@@ -6,6 +6,7 @@ mod body;
 pub mod compare;
 pub mod config;
 mod error;
+mod gather;
 pub mod links;
 mod listen;
 pub mod metrics;

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{turn::Turn, worker::Worker};
+use crate::gather;
 
 pub(super) struct ClientIo {
     pub(super) stream: TcpStream,
@@ -56,7 +57,7 @@ impl AsyncWrite for ClientIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.turn.wrote();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        gather::poll_write(Pin::new(&mut self.stream), cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

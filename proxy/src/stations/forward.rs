@@ -137,7 +137,7 @@ impl Way {
                 Ok(link) => link,
                 Err(fault) => break Err(Missed { fault, sent: written }),
             };
-            let Some(request) = outgoing.request(target, &self.turn, again) else {
+            let Some(request) = outgoing.request(target, &self.turn, again, upstream.spec.is_legacy) else {
                 break Err(Missed { fault: Fault::Reset, sent: true });
             };
             self.turn.await_head(self.worker.now(), self.table.ticks(timeout));

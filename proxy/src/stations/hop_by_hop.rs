@@ -18,8 +18,15 @@ pub(super) fn strip_request(headers: &mut HeaderMap, connection: bool, others: b
 
 /// Strips an answer's; its framing is made anew for the client.
 pub(super) fn strip_answer(headers: &mut HeaderMap) {
-    let connection = headers.contains_key(header::CONNECTION);
-    strip(headers, connection, true);
+    let (mut connection, mut others) = (false, false);
+    for name in headers.keys() {
+        match *name {
+            header::CONNECTION => connection = true,
+            header::TE | header::UPGRADE => others = true,
+            _ => others |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
+        }
+    }
+    strip(headers, connection, others);
 }
 
 /// An upgrade to WebSocket, which is the only protocol that is tunnelled: `h2c` would let requests past the routes.
@@ -36,7 +43,7 @@ pub(super) fn put_websocket(headers: &mut HeaderMap) {
 }
 
 fn strip(headers: &mut HeaderMap, connection: bool, others: bool) {
-    if connection {
+    if connection && names_others(headers) {
         let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token).ok())
             .filter(|name| !is_framing(name))
@@ -44,6 +51,8 @@ fn strip(headers: &mut HeaderMap, connection: bool, others: bool) {
         for name in named {
             headers.remove(name);
         }
+    }
+    if connection {
         headers.remove(header::CONNECTION);
     }
     if others {
@@ -51,6 +60,13 @@ fn strip(headers: &mut HeaderMap, connection: bool, others: bool) {
             headers.remove(name);
         }
     }
+}
+
+/// Not where `Connection` says only what nearly everybody says: `Keep-Alive` itself is among the usual names.
+fn names_others(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    let is_plain = |line: &[u8]| line.eq_ignore_ascii_case(b"keep-alive") || line.eq_ignore_ascii_case(b"close");
+    !(lines.next().is_some_and(is_plain) && lines.next().is_none())
 }
 
 /// What a message is framed and found by cannot be made to disappear.
@@ -94,6 +110,21 @@ mod tests {
         ]);
         strip_request(&mut said, true, true);
         assert_eq!(said, headers(&[("x-kept", "3")]));
+    }
+
+    #[test]
+    fn an_answer_loses_what_was_said_to_banyan_alone() {
+        for connection in ["keep-alive", "Close", "keep-alive, x-secret", "x-secret"] {
+            let mut said = headers(&[("connection", connection), ("keep-alive", "timeout=5"), ("x-kept", "3")]);
+            if connection.contains("x-secret") {
+                said.insert("x-secret", HeaderValue::from_static("1"));
+            }
+            strip_answer(&mut said);
+            assert_eq!(said, headers(&[("x-kept", "3")]), "{connection}");
+        }
+        let mut said = headers(&[("proxy-connection", "keep-alive"), ("upgrade", "h2c"), ("te", "trailers")]);
+        strip_answer(&mut said);
+        assert!(said.is_empty());
     }
 
     #[test]

@@ -82,8 +82,15 @@ impl Outgoing {
         };
     }
 
-    /// The request for one upstream; `None` when the body is gone. `again`: another copy may be wanted later.
-    pub(super) fn request(&mut self, target: &Target, turn: &Rc<Turn>, again: bool) -> Option<Request<RequestBody>> {
+    /// The request for one upstream; `None` when the body is gone. `again`: another copy may be wanted later. `keeps_case`: the upstream gets
+    /// header names in the client's case, which hyper keeps in an extension.
+    pub(super) fn request(
+        &mut self,
+        target: &Target,
+        turn: &Rc<Turn>,
+        again: bool,
+        keeps_case: bool,
+    ) -> Option<Request<RequestBody>> {
         let body = match &mut self.body {
             Supply::None => RequestBody::None,
             Supply::Kept(replay) => replay.body()?,
@@ -98,7 +105,9 @@ impl Outgoing {
             let mut request = Request::new(body);
             *request.method_mut() = self.head.method.clone();
             *request.headers_mut() = self.head.headers.clone();
-            *request.extensions_mut() = self.head.extensions.clone();
+            if keeps_case {
+                *request.extensions_mut() = self.head.extensions.clone();
+            }
             request
         } else {
             let mut request = Request::new(body);
@@ -125,7 +134,10 @@ impl Outgoing {
     /// Takes back a request of which no byte was written.
     pub(super) fn take_back(&mut self, request: Request<RequestBody>) {
         let (head, body) = request.into_parts();
-        (self.head.headers, self.head.extensions) = (head.headers, head.extensions);
+        // Otherwise it was a copy. There is no head without a `Host`.
+        if self.head.headers.is_empty() {
+            (self.head.headers, self.head.extensions) = (head.headers, head.extensions);
+        }
         if let (Supply::Spent, Some(incoming)) = (&self.body, body.into_unread()) {
             self.body = Supply::Once(incoming);
         }

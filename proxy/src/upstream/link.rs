@@ -20,7 +20,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{RequestBody, UpstreamState};
+use super::{RequestBody, UpstreamState, io::UpstreamIo};
 use crate::listen::Turn;
 
 pub(crate) struct Link {
@@ -31,7 +31,7 @@ pub(crate) struct Link {
     open: Open,
 }
 
-type Driver = Connection<TokioIo<TcpStream>, RequestBody>;
+type Driver = Connection<TokioIo<UpstreamIo>, RequestBody>;
 
 /// Counts a connection as open for as long as it lives.
 pub(crate) struct Open {
@@ -73,7 +73,7 @@ impl Drop for Open {
 
 impl Link {
     pub(super) async fn new(http: &Builder, stream: TcpStream, endpoint: usize, open: Open) -> hyper::Result<Self> {
-        let (sender, driver) = http.handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) = http.handshake(TokioIo::new(UpstreamIo(stream))).await?;
         Ok(Self { sender, driver: Some(Box::new(driver)), endpoint, open })
     }
 
@@ -151,7 +151,7 @@ impl Link {
     /// After a 101: the bare socket, and what came right behind the head.
     pub(crate) fn into_tunnel(self) -> Option<(TcpStream, Bytes, Open)> {
         let parts = self.driver?.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf, self.open))
+        Some((parts.io.into_inner().0, parts.read_buf, self.open))
     }
 }
 
