@@ -3,6 +3,10 @@
 use std::time::{Duration, Instant};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use rdkafka::{
+    mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
 
 use crate::{
     harness::{
@@ -259,4 +263,41 @@ async fn killed_between_two_attempts_of_a_copy_rows_deleted_meanwhile_are_gone()
 async fn killed_between_two_attempts_of_a_matching_copy_only_what_the_source_lacks_is_gone() {
     let before = "INSERT INTO rows VALUES (-1, 'not in the source'), (1, 'differs'), (7, md5('7'))";
     killed_between_two_attempts("target: keep_matching", before).await;
+}
+
+#[tokio::test]
+async fn a_message_refused_in_the_middle_is_a_gap_that_heals_itself() {
+    // librdkafka's own broker can refuse one request among others that are in flight; a real one cannot be told to.
+    let kafka = MockCluster::new(1).unwrap();
+    let mut shop = Shop::with(ROWS, &["public.rows"]).await;
+    shop.brokers = kafka.bootstrap_servers();
+    for flow in ["legacy_to_modern", "modern_to_legacy"] {
+        kafka.create_topic(&format!("{}.shop.{flow}", shop.install), 1, 1).unwrap();
+    }
+    let banyan = Banyan::with(&shop.file("legacy")).start().await;
+    shop.legacy.batch("INSERT INTO rows VALUES (0, 'first')").await;
+    eventually(secs(40), "the first row is there", async || shop.modern.count("rows").await == 1).await;
+    banyan.flow_state("shop", "legacy_to_modern", &["applying"], secs(20)).await;
+    // Several requests are on their way at a time, and one of them is refused for good.
+    kafka.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+    let write = async |from: i32| {
+        for id in from..from + 20 {
+            shop.legacy.batch(&format!("INSERT INTO rows VALUES ({id}, 'later')")).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let gap = async || banyan.flow_state("shop", "legacy_to_modern", &["gap"], secs(30)).await;
+    let fault = async {
+        write(1).await;
+        kafka.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]);
+        write(21).await;
+    };
+    tokio::join!(gap(), fault);
+    kafka.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    banyan.flow_state("shop", "legacy_to_modern", &["applying"], secs(40)).await;
+    eventually(secs(40), "both sides are equal", async || shop.equal().await).await;
+    assert_eq!(shop.modern.count("rows").await, 41);
+    let restarts =
+        banyan.metrics().await.sum("banyan_task_restarts_total", &[("task", "shop/legacy_to_modern/capture")]);
+    assert!(restarts >= 1.0, "the refused record was sent again without reading the slot again");
 }

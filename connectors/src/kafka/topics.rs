@@ -15,6 +15,8 @@ use super::MAX_RECORD;
 use crate::error::FlowError;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A broker that knows no such question (librdkafka's own) never answers it, and every start waits so long.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes sure that `topic` exists with exactly one partition, and keeps its records long and whole enough.
 ///
@@ -91,7 +93,7 @@ async fn make(brokers: &str, topic: &str) -> Result<(), FlowError> {
 async fn check_settings(brokers: &str, topic: &str) -> Result<(), FlowError> {
     let admin: AdminClient<DefaultClientContext> =
         config(brokers).create().map_err(kafka("asking Kafka for the topic's settings"))?;
-    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
+    let options = AdminOptions::new().request_timeout(Some(SETTINGS_TIMEOUT));
     let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
     let Some(settings) = answer.ok().and_then(|mut all| all.pop()).and_then(Result::ok) else {
         tracing::warn!(topic, "the broker does not show the topic's settings; they are taken on trust");

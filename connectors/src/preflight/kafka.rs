@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 
 use rdkafka::{
     ClientConfig, ClientContext,
-    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier},
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
 };
@@ -19,8 +19,13 @@ use crate::{
 use super::{Check, Findings};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// A broker that knows no such question (librdkafka's own) never answers it.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(2);
 /// A stopped applier may stay away for so long before what it has not read is deleted.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
+
+/// A topic's settings by name.
+type Settings = HashMap<String, Option<String>>;
 
 /// Keeps librdkafka's own log lines to itself: what matters is a finding.
 struct Quiet;
@@ -58,12 +63,13 @@ pub(super) async fn check(install: &str, sync: &str, brokers: Option<&str>, find
         }
         Err(_) => return,
     };
+    let shown = describe(brokers, &topics).await;
     for (flow, topic) in topics
         .iter()
         .filter_map(|topic| flows.iter().find(|(_, name)| *name == topic.name).map(|(flow, _)| (*flow, topic)))
     {
         partitions(flow, topic, findings);
-        settings(brokers, flow, topic, findings).await;
+        settings(shown.get(&topic.name), flow, topic, findings);
     }
 }
 
@@ -96,9 +102,9 @@ fn partitions(flow: Flow, topic: &Topic, findings: &mut Findings<'_>) {
     }
 }
 
-async fn settings(brokers: &str, flow: Flow, topic: &Topic, findings: &mut Findings<'_>) {
+fn settings(shown: Option<&Settings>, flow: Flow, topic: &Topic, findings: &mut Findings<'_>) {
     let (flow, where_) = (Some(flow), format!("Kafka topic {}", topic.name));
-    let Some(shown) = describe(brokers, &topic.name).await else {
+    let Some(shown) = shown else {
         let what = "the broker does not show its settings, so they were not checked";
         let fix = "let Banyan describe the topic's configuration, or see to it yourself: cleanup.policy=delete, a long retention";
         findings.warning(Check::Kafka, flow, where_, what, fix);
@@ -158,13 +164,20 @@ async fn settings(brokers: &str, flow: Flow, topic: &Topic, findings: &mut Findi
     }
 }
 
-/// The topic's settings; `None` when the broker will not show them.
-async fn describe(brokers: &str, topic: &str) -> Option<HashMap<String, Option<String>>> {
-    let admin: AdminClient<Quiet> = config(brokers).create_with_context(Quiet).ok()?;
-    let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
-    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await.ok()?;
-    let resource = answer.into_iter().next()?.ok()?;
-    Some(resource.entries.into_iter().map(|entry| (entry.name, entry.value)).collect())
+/// What the broker shows of these topics' settings, in one question; a topic whose settings it hides is left out.
+async fn describe(brokers: &str, topics: &[Topic]) -> HashMap<String, Settings> {
+    let Ok(admin) = config(brokers).create_with_context::<_, AdminClient<Quiet>>(Quiet) else { return HashMap::new() };
+    let options = AdminOptions::new().request_timeout(Some(SETTINGS_TIMEOUT));
+    let specifiers: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(&topic.name)).collect();
+    let answer =
+        if specifiers.is_empty() { Ok(Vec::new()) } else { admin.describe_configs(&specifiers, &options).await };
+    let shown = answer.unwrap_or_default().into_iter().flatten().filter_map(|resource| match resource.specifier {
+        OwnedResourceSpecifier::Topic(name) => {
+            Some((name, resource.entries.into_iter().map(|entry| (entry.name, entry.value)).collect()))
+        }
+        _ => None,
+    });
+    shown.collect()
 }
 
 fn config(brokers: &str) -> ClientConfig {
