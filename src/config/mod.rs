@@ -16,6 +16,8 @@ mod rules;
 mod span;
 mod stand_in;
 mod suggest;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
