@@ -2,12 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use secrecy::ExposeSecret as _;
-
 use super::file::File;
-
-/// Bytes that a secret has at least; HMAC-SHA-256's own output is as long.
-const LEAST_SECRET: usize = 32;
 
 /// What is wrong, where, and what would be right.
 pub(super) struct Breach {
@@ -23,18 +18,6 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
     names("upstreams", file.upstreams.keys(), &mut found);
     names("syncs", file.syncs.keys(), &mut found);
     binds(file, &mut found);
-    if let Some(secret) = &file.secret {
-        let length = secret.expose_secret().len();
-        if length < LEAST_SECRET {
-            found.push(Breach {
-                path: "secret".to_owned(),
-                message: format!("`secret` must have {LEAST_SECRET} bytes or more, not {length}"),
-                hint: Some(
-                    "make one with `openssl rand -hex 32` and give it as `secret: \"${BANYAN_SECRET}\"`".to_owned(),
-                ),
-            });
-        }
-    }
     if let Some(name) = file.syncs.keys().next()
         && file.kafka.is_none()
     {

@@ -3,6 +3,10 @@
 // `cfg(test)` tells clippy that what is in here is test code, where `unwrap` is the right thing. It knows no
 // `cfg(all(test, …))`, so that two attributes stand where a feature is asked for, too.
 #[cfg(test)]
+mod cli_metrics;
+#[cfg(test)]
+mod cli_verbs;
+#[cfg(test)]
 mod data_basic;
 #[cfg(test)]
 mod data_both;
@@ -27,6 +31,8 @@ mod http_shadow;
 mod http_split;
 #[cfg(test)]
 mod preflight;
+#[cfg(test)]
+mod reload_file;
 #[cfg(feature = "demo")]
 #[cfg(test)]
 mod shop_journey;

@@ -1,0 +1,77 @@
+//! `docs/reference/metrics.md` says what a running Banyan exposes, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::harness::{Banyan, Raw, Shop, Upstream, eventually, secs};
+
+const PAGE: &str = include_str!("../../docs/reference/metrics.md");
+
+/// Kind and labels of each family.
+type Families = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// The tables of the page.
+fn documented() -> Families {
+    let mut families = Families::new();
+    for line in PAGE.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let (name, kind, labels) = (cells[1].trim_matches('`'), cells[2], cells[3]);
+        let labels = labels.split('`').map(str::trim).filter(|label| !label.is_empty()).map(str::to_owned).collect();
+        assert!(families.insert(name.to_owned(), (kind.to_owned(), labels)).is_none(), "{name} stands twice");
+    }
+    families
+}
+
+/// The families of a scrape.
+fn exposed(text: &str) -> Families {
+    let mut families = Families::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            families.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+        } else if !line.starts_with('#') {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            let name = base.filter(|base| families.contains_key(*base)).unwrap_or(name);
+            let labels = line.split_once('{').map_or("", |(_, rest)| rest.split_once('}').unwrap().0);
+            let labels = labels.split(',').filter_map(|pair| pair.split_once('=')).map(|(label, _)| label.to_owned());
+            families.get_mut(name).unwrap().1.extend(labels.filter(|label| label != "le"));
+        }
+    }
+    families
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_is_documented_and_every_documented_one_is_there() {
+    let shop = Shop::fresh().await;
+    let (legacy, modern) = (Upstream::named("legacy"), Upstream::named("modern"));
+    let routes = format!(
+        "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  service: {{endpoints: [\"{}\"]}}\ndefault: monolith\nroutes:\n  - name: payments\n    \
+         match: {{path_prefix: /payments}}\n    legacy: monolith\n    modern: service\n    weight: 50\n    sticky: [{{header: x-user-id}}]\n    sync: shop\n    \
+         shadow: {{percent: 100}}\n    compare: {{}}\n{}",
+        legacy.url(),
+        modern.url(),
+        shop.sync("legacy", ""),
+    );
+    let banyan = Banyan::with(&routes).start().await;
+    banyan.flow_state("shop", "legacy_to_modern", &["applying"], secs(60)).await;
+    banyan.flow_state("shop", "modern_to_legacy", &["watching"], secs(60)).await;
+    shop.legacy.batch("INSERT INTO accounts VALUES (1, 'a@x', 'Ann')").await;
+    // Behind the owner's back: a violation.
+    shop.modern.batch("INSERT INTO accounts VALUES (2, 'b@x', 'Bob')").await;
+    for user in 0..8 {
+        let head = format!("GET /payments/1 HTTP/1.1\r\nHost: test\r\nx-user-id: {user}\r\nConnection: close\r\n\r\n");
+        Raw::once(banyan.http(), &head).await;
+    }
+    let documented = documented();
+    eventually(secs(60), "all documented metrics are exposed", async || {
+        let text = Raw::get(banyan.admin(), "/metrics").await.text();
+        let exposed = exposed(&text);
+        let missing: Vec<&String> = documented.keys().filter(|name| !exposed.contains_key(*name)).collect();
+        if missing.is_empty() { Ok(exposed) } else { Err(format!("missing: {missing:?}")) }
+    })
+    .await
+    .into_iter()
+    .for_each(|(name, found)| {
+        assert_eq!(documented.get(&name), Some(&found), "{name} is not documented so");
+    });
+}

@@ -1,0 +1,208 @@
+//! What the command line promises: exit codes, what goes to stdout, JSON, no colours in a pipe.
+
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::harness::{Banyan, Raw, Upstream, eventually, secs};
+
+const GOOD: &str = "version: 1\nlisteners: [{bind: \"127.0.0.1:0\"}]\nadmin: {bind: \"127.0.0.1:0\"}\nstate: {dir: ./state}\n\
+                    upstreams:\n  monolith: {endpoints: [\"http://127.0.0.1:9\"]}\n  payments: {endpoints: [\"http://127.0.0.1:9\"]}\ndefault: monolith\n\
+                    routes:\n  - {name: payments, match: {path_prefix: /payments}, legacy: monolith, modern: payments, weight: 50, sticky: [{header: x-user-id}]}\n";
+
+/// A folder with a `routes.yaml`.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn with(yaml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("routes.yaml"), yaml).unwrap();
+        Self(folder)
+    }
+
+    fn banyan(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_banyan"));
+        command.args(arguments).current_dir(self.0.path()).stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("no signal ended it")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn check_needs_no_argument_and_says_what_it_saw() {
+    let done = Folder::with(GOOD).banyan(&["check"]);
+    assert_eq!(
+        (code(&done), out(&done).as_str()),
+        (0, "routes.yaml is right: 1 route, 2 upstreams\n"),
+        "{}",
+        err(&done)
+    );
+}
+
+#[test]
+fn a_bad_file_is_1_for_check_and_explain_and_78_for_run() {
+    let folder = Folder::with(&GOOD.replace("weight: 50", "weight: 500"));
+    for (arguments, expected) in [(&["check"][..], 1), (&["explain", "GET", "/"], 1), (&["run"], 78)] {
+        let done = folder.banyan(arguments);
+        assert_eq!(code(&done), expected, "{arguments:?}");
+        assert_eq!(out(&done), "", "errors go to stderr");
+        assert!(err(&done).contains("`weight` must be between 0 and 100, not `500`"), "{}", err(&done));
+        assert!(!err(&done).contains('\u{1b}'), "no colours in a pipe");
+    }
+    assert!(!folder.0.path().join("state").exists(), "a refused file makes nothing");
+}
+
+#[test]
+fn a_missing_file_is_told_with_the_way_out() {
+    let done = Folder::with(GOOD).banyan(&["run", "-c", "other.yaml"]);
+    assert_eq!(code(&done), 78);
+    assert!(
+        err(&done).starts_with("error: there is no such file\n  --> other.yaml\nhint: name another with `-c FILE`"),
+        "{}",
+        err(&done)
+    );
+}
+
+#[test]
+fn a_wrong_command_line_is_2() {
+    let folder = Folder::with(GOOD);
+    for arguments in
+        [&["chekc"][..], &["run", "--only", "half"], &["explain", "GET"], &["explain", "GET", "/", "-H", "none"], &[]]
+    {
+        assert_eq!(code(&folder.banyan(arguments)), 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn json_is_json_whether_the_file_is_right_or_not() {
+    let good: Value = serde_json::from_str(&out(&Folder::with(GOOD).banyan(&["check", "-o", "json"]))).unwrap();
+    assert_eq!((&good["ok"], &good["diagnostics"]), (&Value::Bool(true), &Value::Array(Vec::new())));
+    let done = Folder::with(&GOOD.replace("modern: payments", "modern: paymnets")).banyan(&["check", "-o", "json"]);
+    let bad: Value = serde_json::from_str(&out(&done)).unwrap();
+    assert_eq!((code(&done), &bad["ok"]), (1, &Value::Bool(false)));
+    let first = &bad["diagnostics"][0];
+    assert_eq!(first["message"], "unknown upstream `paymnets`");
+    assert_eq!(first["path"], "routes[0].modern");
+    assert_eq!(first["hint"], "did you mean `payments`?");
+    assert_eq!((&first["line"], &first["severity"]), (&Value::from(10), &Value::from("error")));
+}
+
+#[test]
+fn explain_says_route_side_and_why() {
+    let folder = Folder::with(GOOD);
+    // Golden vectors of docs/reference/buckets.md: `ann` is 285, `bob` 3068 and `7b1f…` 6325 in group `payments`.
+    for (user, side, bucket) in [("ann", "modern", 285), ("7b1f3a52-9c0e-4a44-8a55-0c2d8f6a1e90", "legacy", 6325)] {
+        let header = format!("x-user-id: {user}");
+        let done = folder.banyan(&["explain", "GET", "/payments/7?a=b", "-H", &header, "-o", "json"]);
+        let answer: Value = serde_json::from_str(&out(&done)).unwrap();
+        assert_eq!(
+            (&answer["route"], &answer["side"], &answer["bucket"]),
+            (&"payments".into(), &side.into(), &bucket.into())
+        );
+        let done = folder.banyan(&["explain", "GET", "/payments/7", "-H", &header]);
+        assert!(out(&done).contains("key: header `x-user-id`, group `payments`"), "{}", out(&done));
+        assert!(!out(&done).contains(user), "a key is never shown");
+    }
+    let done = folder.banyan(&["explain", "GET", "/orders"]);
+    assert!(out(&done).starts_with("route     default"), "{}", out(&done));
+    assert_eq!(code(&folder.banyan(&["explain", "GET", "/%zz"])), 1);
+}
+
+#[test]
+fn schema_and_completions_go_to_stdout() {
+    let folder = Folder::with(GOOD);
+    let schema: Value = serde_json::from_str(&out(&folder.banyan(&["schema"]))).unwrap();
+    assert_eq!(schema["type"], "object");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let done = folder.banyan(&["completions", shell]);
+        assert!(out(&done).contains("explain"), "{shell}");
+    }
+}
+
+#[test]
+fn the_schema_names_every_key_of_the_example() {
+    let schema: Value = serde_json::from_str(include_str!("../../schema/routes.schema.json")).unwrap();
+    let example = include_str!("../../routes.yaml");
+    assert!(
+        example.starts_with("# yaml-language-server: $schema=schema/routes.schema.json\n"),
+        "editors find the schema"
+    );
+    let keys = example.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase()));
+    for key in keys.map(|line| line.split(':').next().unwrap()) {
+        assert!(schema["properties"][key].is_object(), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn status_shows_routes_and_says_when_nobody_answers() {
+    let (monolith, service) = (Upstream::named("legacy"), Upstream::named("modern"));
+    let mut banyan = Banyan::with(&format!(
+        "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  payments: {{endpoints: [\"{}\"]}}\ndefault: monolith\nroutes:\n  \
+         - {{name: payments, match: {{path_prefix: /payments}}, legacy: monolith, modern: payments, weight: 12.5}}\n",
+        monolith.url(),
+        service.url(),
+    ))
+    .start()
+    .await;
+    Raw::get(banyan.http(), "/payments").await;
+    // The admin listener's address is taken from the file.
+    let done = banyan.verb(&["status"]);
+    let text = out(&done);
+    assert_eq!(code(&done), 0, "{}", err(&done));
+    assert!(text.starts_with("All 2 routes as wanted\n"), "{text}");
+    let line = text.lines().find(|line| line.starts_with("payments ")).expect(&text);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[..6], ["payments", "canary", "12.5%", "12.5%", "0.0%", "1"], "{text}");
+    let admin = format!("http://{}", banyan.admin());
+    let json: Value = serde_json::from_str(&out(&banyan.verb(&["status", "--admin", &admin, "-o", "json"]))).unwrap();
+    assert_eq!(json["proxy"]["routes"][0]["answers"]["legacy"], 1);
+
+    banyan.stop(secs(20));
+    let done = banyan.verb(&["status", "--admin", &admin]);
+    assert_eq!(code(&done), 1);
+    assert!(err(&done).contains("name another with `--admin URL`"), "{}", err(&done));
+}
+
+#[tokio::test]
+async fn sigterm_fails_readyz_finishes_what_is_in_flight_and_exits_0() {
+    let monolith = Upstream::scripted(|_| crate::harness::Script::ok("slow").after(secs(2)));
+    let mut banyan =
+        Banyan::with(&format!("upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\ndefault: monolith\n", monolith.url()))
+            .start()
+            .await;
+    let mut raw = Raw::connect(banyan.http()).await;
+    raw.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    eventually(secs(10), "the request is at the upstream", async || monolith.seen().len() == 1).await;
+    banyan.signal(crate::harness::watchdog::Signal::Term);
+    eventually(secs(2), "it is not ready any more", async || Raw::get(banyan.admin(), "/readyz").await.status == 503)
+        .await;
+    let answer = raw.answer().await.expect("what is in flight finishes");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "slow"));
+    let status = banyan.wait(secs(20)).expect("it ends");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_taken_port_is_told_and_is_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for key in ["listeners: [{bind: \"127.0.0.1:0\"}]", "admin: {bind: \"127.0.0.1:0\"}"] {
+        let folder = Folder::with(&GOOD.replace(key, &key.replace("127.0.0.1:0", &address.to_string())));
+        let done = folder.banyan(&["run"]);
+        assert_eq!(code(&done), 1, "{}", err(&done));
+        assert!(err(&done).contains(&format!("cannot listen on {address}")), "{}", err(&done));
+    }
+}
