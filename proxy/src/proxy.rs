@@ -21,7 +21,7 @@ use crate::{
     metrics::{Requests, Shards, SideCounts},
     shadow::Shadow,
     split::{RecentWrites, Signer, Split},
-    table::{Problem, RouteTable, Stage},
+    table::{Problem, RouteTable, Stage, SyncRoute},
 };
 
 /// A running proxy.
@@ -62,6 +62,8 @@ pub struct RouteStatus {
     pub answers: SideCounts,
     /// The sync whose owner answers its writes.
     pub sync: Option<String>,
+    /// All its reads go to the owner now: the other side is more than `max_lag` behind, or nobody knows how far.
+    pub reads_at_owner: bool,
     /// What comparing the shadow's answers gave; `None` where nothing is compared.
     pub compare: Option<CompareStatus>,
 }
@@ -182,6 +184,7 @@ impl Proxy {
                 weight_seen: answers.modern_percent(),
                 answers,
                 sync: route.sync.as_ref().map(|sync| sync.name.to_string()),
+                reads_at_owner: route.sync.as_ref().is_some_and(SyncRoute::is_behind),
                 compare: current.shadows.status(route),
             }
         });

@@ -152,6 +152,7 @@ async fn while_the_lag_is_above_its_limit_or_unknown_all_reads_go_to_the_owner()
     for (lag, expected) in [(Some(secs(5)), "modern"), (Some(secs(6)), "legacy"), (None, "legacy"), (STEP, "modern")] {
         sides.front.data_says(Owner::Legacy, lag);
         assert_eq!(sides.side("GET /pay", "ann").await, expected, "{lag:?}");
+        assert_eq!(sides.front.route("pay").reads_at_owner, expected == "legacy");
     }
     assert_eq!(sides.front.metrics().sum("banyan_side_moves_total", &[("route", "pay"), ("reason", "lag")]), 2.0);
 }

@@ -45,7 +45,7 @@ impl Job {
     pub(super) async fn run(self) {
         let Self { route, origin, sync, request, control, budget, max_body, slot } = self;
         let method = request.method().clone();
-        let was_behind = sync.as_ref().is_some_and(is_behind);
+        let was_behind = sync.as_ref().is_some_and(SyncRoute::is_behind);
         let is_compared = route.rules.is_some();
         let both = async {
             tokio::try_join!(fetch(&origin, request, Kept::new(budget, max_body), is_compared), async {
@@ -56,16 +56,12 @@ impl Job {
         drop(slot);
         match result {
             Ok((candidate, control)) => {
-                let is_behind = was_behind || sync.as_ref().is_some_and(is_behind);
+                let is_behind = was_behind || sync.as_ref().is_some_and(SyncRoute::is_behind);
                 route.counts.copy(compared(&route, &method, &control, &candidate, is_behind));
             }
             Err(outcome) => route.counts.copy(outcome),
         }
     }
-}
-
-fn is_behind(sync: &SyncRoute) -> bool {
-    sync.link.lag().is_none_or(|lag| lag > sync.max_lag)
 }
 
 fn compared(

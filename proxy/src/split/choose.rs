@@ -156,12 +156,11 @@ impl Split {
         if choice.side == owner || !is_split {
             return;
         }
-        let is_behind = sync.link.lag().is_none_or(|lag| lag > sync.max_lag);
         let wrote = || {
             writer().is_some_and(|writer| self.recent.wrote(writer, now))
                 || OwnWrites::of(headers, &self.signer).wrote(&sync.name, now)
         };
-        let (reason, moved) = match is_behind {
+        let (reason, moved) = match sync.is_behind() {
             true => (Reason::Lag, Moved::Lag),
             false if wrote() => (Reason::OwnWrites, Moved::OwnWrites),
             false => return,

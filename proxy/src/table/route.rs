@@ -144,6 +144,14 @@ impl fmt::Debug for Route {
 
 // === impl SyncRoute ===
 
+impl SyncRoute {
+    /// Whether the other side is farther behind than the file allows; an unknown lag is infinite.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.link.lag().is_none_or(|lag| lag > self.max_lag)
+    }
+}
+
 impl fmt::Debug for SyncRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SyncRoute").field("name", &self.name).finish_non_exhaustive()

@@ -37,7 +37,11 @@ fn sentence(status: &Value) -> String {
         parts.push(format!("All {routes} routes as wanted"));
     }
     for link in list(&status["links"]) {
+        let at_owner = list(&status["proxy"]["routes"])
+            .iter()
+            .any(|route| route["sync"] == link["name"] && route["reads_at_owner"] == true);
         let lag = match link["lag_seconds"].as_f64() {
+            Some(lag) if at_owner => format!("{} behind, its reads go to the owner", time(lag)),
             Some(lag) => format!("{} behind", time(lag)),
             None => "lag unknown, its reads go to the owner".to_owned(),
         };
