@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -20,12 +20,17 @@ use rdkafka::{
 use super::MAX_RECORD;
 use crate::{error::FlowError, position::Lsn, record::Head};
 
+/// Kafka that takes nothing for so long is away.
+const STALLED: Duration = Duration::from_secs(10);
+
 /// A producer of one flow's records.
 pub(crate) struct Outlet {
     producer: ThreadedProducer<Reports>,
     reports: Arc<State>,
-    topic: String,
+    topic: Arc<str>,
     sent: u64,
+    /// How many were delivered when it was last looked, and since when no more were.
+    looked: (u64, Instant),
 }
 
 /// What the delivery reports have said so far.
@@ -100,7 +105,7 @@ impl Outlet {
             .set_log_level(rdkafka::config::RDKafkaLogLevel::Critical)
             .create_with_context(Reports(Arc::clone(&reports)))
             .map_err(|source| FlowError::Kafka { doing: "making a producer", source })?;
-        Ok(Self { producer, reports, topic: topic.to_owned(), sent: 0 })
+        Ok(Self { producer, reports, topic: topic.into(), sent: 0, looked: (0, Instant::now()) })
     }
 
     /// Queues one record; waits while the queue is full. `confirms` is the source's end that stands in Kafka with it.
@@ -113,7 +118,8 @@ impl Outlet {
         confirms: Option<Lsn>,
     ) -> Result<(), FlowError> {
         let opaque = confirms.map_or(0, |end| usize::try_from(end.get()).unwrap_or(0));
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.topic, opaque)
+        let topic = Arc::clone(&self.topic);
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, opaque)
             .partition(0)
             .headers(head.to_headers())
             .payload(value);
@@ -128,6 +134,7 @@ impl Outlet {
                 }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     self.check()?;
+                    self.look()?;
                     record = back;
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
@@ -164,6 +171,22 @@ impl Outlet {
             }
             _ => Err(FlowError::Refused { position, source }),
         }
+    }
+
+    /// To be called now and then: fails when Kafka has taken nothing for long. A source that shuts down waits for its readers, so whoever
+    /// cannot read on must let go of it.
+    pub(crate) fn look(&mut self) -> Result<(), FlowError> {
+        let delivered = self.reports.delivered.load(Ordering::Acquire);
+        if delivered != self.looked.0 || delivered == self.sent {
+            self.looked = (delivered, Instant::now());
+        }
+        if self.looked.1.elapsed() < STALLED {
+            return Ok(());
+        }
+        Err(FlowError::Kafka {
+            doing: "waiting for Kafka to take records",
+            source: KafkaError::MessageProduction(RDKafkaErrorCode::BrokerTransportFailure),
+        })
     }
 
     /// Up to which end of the source everything stands in Kafka; zero before the first.

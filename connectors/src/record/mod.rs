@@ -6,8 +6,6 @@ pub(crate) mod control;
 pub(crate) mod envelope;
 pub(crate) mod json;
 
-use std::io::Write as _;
-
 use rdkafka::message::{BorrowedHeaders, Header, Headers, OwnedHeaders};
 
 use crate::{
@@ -47,6 +45,51 @@ pub(crate) struct Head {
     pub(crate) origin: Side,
 }
 
+/// A text on the stack: every record carries three, and formatting them is dear.
+struct Short {
+    /// The longest is a position: 20 + 8 + 17 + 20 digits and three colons.
+    space: [u8; 72],
+    len: usize,
+}
+
+// === impl Short ===
+
+impl Default for Short {
+    fn default() -> Self {
+        Self { space: [0; 72], len: 0 }
+    }
+}
+
+impl Short {
+    fn bytes(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.space.get_mut(self.len..self.len + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+
+    fn number(&mut self, number: impl itoa::Integer) {
+        self.bytes(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    fn lsn(&mut self, lsn: Lsn) {
+        self.hex(lsn.get() >> 32);
+        self.bytes(b"/");
+        self.hex(lsn.get() & 0xffff_ffff);
+    }
+
+    fn hex(&mut self, number: u64) {
+        let digits = (16 - number.leading_zeros() / 4).max(1);
+        for digit in (0..digits).rev() {
+            self.bytes(&[b"0123456789ABCDEF"[usize::try_from(number >> (4 * digit) & 15).unwrap_or(0)]]);
+        }
+    }
+
+    fn get(&self) -> &[u8] {
+        &self.space[..self.len]
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {
@@ -71,20 +114,20 @@ impl Kind {
 impl Head {
     /// As Kafka's headers. Texts, so that any tool can read them.
     pub(crate) fn to_headers(self) -> OwnedHeaders {
-        let mut space = [0_u8; 96];
-        let mut text = |value: std::fmt::Arguments<'_>| -> ([u8; 96], usize) {
-            let mut rest = &mut space[..];
-            // 96 bytes hold the longest position: 20 + 8 + 17 + 20 digits and three colons.
-            let written = rest.write_fmt(value).map_or(0, |()| 96 - rest.len());
-            (space, written)
-        };
-        let (position, position_len) = text(format_args!("{}", self.position));
-        let (from, from_len) = text(format_args!("{}", self.from));
-        let (epoch, epoch_len) = text(format_args!("{}", self.epoch));
+        let (mut position, mut from, mut epoch) = (Short::default(), Short::default(), Short::default());
+        position.number(self.position.generation.get());
+        position.bytes(b":");
+        position.bytes(self.position.phase.as_str().as_bytes());
+        position.bytes(b":");
+        position.lsn(self.position.lsn);
+        position.bytes(b":");
+        position.number(self.position.ordinal);
+        from.lsn(self.from);
+        epoch.number(self.epoch);
         let headers = OwnedHeaders::new_with_capacity(5)
-            .insert(Header { key: "position", value: Some(&position[..position_len]) })
-            .insert(Header { key: "from", value: Some(&from[..from_len]) })
-            .insert(Header { key: "epoch", value: Some(&epoch[..epoch_len]) })
+            .insert(Header { key: "position", value: Some(position.get()) })
+            .insert(Header { key: "from", value: Some(from.get()) })
+            .insert(Header { key: "epoch", value: Some(epoch.get()) })
             .insert(Header { key: "origin", value: Some(self.origin.as_str()) });
         match self.kind {
             // Most records are rows; they save a header.
@@ -110,6 +153,32 @@ impl Head {
         match (position, from, epoch, origin) {
             (Some(position), Some(from), Some(epoch), Some(origin)) => Ok(Self { kind, position, from, epoch, origin }),
             _ => Err(BadPosition),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rdkafka::message::Headers as _;
+
+    use super::*;
+    use crate::position::{Generation, Phase};
+
+    proptest! {
+        #[test]
+        fn a_head_survives_its_headers(
+            (generation, lsn, ordinal, from, epoch) in any::<(i64, u64, u64, u64, i64)>(),
+            kind in 0_usize..7,
+            snapshot in any::<bool>(),
+        ) {
+            let phase = if snapshot { Phase::Snapshot } else { Phase::Stream };
+            let position = Position { generation: Generation::new(generation), phase, lsn: Lsn::new(lsn), ordinal };
+            let head = Head { kind: Kind::ALL[kind], position, from: Lsn::new(from), epoch, origin: Side::Modern };
+            let headers = head.to_headers();
+            let text = headers.get_as::<str>(0).unwrap();
+            prop_assert_eq!(text.value.unwrap(), position.to_string());
+            prop_assert_eq!(Head::from_headers(headers.as_borrowed()), Ok(head));
         }
     }
 }

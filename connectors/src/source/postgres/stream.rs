@@ -109,6 +109,7 @@ pub(crate) async fn run(
             biased;
             _ = tick.tick() => {
                 stream.outlet.check()?;
+                stream.outlet.look()?;
                 let now_confirmed = stream.outlet.confirmed();
                 if now_confirmed > confirmed {
                     confirmed = now_confirmed;

@@ -42,6 +42,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a hole is looked at, when the topic has nothing more.
 const HOLE_CHECK: Duration = Duration::from_secs(2);
+/// How often the topic's settings are looked at again.
+const TOPIC_CHECK: Duration = Duration::from_secs(60);
 
 /// One attempt of the applier.
 struct Applier<'a> {
@@ -61,7 +63,7 @@ struct Applier<'a> {
     rows: usize,
     run: Option<Run>,
     row: Row,
-    truncated: Vec<usize>,
+    truncated: Vec<(usize, Position)>,
     changes: HashMap<(usize, Op), u64>,
     violations: HashMap<String, u64>,
     /// Until this offset every source transaction is committed alone: one of them will turn out to be incomplete.
@@ -182,7 +184,7 @@ async fn check_offset(inlet: &Inlet, stored: &Applied, topic: &str) -> Result<i6
 
 impl Applier<'_> {
     async fn follow(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
-        let (mut last_message, mut last_check) = (Instant::now(), Instant::now());
+        let (mut last_message, mut last_check, mut last_topic) = (Instant::now(), Instant::now(), Instant::now());
         loop {
             let message = match inlet.ready()? {
                 Some(message) => message,
@@ -196,6 +198,8 @@ impl Applier<'_> {
                         None => {
                             if self.source.is_some() && self.open.is_some() && last_message.elapsed() > PATIENCE {
                                 self.roll_back().await?;
+                                // What was complete with it is stored first when it is read again.
+                                self.cautious_until = self.seen;
                                 self.again(inlet)?;
                                 last_message = Instant::now();
                             } else if self.source.is_none() && self.last_commit.elapsed() > HEARTBEAT {
@@ -211,6 +215,10 @@ impl Applier<'_> {
                 }
             };
             last_message = Instant::now();
+            if self.open.is_none() && last_topic.elapsed() > TOPIC_CHECK {
+                crate::kafka::topics::ensure(&self.plan.brokers, &self.plan.names.topic()).await?;
+                last_topic = Instant::now();
+            }
             let offset = message.offset();
             if let Next::Again = self.take(&message).await? {
                 self.cautious_until = offset;
@@ -452,7 +460,7 @@ impl Applier<'_> {
         if envelope.op == Op::Truncate {
             // Tables that a source empties together must be emptied together, or their foreign keys forbid it.
             self.flush_run().await?;
-            self.truncated.push(table);
+            self.truncated.push((table, at));
             return Ok(());
         }
         let target = &self.tables[table];
@@ -478,12 +486,16 @@ impl Applier<'_> {
         if self.truncated.is_empty() {
             return Ok(());
         }
+        let truncated = std::mem::take(&mut self.truncated);
         let names: Vec<String> =
-            self.truncated.iter().map(|&table| quote_table(&self.tables[table].plan.target)).collect();
-        for table in self.truncated.drain(..) {
-            *self.changes.entry((table, Op::Truncate)).or_default() += 1;
+            truncated.iter().map(|(table, _)| quote_table(&self.tables[*table].plan.target)).collect();
+        for (table, _) in &truncated {
+            *self.changes.entry((*table, Op::Truncate)).or_default() += 1;
         }
-        self.pipe.simple("emptying tables", format!("TRUNCATE {}", names.join(", "))).await
+        self.pipe.drain().await?;
+        let emptied = self.pipe.session().batch_execute(&format!("TRUNCATE {}", names.join(", "))).await;
+        let (table, at) = truncated[0];
+        emptied.map_err(|e| FlowError::sql("emptying tables", &e).at(&self.tables[table].plan.target, at))
     }
 
     /// Sends the run as one statement; every row must be hit.
@@ -515,7 +527,7 @@ impl Applier<'_> {
         parameters.append(&mut columns);
         let (name, rows, first, last) = (table.plan.target.clone(), run.rows as u64, run.first, run.last);
         self.pipe
-            .execute(statement, parameters, move |found| match found {
+            .execute(statement, parameters, run.bytes, move |found| match found {
                 Ok(hit) if hit == rows || notes_seen => Ok(()),
                 Ok(hit) => Err(FlowError::Divergence {
                     table: name,
@@ -554,7 +566,7 @@ impl Applier<'_> {
         *self.violations.entry(table).or_default() += 1;
         self.rows += 1;
         self.pipe
-            .execute(statement, parameters, |found| {
+            .execute(statement, parameters, 0, |found| {
                 found.map(drop).map_err(|error| FlowError::sql("storing a violation", &error))
             })
             .await

@@ -39,7 +39,7 @@ pub(crate) struct Run {
     /// The row's columns.
     pub(crate) columns: Vec<TextArray>,
     pub(crate) rows: usize,
-    bytes: usize,
+    pub(crate) bytes: usize,
     keys: HashSet<u64>,
     pub(crate) first: Position,
     pub(crate) last: Position,

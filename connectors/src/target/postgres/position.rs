@@ -200,7 +200,7 @@ impl Holder {
     /// Opens a target transaction: the row is ours and where we left it, and our mark comes before the first row.
     pub(crate) async fn begin(&self, pipe: &mut Pipe, at: &Applied) -> Result<(), FlowError> {
         pipe.simple("opening a transaction", "BEGIN".into()).await?;
-        pipe.execute(self.check.clone(), at.parameters().into(), |found| {
+        pipe.execute(self.check.clone(), at.parameters().into(), 0, |found| {
             judge(found, "another applier has moved the position row")
         })
         .await?;
@@ -229,7 +229,7 @@ impl Holder {
             Parameter::Text(new.slot.clone()),
             Parameter::Time(new.source_time),
         ]);
-        pipe.execute(self.advance.clone(), parameters, |found| {
+        pipe.execute(self.advance.clone(), parameters, 0, |found| {
             judge(found, "another applier has taken the position row")
         })
         .await?;

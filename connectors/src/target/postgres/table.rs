@@ -133,6 +133,10 @@ impl TargetTable {
     }
 
     pub(crate) fn remember(&mut self, shape: Shape, statement: Statement) {
+        // Every mix of unchanged columns is a shape of its own.
+        if self.statements.len() >= 64 {
+            self.statements.clear();
+        }
         self.statements.insert(shape, statement);
     }
 
