@@ -221,7 +221,8 @@ impl Stream {
     }
 
     fn release(&mut self) {
-        if let Some(link) = self.link.take() {
+        if let Some(mut link) = self.link.take() {
+            link.quiet();
             self.upstream.give_back(link, self.worker.now());
         }
     }

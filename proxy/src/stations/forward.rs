@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::LocalBoxFuture;
-use http::{Response, StatusCode, header, response};
+use http::{Response, StatusCode, response};
 use hyper::body::Incoming;
 use tower::Service;
 
@@ -188,17 +188,9 @@ impl Way {
             hop_by_hop::put_websocket(&mut head.headers);
             return Ok((head, Kind::Full(None)));
         }
-        if head.headers.contains_key(header::TRANSFER_ENCODING) {
-            let mut encodings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-            let is_chunked = encodings.next().is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"chunked"));
-            if !is_chunked || encodings.next().is_some() {
-                return fails(Fault::BadAnswer);
-            }
-            // The client's leg is framed anew, and by one of the two at most.
-            head.headers.remove(header::TRANSFER_ENCODING);
-            head.headers.remove(header::CONTENT_LENGTH);
+        if !hop_by_hop::strip_answer(&mut head.headers) {
+            return fails(Fault::BadAnswer);
         }
-        hop_by_hop::strip_answer(&mut head.headers);
         let kind = Kind::of(body, link, upstream, &self.worker, &self.turn);
         Ok((head, kind))
     }

@@ -16,17 +16,26 @@ pub(super) fn strip_request(headers: &mut HeaderMap, connection: bool, others: b
     }
 }
 
-/// Strips an answer's; its framing is made anew for the client.
-pub(super) fn strip_answer(headers: &mut HeaderMap) {
-    let (mut connection, mut others) = (false, false);
+/// Strips an answer's, and its framing, which is made anew for the client. False when its `Transfer-Encoding` is not exactly one `chunked`:
+/// then nobody can say where it ends.
+pub(super) fn strip_answer(headers: &mut HeaderMap) -> bool {
+    let (mut connection, mut others, mut encodings) = (false, false, 0);
     for name in headers.keys() {
         match *name {
             header::CONNECTION => connection = true,
+            header::TRANSFER_ENCODING => encodings = headers.get_all(name).iter().count(),
             header::TE | header::UPGRADE => others = true,
             _ => others |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
         }
     }
     strip(headers, connection, others);
+    if encodings == 0 {
+        return true;
+    }
+    // A length beside it would be a second framing.
+    headers.remove(header::CONTENT_LENGTH);
+    let encoding = headers.remove(header::TRANSFER_ENCODING);
+    encodings == 1 && encoding.is_some_and(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// An upgrade to WebSocket, which is the only protocol that is tunnelled: `h2c` would let requests past the routes.
@@ -132,6 +141,18 @@ mod tests {
         let mut said = headers(&[("connection", "content-length, host"), ("content-length", "5"), ("host", "a")]);
         strip_request(&mut said, true, false);
         assert_eq!(said, headers(&[("content-length", "5"), ("host", "a")]));
+    }
+
+    #[test]
+    fn an_answer_has_one_framing_or_none() {
+        let mut both = headers(&[("transfer-encoding", "Chunked"), ("content-length", "5"), ("keep-alive", "x")]);
+        assert!(strip_answer(&mut both));
+        assert_eq!(both, headers(&[]));
+        let mut length = headers(&[("content-length", "5"), ("connection", "keep-alive")]);
+        assert!(strip_answer(&mut length));
+        assert_eq!(length, headers(&[("content-length", "5")]));
+        assert!(!strip_answer(&mut headers(&[("transfer-encoding", "gzip")])));
+        assert!(!strip_answer(&mut headers(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")])));
     }
 
     #[test]

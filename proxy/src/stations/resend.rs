@@ -101,21 +101,14 @@ impl Outgoing {
             },
         };
         let uri = self.uri(target);
-        let mut request = if again {
-            let mut request = Request::new(body);
-            *request.method_mut() = self.head.method.clone();
-            *request.headers_mut() = self.head.headers.clone();
-            if keeps_case {
-                *request.extensions_mut() = self.head.extensions.clone();
-            }
-            request
-        } else {
-            let mut request = Request::new(body);
-            *request.method_mut() = self.head.method.clone();
-            *request.headers_mut() = std::mem::take(&mut self.head.headers);
+        let mut request = Request::new(body);
+        *request.method_mut() = self.head.method.clone();
+        *request.headers_mut() = if again { self.head.headers.clone() } else { std::mem::take(&mut self.head.headers) };
+        // Only the first copy has them: they hold the case of the names, which costs as much to copy as the headers, and a second copy is
+        // rare. It goes out in title case.
+        if keeps_case {
             *request.extensions_mut() = std::mem::take(&mut self.head.extensions);
-            request
-        };
+        }
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_11;
         if self.expects && !matches!(request.body(), RequestBody::None) {
@@ -136,7 +129,10 @@ impl Outgoing {
         let (head, body) = request.into_parts();
         // Otherwise it was a copy. There is no head without a `Host`.
         if self.head.headers.is_empty() {
-            (self.head.headers, self.head.extensions) = (head.headers, head.extensions);
+            self.head.headers = head.headers;
+        }
+        if self.head.extensions.is_empty() {
+            self.head.extensions = head.extensions;
         }
         if let (Supply::Spent, Some(incoming)) = (&self.body, body.into_unread()) {
             self.body = Supply::Once(incoming);

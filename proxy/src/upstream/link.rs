@@ -87,23 +87,32 @@ impl Link {
         let flight = InFlight(&self.open);
         let mut answer = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
-        // The answer only ever comes out of the driver, which is polled here first: it needs no waker of its own.
+        // The answer only ever comes out of the driver, which is polled here first: it needs no waker of its own. And the driver is first
+        // polled without one when it was woken: whatever waker it keeps beyond this exchange would wake this connection for another's request.
         let mut quiet = Context::from_waker(Waker::noop());
+        let mut is_begun = false;
         let sent = std::future::poll_fn(|cx| {
-            let over = match driver {
-                Some(alive) => alive.poll_without_shutdown(cx).is_ready(),
-                None => true,
-            };
-            if let Poll::Ready(sent) = answer.as_mut().poll(&mut quiet) {
-                if over && !matches!(&sent, Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS) {
-                    *driver = None;
+            let is_woken = std::mem::replace(&mut is_begun, true);
+            for quietly in [true, false] {
+                if quietly && !is_woken {
+                    continue;
                 }
-                return Poll::Ready(Some(sent));
-            }
-            if over {
-                // A request that was not begun comes back when the driver is dropped.
-                *driver = None;
-                return answer.as_mut().poll(&mut quiet).map(Some);
+                let over = match driver {
+                    Some(alive) if quietly => alive.poll_without_shutdown(&mut quiet).is_ready(),
+                    Some(alive) => alive.poll_without_shutdown(cx).is_ready(),
+                    None => true,
+                };
+                if let Poll::Ready(sent) = answer.as_mut().poll(&mut quiet) {
+                    if over && !matches!(&sent, Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS) {
+                        *driver = None;
+                    }
+                    return Poll::Ready(Some(sent));
+                }
+                if over {
+                    // A request that was not begun comes back when the driver is dropped.
+                    *driver = None;
+                    return answer.as_mut().poll(&mut quiet).map(Some);
+                }
             }
             if turn.is_head_late() { Poll::Ready(None) } else { Poll::Pending }
         })
@@ -142,9 +151,14 @@ impl Link {
         self.driver.is_some() && self.sender.is_ready()
     }
 
+    /// Forgets whom to wake: the link goes back to the pool.
+    pub(crate) fn quiet(&mut self) {
+        self.poll_drive(&mut Context::from_waker(Waker::noop()));
+    }
+
     /// Whether the other end has closed an idle link, or said something unasked.
     pub(super) fn is_over(&mut self) -> bool {
-        self.poll_drive(&mut Context::from_waker(Waker::noop()));
+        self.quiet();
         !self.is_reusable()
     }
 
