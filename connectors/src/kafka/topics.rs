@@ -20,8 +20,8 @@ const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes sure that `topic` exists with exactly one partition, and keeps its records long and whole enough.
 ///
-/// A broker that will not show a topic's settings gets a warning only.
-pub(crate) async fn ensure(brokers: &str, topic: &str) -> Result<(), FlowError> {
+/// Whether the broker shows the topic's settings: one that will not gets a warning only, and need not be asked again.
+pub(crate) async fn ensure(brokers: &str, topic: &str) -> Result<bool, FlowError> {
     let mut partitions = count(brokers, topic)?;
     if partitions == 0 {
         make(brokers, topic).await?;
@@ -90,14 +90,14 @@ async fn make(brokers: &str, topic: &str) -> Result<(), FlowError> {
     Ok(())
 }
 
-async fn check_settings(brokers: &str, topic: &str) -> Result<(), FlowError> {
+async fn check_settings(brokers: &str, topic: &str) -> Result<bool, FlowError> {
     let admin: AdminClient<DefaultClientContext> =
         config(brokers).create().map_err(kafka("asking Kafka for the topic's settings"))?;
     let options = AdminOptions::new().request_timeout(Some(SETTINGS_TIMEOUT));
     let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
     let Some(settings) = answer.ok().and_then(|mut all| all.pop()).and_then(Result::ok) else {
         tracing::warn!(topic, "the broker does not show the topic's settings; they are taken on trust");
-        return Ok(());
+        return Ok(false);
     };
     let value = |name: &str| settings.get(name).and_then(|entry| entry.value.clone());
     if let Some(policy) = value("cleanup.policy").filter(|policy| policy != "delete") {
@@ -114,5 +114,5 @@ async fn check_settings(brokers: &str, topic: &str) -> Result<(), FlowError> {
             "the topic takes smaller records than Banyan may write; a larger row will stop the flow"
         );
     }
-    Ok(())
+    Ok(true)
 }

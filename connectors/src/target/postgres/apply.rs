@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::{ApplyAs, Target},
     error::FlowError,
-    kafka::consume::Inlet,
+    kafka::{consume::Inlet, topics},
     names::quote_table,
     plan::Plan,
     position::{Generation, Lsn, Phase, Position},
@@ -71,6 +71,8 @@ struct Applier<'a> {
     /// The offset of the last record that was looked at.
     seen: i64,
     gap: bool,
+    /// Whether the broker tells how it keeps the topic.
+    settings_shown: bool,
     last_commit: Instant,
 }
 
@@ -101,7 +103,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
     for table in &plan.tables {
         tables.push(TargetTable::load(&session, table).await?);
     }
-    crate::kafka::topics::ensure(&plan.brokers, &names.topic()).await?;
+    let settings_shown = topics::ensure(&plan.brokers, &names.topic()).await?;
     let row = session
         .query_one("SELECT to_regclass('banyan.violation') IS NOT NULL", &[])
         .await
@@ -143,6 +145,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         cautious_until: -1,
         seen: offset - 1,
         gap: false,
+        settings_shown,
         last_commit: Instant::now(),
     };
     applier.follow(&inlet).await
@@ -215,8 +218,8 @@ impl Applier<'_> {
                 }
             };
             last_message = Instant::now();
-            if self.open.is_none() && last_topic.elapsed() > TOPIC_CHECK {
-                crate::kafka::topics::ensure(&self.plan.brokers, &self.plan.names.topic()).await?;
+            if self.settings_shown && self.open.is_none() && last_topic.elapsed() > TOPIC_CHECK {
+                topics::ensure(&self.plan.brokers, &self.plan.names.topic()).await?;
                 last_topic = Instant::now();
             }
             let offset = message.offset();
