@@ -5,9 +5,9 @@
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     io::Read as _,
-    net::SocketAddr,
+    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::keeper;
+use super::{keeper, ports, screen::GivenUp};
 
 /// A part that runs.
 pub(crate) struct Part {
@@ -31,25 +31,24 @@ pub(crate) struct Part {
 #[derive(Debug, Clone, clap::Subcommand)]
 pub(crate) enum Role {
     /// The monolith. `DATABASE_URL` and `SESSION_KEY` come from the environment.
-    LegacyApp {
-        /// Where it listens.
-        #[arg(long)]
-        bind: SocketAddr,
-    },
-    /// The new payments service.
-    PaymentsService {
-        /// Where it listens.
-        #[arg(long)]
-        bind: SocketAddr,
-    },
-    /// The new accounts service.
-    AccountsService {
-        /// Where it listens.
-        #[arg(long)]
-        bind: SocketAddr,
-    },
+    LegacyApp(Place),
+    /// The new payments service, with the same environment.
+    PaymentsService(Place),
+    /// The new accounts service, with the same environment.
+    AccountsService(Place),
     /// Runs a program as long as the lifeline holds.
     Keeper(keeper::Kept),
+}
+
+/// Where a service listens. It binds by itself, so that of two demos that start at once each gets a port, and says which it got.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Place {
+    /// The port; the next free one if it is taken.
+    #[arg(long)]
+    port: u16,
+    /// The file that gets the address.
+    #[arg(long)]
+    tell: PathBuf,
 }
 
 /// How long a part may take to end by itself.
@@ -94,10 +93,12 @@ impl Part {
         self.child.try_wait().ok().flatten()
     }
 
-    /// A sentence for the person who waits for it, if it has ended.
-    pub(crate) fn obituary(&mut self) -> Option<String> {
-        let status = self.ended()?;
-        Some(format!("{} ended ({status}); its log: {}", self.name, self.log.display()))
+    /// Fails for good, with the log's path, if it has ended.
+    pub(crate) fn must_live(&mut self) -> Result<(), GivenUp> {
+        match self.ended() {
+            Some(status) => Err(GivenUp(format!("{} ended ({status}); its log: {}", self.name, self.log.display()))),
+            None => Ok(()),
+        }
     }
 
     /// As a crash would: SIGKILL, nothing is said to anybody.
@@ -107,9 +108,14 @@ impl Part {
         Ok(())
     }
 
-    /// Lets go of the lifeline and waits.
-    pub(crate) fn stop(&mut self) {
+    /// Lets go of the lifeline: it ends by itself.
+    pub(crate) fn let_go(&mut self) {
         drop(self.lifeline.take());
+    }
+
+    /// Lets go of it and waits.
+    pub(crate) fn stop(&mut self) {
+        self.let_go();
         let deadline = Instant::now() + GRACE;
         while Instant::now() < deadline {
             if self.ended().is_some() {
@@ -133,9 +139,9 @@ impl Role {
     /// Plays it until the lifeline ends.
     pub(crate) fn play(self) -> anyhow::Result<()> {
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-        let bind = match self {
-            Self::Keeper(kept) => return kept.keep(),
-            Self::LegacyApp { bind } | Self::PaymentsService { bind } | Self::AccountsService { bind } => bind,
+        let (Self::LegacyApp(place) | Self::PaymentsService(place) | Self::AccountsService(place)) = &self else {
+            let Self::Keeper(kept) = self else { unreachable!("all others have a place") };
+            return kept.keep();
         };
         thread::spawn(|| {
             wait_for_the_end();
@@ -143,16 +149,35 @@ impl Role {
         });
         let read = |name: &'static str| env::var(name).with_context(|| format!("`{name}` is not set"));
         let (database, session_key) = (read("DATABASE_URL")?, read("SESSION_KEY")?);
+        let listener = place.listen()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         match self {
-            Self::LegacyApp { .. } => {
-                runtime.block_on(legacy_app::serve(legacy_app::Settings { bind, database, session_key }))
+            Self::LegacyApp(_) => {
+                runtime.block_on(legacy_app::serve(legacy_app::Settings { listener, database, session_key }))
             }
-            Self::PaymentsService { .. } => {
-                runtime.block_on(payments_service::serve(payments_service::Settings { bind, database, session_key }))
-            }
-            _ => runtime.block_on(accounts_service::serve(accounts_service::Settings { bind, database, session_key })),
+            Self::PaymentsService(_) => runtime.block_on(payments_service::serve(payments_service::Settings {
+                listener,
+                database,
+                session_key,
+            })),
+            _ => runtime.block_on(accounts_service::serve(accounts_service::Settings {
+                listener,
+                database,
+                session_key,
+            })),
         }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    fn listen(&self) -> anyhow::Result<TcpListener> {
+        let listener = ports::listen(self.port)?;
+        let new = self.tell.with_extension("new");
+        fs::write(&new, listener.local_addr()?.to_string())?;
+        fs::rename(new, &self.tell)?;
+        Ok(listener)
     }
 }
 

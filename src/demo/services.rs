@@ -1,16 +1,12 @@
 //! The shop's three programs as processes of the demo.
 
-use std::{path::Path, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
+
+use anyhow::bail;
 
 use ureq::Agent;
 
-use super::{
-    Venue,
-    part::Part,
-    ports::Ports,
-    postgres::Servers,
-    screen::{GivenUp, Screen},
-};
+use super::{Venue, part::Part, postgres::Servers, screen::Screen};
 
 /// The monolith and what replaces it.
 pub(crate) struct Services {
@@ -22,7 +18,7 @@ pub(crate) struct Services {
 /// One of them; it can be started again where it was.
 pub(crate) struct Service {
     name: &'static str,
-    bind: String,
+    address: SocketAddr,
     environment: [(&'static str, String); 2],
     part: Part,
 }
@@ -34,22 +30,12 @@ const START: Duration = Duration::from_secs(30);
 
 impl Services {
     /// Starts all three, says so, and waits until they answer: by then they have made their tables.
-    pub(crate) fn start(
-        venue: &Venue<'_>,
-        ports: &mut Ports,
-        servers: &Servers,
-        key: &str,
-        agent: &Agent,
-    ) -> anyhow::Result<Self> {
-        let mut start = |name, port, database, what: &str| {
-            let bind = ports.next_free(port)?.to_string();
-            venue.screen.say(&format!("  {name:<17} http://{bind:<16} {what}"));
-            Service::start(
-                name,
-                bind,
-                [("DATABASE_URL", database), ("SESSION_KEY", key.to_owned())],
-                venue.folder.path(),
-            )
+    pub(crate) fn start(venue: &Venue<'_>, servers: &Servers, key: &str, agent: &Agent) -> anyhow::Result<Self> {
+        let start = |name, port, database, what: &str| {
+            let environment = [("DATABASE_URL", database), ("SESSION_KEY", key.to_owned())];
+            let service = Service::start(venue, name, port, environment)?;
+            venue.screen.say(&format!("  {name:<17} {:<23} {what}", service.base()));
+            anyhow::Ok(service)
         };
         let (legacy, modern) = (&servers.legacy, &servers.modern);
         let what = "the monolith: accounts, payments, orders, inventory, chat";
@@ -69,24 +55,38 @@ impl Services {
 
 impl Service {
     fn start(
+        venue: &Venue<'_>,
         name: &'static str,
-        bind: String,
+        port: u16,
         environment: [(&'static str, String); 2],
-        folder: &Path,
     ) -> anyhow::Result<Self> {
-        let part = Self::play(name, &bind, &environment, folder)?;
-        Ok(Self { name, bind, environment, part })
+        let (part, address) = Self::play(venue, name, port, &environment)?;
+        Ok(Self { name, address, environment, part })
     }
 
-    fn play(name: &'static str, bind: &str, environment: &[(&str, String)], folder: &Path) -> anyhow::Result<Part> {
+    /// Returns when it listens.
+    fn play(
+        venue: &Venue<'_>,
+        name: &'static str,
+        port: u16,
+        environment: &[(&str, String)],
+    ) -> anyhow::Result<(Part, SocketAddr)> {
+        let tell = venue.folder.file(&format!("{name}.address"));
+        let _ = fs::remove_file(&tell);
         let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
         // The role is named as the program is.
-        Part::start(name, folder, &[name, "--bind", bind], &environment)
+        let role = [name, "--port", &port.to_string(), "--tell", &tell.display().to_string()];
+        let mut part = Part::start(name, venue.folder.path(), &role, &environment)?;
+        let address = venue.screen.until(&format!("{name} to listen"), START, || {
+            part.must_live()?;
+            Ok(Some(fs::read_to_string(&tell)?.parse()?))
+        })?;
+        Ok((part, address))
     }
 
     /// `http://127.0.0.1:7001`
     pub(crate) fn base(&self) -> String {
-        format!("http://{}", self.bind)
+        format!("http://{}", self.address)
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -100,22 +100,19 @@ impl Service {
 
     /// Starts it where it was, and waits until it answers.
     pub(crate) fn revive(&mut self, venue: &Venue<'_>, agent: &Agent) -> anyhow::Result<()> {
-        self.part = Self::play(self.name, &self.bind, &self.environment, venue.folder.path())?;
+        let address;
+        (self.part, address) = Self::play(venue, self.name, self.address.port(), &self.environment)?;
+        if address != self.address {
+            bail!("somebody took port {} while {} was down", self.address.port(), self.name);
+        }
         self.wait(venue.screen, agent)
     }
 
     fn wait(&mut self, screen: &Screen, agent: &Agent) -> anyhow::Result<()> {
         let url = format!("{}/livez", self.base());
-        answers(screen, agent, &mut self.part, &url)
+        screen.until(&format!("{} to answer", self.name), START, || {
+            self.part.must_live()?;
+            Ok((agent.get(&url).call()?.status() == 200).then_some(()))
+        })
     }
-}
-
-/// Waits until `url` answers 200, or gives up when the part has ended.
-pub(crate) fn answers(screen: &Screen, agent: &Agent, part: &mut Part, url: &str) -> anyhow::Result<()> {
-    screen.until(&format!("{url} to answer"), START, || {
-        if let Some(obituary) = part.obituary() {
-            return Err(GivenUp(obituary).into());
-        }
-        Ok((agent.get(url).call()?.status() == 200).then_some(()))
-    })
 }

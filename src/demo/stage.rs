@@ -1,6 +1,6 @@
 //! Everything that the story needs, started in order, and taken down in order.
 
-use std::{env, fs, path::Path};
+use std::{env, fs, net::TcpListener, path::Path, time::Duration};
 
 use ureq::Agent;
 
@@ -10,9 +10,10 @@ use super::{
     file::RoutesFile,
     kafka::Kafka,
     part::Part,
-    ports::Ports,
+    ports,
     postgres::{self, Servers},
-    services::{Services, answers},
+    screen::GivenUp,
+    services::Services,
     shop,
     traffic::Traffic,
 };
@@ -38,24 +39,22 @@ pub(crate) struct Databases {
     pub(crate) payments: tokio_postgres::Client,
 }
 
+/// How long Banyan may take until it is ready.
+const START: Duration = Duration::from_secs(30);
+
 // === impl Stage ===
 
 impl Stage {
     pub(crate) fn set(options: &Options, venue: &Venue<'_>) -> anyhow::Result<Self> {
         let &Venue { screen, runtime, folder, stop } = venue;
-        let mut ports = Ports::default();
-        let servers = Servers::start(venue, &mut ports, options.fetch)?;
+        let servers = Servers::start(venue, options.fetch)?;
         let install = install(options)?;
         let kafka = Kafka::start(options.kafka.as_deref(), &install, &["payments", "accounts"])?;
         screen.say(&format!("  Kafka             {}", kafka.describe()));
         let agent = shop::agent();
-        let services = Services::start(venue, &mut ports, &servers, &secret()?, &agent)?;
+        let services = Services::start(venue, &servers, &secret()?, &agent)?;
 
-        let (bind, admin_bind) = (ports.next_free(8080)?.to_string(), ports.next_free(9901)?.to_string());
-        let (base, admin) = (format!("http://{bind}"), Admin::new(&agent, &format!("http://{admin_bind}")));
         let values = [
-            ("BANYAN_BIND", bind),
-            ("BANYAN_ADMIN", admin_bind),
             ("BANYAN_STATE", folder.file("state").display().to_string()),
             ("BANYAN_INSTALL", install),
             ("LEGACY_APP", services.legacy.base()),
@@ -66,11 +65,8 @@ impl Stage {
             ("PAYMENTS_DB_URL", servers.modern.for_banyan("payments")),
             ("ACCOUNTS_DB_URL", servers.modern.for_banyan("accounts")),
         ];
-        let file = RoutesFile::write(folder.file("routes.yaml"), &values)?;
-        let (program, path) = (env::current_exe()?.display().to_string(), file.path().display().to_string());
-        let mut banyan = Part::start("banyan", folder.path(), &["keeper", "--", &program, "run", "-c", &path], &[])?;
+        let (banyan, file, base, admin) = start_banyan(venue, &values, &agent)?;
         screen.say(&format!("  banyan            {base:<23} routes.yaml: {}", shown(file.path())));
-        answers(screen, &agent, &mut banyan, &format!("{}/readyz", admin.base()))?;
 
         let databases = runtime.block_on(async {
             anyhow::Ok(Databases {
@@ -88,6 +84,38 @@ impl Stage {
         self.banyan.stop();
         if let Err(error) = self.kafka.clean_up(venue.runtime) {
             venue.screen.say(&format!("The demo's topics are left in Kafka: {error:#}"));
+        }
+    }
+}
+
+/// Writes the file, with ports that are free, and starts Banyan on it. A port that somebody else takes in between gives the next free one.
+fn start_banyan(
+    venue: &Venue<'_>,
+    values: &[(&str, String)],
+    agent: &Agent,
+) -> anyhow::Result<(Part, RoutesFile, String, Admin)> {
+    let (program, path) = (env::current_exe()?.display().to_string(), venue.folder.file("routes.yaml"));
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let [bind, admin_bind] = [ports::listen(8080)?.local_addr()?, ports::listen(9901)?.local_addr()?];
+        let binds = [("BANYAN_BIND", bind.to_string()), ("BANYAN_ADMIN", admin_bind.to_string())];
+        let file = RoutesFile::write(path.clone(), &[values, &binds].concat())?;
+        let file_name = file.path().display().to_string();
+        let role = ["keeper", "--", &program, "run", "-c", &file_name];
+        let mut part = Part::start("banyan", venue.folder.path(), &role, &[])?;
+        let admin = Admin::new(agent, &format!("http://{admin_bind}"));
+        let up = venue.screen.until("banyan to be ready", START, || {
+            part.must_live()?;
+            // It must be ours that answers, not another demo's that was quicker on this port.
+            let status = admin.status()?;
+            Ok((status["ready"] == true && status["file"]["path"] == file_name).then_some(()))
+        });
+        let was_taken = |address| TcpListener::bind(address).is_err();
+        match up {
+            Ok(()) => return Ok((part, file, format!("http://{bind}"), admin)),
+            Err(error) if error.is::<GivenUp>() && attempts < 5 && (was_taken(bind) || was_taken(admin_bind)) => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::session::SessionKey;
 
 /// What the service must be told.
 pub struct Settings {
-    /// Where it listens.
-    pub bind: SocketAddr,
+    /// Where it listens, bound already: whoever starts it knows the port.
+    pub listener: std::net::TcpListener,
     /// `postgres://user:password@host:port/database`. The schema is made if missing.
     pub database: String,
     /// The key of the session cookie, the same as the monolith's.
@@ -36,15 +36,15 @@ struct Service {
 /// Serves payments until the future is dropped.
 ///
 /// # Errors
-/// When the database cannot be reached at the start or the port is taken.
+/// When the database cannot be reached at the start.
 pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let manager = Manager::new(settings.database.parse()?, NoTls);
     let database = Pool::builder(manager).max_size(8).build()?;
     let schema = async { anyhow::Ok(database.get().await?.batch_execute(include_str!("schema.sql")).await?) };
     schema.await.context("cannot prepare the payments database")?;
     let service = Arc::new(Service { database, sessions: SessionKey::new(&settings.session_key) });
-    let listener =
-        TcpListener::bind(settings.bind).await.with_context(|| format!("cannot listen on {}", settings.bind))?;
+    settings.listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(settings.listener)?;
     let pages = Router::new()
         .route("/payments", get(payments::list).post(payments::create))
         .route("/payments/new", get(payments::form))
@@ -60,11 +60,12 @@ impl Settings {
     /// From `BIND`, `DATABASE_URL` and `SESSION_KEY`.
     ///
     /// # Errors
-    /// Names the variable that is missing or wrong.
+    /// Names the variable that is missing or wrong, or the address that is taken.
     pub fn from_env() -> anyhow::Result<Self> {
         let read = |name: &'static str| env::var(name).with_context(|| format!("`{name}` is not set"));
+        let bind: SocketAddr = read("BIND")?.parse().context("`BIND` is no address such as 127.0.0.1:7002")?;
         Ok(Self {
-            bind: read("BIND")?.parse().context("`BIND` is no address such as 127.0.0.1:7002")?,
+            listener: std::net::TcpListener::bind(bind).with_context(|| format!("cannot listen on {bind}"))?,
             database: read("DATABASE_URL")?,
             session_key: read("SESSION_KEY")?,
         })

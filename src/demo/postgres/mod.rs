@@ -8,7 +8,7 @@ use std::thread;
 pub(crate) use self::server::{Server, connect};
 
 use self::{programs::Programs, server::Prepared};
-use super::{Venue, ports::Ports};
+use super::Venue;
 
 /// The monolith's server, and the new services'.
 pub(crate) struct Servers {
@@ -22,7 +22,7 @@ pub(crate) struct Servers {
 
 impl Servers {
     /// Finds the programs, or fetches them, and starts both servers on new data directories.
-    pub(crate) fn start(venue: &Venue<'_>, ports: &mut Ports, always_fetch: bool) -> anyhow::Result<Self> {
+    pub(crate) fn start(venue: &Venue<'_>, always_fetch: bool) -> anyhow::Result<Self> {
         let programs = Programs::find_or_fetch(venue.screen, venue.runtime, always_fetch)?;
         let (legacy, modern) = thread::scope(|scope| {
             let modern = scope.spawn(|| Prepared::new(&programs));
@@ -30,8 +30,16 @@ impl Servers {
         });
         let modern = modern.map_err(|_| anyhow::anyhow!("preparing PostgreSQL panicked"))?;
         Ok(Self {
-            legacy: legacy?.start("postgres-legacy", &programs, ports, &["legacy"], venue)?,
-            modern: modern?.start("postgres-modern", &programs, ports, &["payments", "accounts"], venue)?,
+            legacy: legacy?.start("postgres-legacy", &programs, &["legacy"], venue)?,
+            modern: modern?.start("postgres-modern", &programs, &["payments", "accounts"], venue)?,
         })
+    }
+}
+
+impl Drop for Servers {
+    /// Both at once; their own drops wait for them.
+    fn drop(&mut self) {
+        self.legacy.let_go();
+        self.modern.let_go();
     }
 }

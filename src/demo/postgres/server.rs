@@ -6,11 +6,11 @@ use anyhow::Context as _;
 use tokio_postgres::{Client, NoTls};
 
 use super::programs::Programs;
-use crate::demo::{Venue, folder, part::Part, ports::Ports, screen::GivenUp};
+use crate::demo::{Venue, folder, part::Part, ports};
 
 /// A server that answers.
 pub(crate) struct Server {
-    _part: Part,
+    part: Part,
     port: u16,
     password: String,
 }
@@ -55,11 +55,10 @@ impl Prepared {
         mut self,
         name: &'static str,
         programs: &Programs,
-        ports: &mut Ports,
         databases: &[&str],
         venue: &Venue<'_>,
     ) -> anyhow::Result<Server> {
-        let port = ports.any()?.port();
+        let port = ports::any()?;
         let folder = self.folder.take().context("a data directory serves one server")?;
         let (data, port_setting) = (folder.join("data").display().to_string(), format!("port={port}"));
         let ended_by = [&*programs.path("pg_ctl"), "-D", &data, "-m", "immediate", "stop"].join("\n");
@@ -87,12 +86,10 @@ impl Prepared {
         let password = std::mem::take(&mut self.password);
         let admin = url("postgres", &password, port, "postgres");
         let client = venue.screen.until(&format!("{name} to start"), Duration::from_secs(30), || {
-            if let Some(obituary) = part.obituary() {
-                return Err(GivenUp(obituary).into());
-            }
+            part.must_live()?;
             Ok(Some(venue.runtime.block_on(connect(&admin))?))
         })?;
-        let server = Server { _part: part, port, password };
+        let server = Server { part, port, password };
         venue.runtime.block_on(server.furnish(&client, databases)).with_context(|| format!("cannot furnish {name}"))?;
         Ok(server)
     }
@@ -117,6 +114,11 @@ impl Server {
     /// The URL of one of its databases, for Banyan.
     pub(crate) fn for_banyan(&self, database: &str) -> String {
         url(BANYAN, &self.password, self.port, database)
+    }
+
+    /// It ends by itself from now on.
+    pub(crate) fn let_go(&mut self) {
+        self.part.let_go();
     }
 
     async fn furnish(&self, client: &Client, databases: &[&str]) -> Result<(), tokio_postgres::Error> {

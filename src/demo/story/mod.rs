@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     Venue,
-    screen::{GivenUp, Stopped, demand},
+    screen::{Stopped, demand},
     shop::{Customer, Reply},
     stage::{Stage, shown},
 };
@@ -69,9 +69,7 @@ impl Scene<'_> {
     ) -> anyhow::Result<T> {
         let stage = &mut *self.stage;
         self.venue.screen.until(what, limit, || {
-            if let Some(obituary) = stage.banyan.obituary() {
-                return Err(GivenUp(obituary).into());
-            }
+            stage.banyan.must_live()?;
             look(stage, self.venue.runtime)
         })
     }
