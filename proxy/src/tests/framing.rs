@@ -74,6 +74,11 @@ async fn what_two_servers_could_read_in_two_ways_is_refused_and_the_connection_c
 }
 
 #[tokio::test]
+async fn http_1_0_has_no_chunks() {
+    refused(format!("POST /first HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{HIDDEN}")).await;
+}
+
+#[tokio::test]
 async fn a_target_that_two_servers_could_read_in_two_ways_is_refused() {
     for line in [
         "GET http://b/first HTTP/1.1", // another host than Host

@@ -28,6 +28,14 @@ async fn a_head_with_too_many_bytes_or_lines_is_a_431() {
 }
 
 #[tokio::test]
+async fn a_target_that_is_too_long_is_a_414() {
+    let upstream = Upstream::named("ok").await;
+    let bench = Setup::new(upstream.address).limits(|limits| limits.header_bytes = ByteSize::kib(256)).start();
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(70_000));
+    assert_eq!(bench.ask(&long).await.status, 414);
+}
+
+#[tokio::test]
 async fn a_head_that_takes_too_long_is_a_408() {
     let upstream = Upstream::named("ok").await;
     for park in [false, true] {
