@@ -1,9 +1,14 @@
-//! Bytes that all shadows of the process may hold at once, and bodies that are charged to it.
+//! Bytes that all shadows of the process may hold at once, and the heads and bodies that are charged to it.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
+
+use http::HeaderMap;
+
+/// What a header line takes besides its text.
+const LINE: usize = 32;
 
 /// A number of bytes that can be taken and given back, from every thread.
 #[derive(Debug)]
@@ -11,11 +16,20 @@ pub(super) struct Budget {
     pub(super) free: AtomicUsize,
 }
 
-/// A body that is kept as far as a bound, and charged to the budget.
+/// Bytes of the budget that are held until this is dropped.
+#[derive(Debug)]
+pub(super) struct Charge {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+/// An answer's head, and its body as far as a bound, charged to the budget.
 #[derive(Debug)]
 pub(super) struct Kept {
     budget: Arc<Budget>,
+    _head: Option<Charge>,
     bytes: Vec<u8>,
+    /// Of the body.
     charged: usize,
     bound: usize,
     end: End,
@@ -47,17 +61,29 @@ impl Budget {
         self.free.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether anything is left.
-    pub(super) fn is_spent(&self) -> bool {
-        self.free.load(Ordering::Relaxed) == 0
+    /// Charges a head for as long as it is held; `None` when there is no room for it.
+    pub(super) fn head(self: &Arc<Self>, headers: &HeaderMap) -> Option<Charge> {
+        let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE).sum();
+        self.take(bytes).then(|| Charge { budget: Arc::clone(self), bytes })
+    }
+}
+
+// === impl Charge ===
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
     }
 }
 
 // === impl Kept ===
 
 impl Kept {
-    pub(super) fn new(budget: Arc<Budget>, bound: usize) -> Self {
-        Self { budget, bytes: Vec::new(), charged: 0, bound, end: End::Whole }
+    /// Begins with a head; without room for it nothing is kept.
+    pub(super) fn new(budget: Arc<Budget>, headers: &HeaderMap, bound: usize) -> Self {
+        let head = budget.head(headers);
+        let end = if head.is_some() { End::Whole } else { End::NoBudget };
+        Self { budget, _head: head, bytes: Vec::new(), charged: 0, bound, end }
     }
 
     /// Keeps a copy of a chunk: the chunk itself would hold the whole buffer that it was read into. Says whether the body is still whole.
@@ -80,10 +106,6 @@ impl Kept {
         self.end = end;
         self.budget.give_back(std::mem::take(&mut self.charged));
         self.bytes = Vec::new();
-    }
-
-    pub(super) fn bound(&self) -> usize {
-        self.bound
     }
 
     pub(super) fn end(&self) -> End {
@@ -127,7 +149,7 @@ mod tests {
     #[test]
     fn what_is_taken_from_the_budget_is_given_back() {
         let budget = Arc::new(Budget::new(1000));
-        let mut kept = Kept::new(Arc::clone(&budget), 600);
+        let mut kept = Kept::new(Arc::clone(&budget), &HeaderMap::new(), 600);
         for _ in 0..60 {
             assert!(kept.push(b"0123456789"));
         }
@@ -140,7 +162,7 @@ mod tests {
     #[test]
     fn a_body_over_its_bound_is_dropped_at_once() {
         let budget = Arc::new(Budget::new(1000));
-        let mut kept = Kept::new(Arc::clone(&budget), 600);
+        let mut kept = Kept::new(Arc::clone(&budget), &HeaderMap::new(), 600);
         kept.push(&[0; 600]);
         assert!(!kept.push(b"x"));
         assert_eq!((kept.end(), kept.bytes(), free(&budget)), (End::TooLong, None, 1000));
@@ -150,7 +172,7 @@ mod tests {
     #[test]
     fn bodies_together_never_hold_more_than_the_budget() {
         let budget = Arc::new(Budget::new(1000));
-        let mut all: Vec<Kept> = (0..4).map(|_| Kept::new(Arc::clone(&budget), 600)).collect();
+        let mut all: Vec<Kept> = (0..4).map(|_| Kept::new(Arc::clone(&budget), &HeaderMap::new(), 600)).collect();
         for _ in 0..100 {
             for kept in &mut all {
                 kept.push(&[0; 7]);
@@ -161,5 +183,19 @@ mod tests {
         assert!(all.iter().any(|kept| kept.end() == End::NoBudget));
         drop(all);
         assert_eq!(free(&budget), 1000);
+    }
+
+    #[test]
+    fn a_head_is_charged_for_as_long_as_it_is_held() {
+        let budget = Arc::new(Budget::new(100));
+        let mut headers = HeaderMap::new();
+        headers.insert("x-long", "y".repeat(50).parse().unwrap());
+        let first = Kept::new(Arc::clone(&budget), &headers, 600);
+        assert_eq!((first.end(), free(&budget)), (End::Whole, 12));
+        let mut second = Kept::new(Arc::clone(&budget), &headers, 600);
+        assert!(!second.push(b""));
+        assert_eq!(second.end(), End::NoBudget);
+        drop((first, second));
+        assert_eq!(free(&budget), 100);
     }
 }

@@ -1,6 +1,6 @@
 //! What became of a route's copies, and what comparing them gave.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
@@ -43,6 +43,8 @@ pub(super) struct Metrics {
 /// The counts of one route, which outlive reloads.
 #[derive(Debug)]
 pub(super) struct RouteCounts {
+    /// Copies under way.
+    pub(super) busy: Arc<AtomicUsize>,
     requests: [IntCounter; Outcome::ALL.len()],
     compared: [IntCounter; compare::Outcome::ALL.len()],
     /// Never locked on the answering path.
@@ -92,6 +94,7 @@ impl Metrics {
 impl RouteCounts {
     pub(super) fn new(metrics: &Metrics, route: &Arc<str>) -> Self {
         Self {
+            busy: Arc::default(),
             requests: Outcome::ALL.map(|outcome| metrics.requests.with_label_values(&[&**route, outcome.as_str()])),
             compared: compare::Outcome::ALL
                 .map(|result| metrics.compared.with_label_values(&[&**route, result.as_str()])),

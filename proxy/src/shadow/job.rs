@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Empty};
 use tokio::sync::oneshot;
 
 use super::{
-    budget::{Budget, End, Kept},
+    budget::{Budget, Charge, End, Kept},
     counts::Outcome,
     offer::{ShadowRoute, Slot},
     origin::Origin,
@@ -29,7 +29,8 @@ pub(super) struct Job {
     pub(super) control: oneshot::Receiver<Recorded>,
     pub(super) budget: Arc<Budget>,
     pub(super) max_body: usize,
-    pub(super) slot: Slot,
+    /// Given back when the job is over, whatever it came to.
+    pub(super) _held: (Slot, Charge),
 }
 
 /// The shadow's answer.
@@ -43,17 +44,16 @@ struct Candidate {
 
 impl Job {
     pub(super) async fn run(self) {
-        let Self { route, origin, sync, request, control, budget, max_body, slot } = self;
+        let Self { route, origin, sync, request, control, budget, max_body, _held } = self;
         let method = request.method().clone();
         let was_behind = sync.as_ref().is_some_and(SyncRoute::is_behind);
         let is_compared = route.rules.is_some();
         let both = async {
-            tokio::try_join!(fetch(&origin, request, Kept::new(budget, max_body), is_compared), async {
+            tokio::try_join!(fetch(&origin, request, &budget, max_body, is_compared), async {
                 control.await.map_err(|_| Outcome::Cancelled)
             })
         };
         let result = tokio::time::timeout(route.settings.timeout, both).await.unwrap_or(Err(Outcome::Timeout));
-        drop(slot);
         match result {
             Ok((candidate, control)) => {
                 let is_behind = was_behind || sync.as_ref().is_some_and(SyncRoute::is_behind);
@@ -92,17 +92,19 @@ fn compared(
 async fn fetch(
     origin: &Origin,
     request: Request<Empty<Bytes>>,
-    mut body: Kept,
+    budget: &Arc<Budget>,
+    max_body: usize,
     is_compared: bool,
 ) -> Result<Candidate, Outcome> {
     let (connection, response) = origin.send(request).await.map_err(|_| Outcome::Error)?;
     let (head, mut rest) = response.into_parts();
+    let mut body = Kept::new(Arc::clone(budget), &head.headers, max_body);
     let mut unkept = 0;
     while let Some(frame) = rest.frame().await {
         let frame = frame.map_err(|_| Outcome::Error)?;
         let Some(chunk) = frame.data_ref() else { continue };
         unkept += chunk.len();
-        let goes_on = if is_compared { body.push(chunk) } else { unkept <= body.bound() };
+        let goes_on = if is_compared { body.push(chunk) } else { unkept <= max_body };
         if !goes_on {
             return Ok(Candidate { status: head.status, headers: head.headers, body });
         }

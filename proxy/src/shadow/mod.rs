@@ -32,8 +32,8 @@ pub use ticket::Ticket;
 
 /// Copies that wait to be taken up by the background runtime; one more is dropped as busy.
 const QUEUE: usize = 1024;
-/// Bytes of bodies that all shadows of the process hold at once.
-const MEMORY: usize = 32 << 20;
+/// Bytes of heads and bodies that all shadows of the process hold at once.
+pub const SHADOW_MEMORY: usize = 32 << 20;
 
 /// The shadows of a process. Dropping it ends what is under way.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Shadow {
         background.spawn(token.clone().run_until_cancelled_owned(run(queue)));
         Ok(Arc::new(Self {
             jobs,
-            budget: Arc::new(Budget::new(MEMORY)),
+            budget: Arc::new(Budget::new(SHADOW_MEMORY)),
             metrics,
             counts: Mutex::default(),
             _ends: token.drop_guard(),

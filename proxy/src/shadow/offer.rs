@@ -39,7 +39,6 @@ pub(super) struct ShadowRoute {
     pub(super) counts: Arc<RouteCounts>,
     legacy: Arc<Origin>,
     modern: Arc<Origin>,
-    busy: Arc<AtomicUsize>,
     /// What the next draw comes from.
     draws: AtomicU64,
 }
@@ -86,7 +85,6 @@ impl Shadow {
             counts,
             legacy: origins.get(route.legacy.as_ref()?, Owner::Legacy)?,
             modern: origins.get(route.modern.as_ref()?, Owner::Modern)?,
-            busy: Arc::default(),
             draws: AtomicU64::new(getrandom::u64().unwrap_or(route.group.seed)),
         })
     }
@@ -116,9 +114,6 @@ impl Shadows {
         if offer.has_body {
             return Err(Outcome::Body);
         }
-        if self.shadow.budget.is_spent() {
-            return Err(Outcome::DroppedBudget);
-        }
         let slot = shadowed.slot().ok_or(Outcome::DroppedBusy)?;
         let permit = self.shadow.jobs.try_reserve().map_err(|_| Outcome::DroppedBusy)?;
         let route = offer.found.route;
@@ -127,6 +122,7 @@ impl Shadows {
             Owner::Modern => Owner::Legacy,
         };
         let target = route.target(to).ok_or(Outcome::Error)?;
+        let head = self.shadow.budget.head(&offer.head.headers).ok_or(Outcome::DroppedBudget)?;
         let request = request::copy(offer.head, target, offer.path, offer.found.prefix_end).ok_or(Outcome::Error)?;
         let max_body = usize::try_from(shadowed.settings.max_body.as_u64()).unwrap_or(usize::MAX);
         let is_head = request.method() == http::Method::HEAD;
@@ -140,7 +136,7 @@ impl Shadows {
             control,
             budget: Arc::clone(&self.shadow.budget),
             max_body,
-            slot,
+            _held: (slot, head),
         });
         Ok(ticket)
     }
@@ -170,9 +166,10 @@ impl ShadowRoute {
     }
 
     fn slot(&self) -> Option<Slot> {
-        let slot = Slot(Arc::clone(&self.busy));
+        let busy = &self.counts.busy;
         // The slot gives it back when it is dropped, also here.
-        (self.busy.fetch_add(1, Ordering::Relaxed) < self.settings.concurrency).then_some(slot)
+        let slot = Slot(Arc::clone(busy));
+        (busy.fetch_add(1, Ordering::Relaxed) < self.settings.concurrency).then_some(slot)
     }
 }
 

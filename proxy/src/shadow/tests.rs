@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{MEMORY, Offer, Outcome, Shadow, Shadows, Ticket};
+use super::{Offer, Outcome, SHADOW_MEMORY as MEMORY, Shadow, Shadows, Ticket};
 use crate::{
     compare,
     config::Config,
@@ -284,7 +284,8 @@ async fn a_control_over_the_bound_is_not_comparable_and_not_kept() {
     let (stage, _events) = Stage::new(Script::Answer(JSON), settings).await;
     let mut ticket = stage.offer("GET", false).unwrap();
     answer(&mut ticket, r#"{"amount":19.9}"#);
-    assert_eq!(stage.shadow.budget.free.load(Ordering::Relaxed), MEMORY);
+    let heads_alone = MEMORY - stage.shadow.budget.free.load(Ordering::Relaxed);
+    assert!(heads_alone < 200, "{heads_alone}");
     stage.came_to(Outcome::Sent, 1).await;
     assert_eq!(stage.compared(compare::Outcome::NotComparable), 1);
 }

@@ -44,15 +44,17 @@ impl Ticket {
     /// The head of the final answer, as the upstream gave it; once.
     pub fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
         let bound = self.max_body.unwrap_or(0);
-        let mut body = Kept::new(Arc::clone(&self.budget), bound);
+        let mut body = Kept::new(Arc::clone(&self.budget), headers, bound);
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let is_long =
             !self.is_head && length.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > bound));
-        if is_long {
+        if is_long && body.end() == End::Whole {
             body.give_up(End::TooLong);
         }
-        self.recorded = Some(Recorded { status, headers: headers.clone(), body });
-        if is_long || self.max_body.is_none() {
+        let is_over = body.end() != End::Whole || self.max_body.is_none();
+        let headers = if body.end() == End::NoBudget { HeaderMap::new() } else { headers.clone() };
+        self.recorded = Some(Recorded { status, headers, body });
+        if is_over {
             self.hand_over();
         }
     }

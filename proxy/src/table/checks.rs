@@ -1,6 +1,6 @@
 //! What a config can get wrong although every value by itself is right: one function a family of rules.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::ExposeSecret;
 
@@ -11,6 +11,7 @@ use super::{
 use crate::{
     config::{self, Config, Fallback, Match, Sticky, Weight},
     links::Owner,
+    shadow::SHADOW_MEMORY,
     split::LEAST_SECRET,
 };
 
@@ -70,6 +71,7 @@ pub(super) fn routes(config: &Config, problems: &mut Vec<Problem>) {
     }
     groups(config, problems);
     secret(config, problems);
+    times(config, problems);
 }
 
 fn sides(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
@@ -141,6 +143,14 @@ fn shadow(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
         problems.push(
             Problem::error(format!("{at}.shadow"), "a shadow needs both sides: one answers, the other gets the copy")
                 .hint("name both `legacy` and `modern`, or leave `shadow` out"),
+        );
+    }
+    if let Some(shadow) = &route.shadow
+        && shadow.max_body.as_u64() > SHADOW_MEMORY as u64
+    {
+        problems.push(
+            Problem::error(format!("{at}.shadow.max_body"), "all shadows together hold at most 32 MiB of answers")
+                .hint("expected at most `32MiB`, and better much less"),
         );
     }
     let Some(compare) = &route.compare else { return };
@@ -245,6 +255,27 @@ fn secret(config: &Config, problems: &mut Vec<Problem>) {
         ),
         _ => {}
     }
+}
+
+/// A time of nothing is over before anything can happen.
+fn times(config: &Config, problems: &mut Vec<Problem>) {
+    let mut times: Vec<(String, Duration)> = Vec::new();
+    for (name, upstream) in &config.upstreams {
+        times.push((format!("upstreams.{name}.connect_timeout"), upstream.connect_timeout));
+        times.push((format!("upstreams.{name}.timeout"), upstream.timeout));
+    }
+    for (index, route) in config.routes.iter().enumerate() {
+        times.extend(route.timeout.map(|timeout| (format!("routes[{index}].timeout"), timeout)));
+        times.extend(route.shadow.as_ref().map(|shadow| (format!("routes[{index}].shadow.timeout"), shadow.timeout)));
+    }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        times.push((format!("listeners[{index}].limits.head_time"), listener.limits.head_time));
+        times.push((format!("listeners[{index}].limits.idle_time"), listener.limits.idle_time));
+    }
+    let zero = times.into_iter().filter(|(_, time)| time.is_zero());
+    problems.extend(
+        zero.map(|(at, _)| Problem::error(at, "nothing can happen in no time").hint("expected more than `0s`")),
+    );
 }
 
 /// Matches that never get a request, because an earlier route takes all of them. Where host, path and headers differ, precedence lets the
