@@ -8,6 +8,8 @@ mod completions;
 pub(crate) mod demo;
 mod explain;
 pub(crate) mod output;
+#[cfg(test)]
+mod reference;
 mod run;
 pub(crate) mod schema;
 mod status;

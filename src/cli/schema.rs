@@ -10,7 +10,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text() -> anyhow::Result<String> {
+pub(super) fn text() -> anyhow::Result<String> {
     let mut schema = schemars::schema_for!(File);
     schema.insert("title".to_owned(), "Banyan's routes.yaml".into());
     Ok(serde_json::to_string_pretty(&schema)?)

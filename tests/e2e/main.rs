@@ -22,6 +22,8 @@ mod demo_story;
 #[cfg(test)]
 mod file_golden;
 #[cfg(test)]
+mod file_link;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod harness_holds;
