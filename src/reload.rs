@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use notify::{EventKind, RecursiveMode, Watcher as _, event::AccessKind};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -35,19 +38,13 @@ enum Event<'r> {
 /// Watches the file until it is dropped.
 ///
 /// # Errors
-/// When the system cannot watch the folder.
+/// When SIGHUP cannot be waited for, or judging the file panicked.
 pub(crate) async fn watch(app: Arc<App>) -> anyhow::Result<()> {
     let (tell, mut told) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading the file is an event too, and must not lead to reading it again.
-        let reading = |kind| matches!(kind, EventKind::Access(access) if !matches!(access, AccessKind::Close(notify::event::AccessMode::Write)));
-        if !event.is_ok_and(|event| reading(event.kind)) {
-            let _ = tell.try_send(());
-        }
-    })
-    .context("the file's folder cannot be watched")?;
-    for folder in folders(&app) {
-        watcher.watch(&folder, RecursiveMode::NonRecursive).with_context(|| format!("`{}`", folder.display()))?;
+    // Kept to the end: dropping it ends the watch.
+    let watcher = watcher(&app, tell.clone());
+    if let Err(error) = &watcher {
+        warn!("the system cannot watch the file, it is looked at every {LOOK:?} instead: {error:#}");
     }
     let mut hangup = signal(SignalKind::hangup())?;
     loop {
@@ -61,6 +58,25 @@ pub(crate) async fn watch(app: Arc<App>) -> anyhow::Result<()> {
         };
         look(&app, forced).await?;
     }
+}
+
+fn watcher(app: &App, tell: mpsc::Sender<()>) -> anyhow::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the file is an event too, and must not lead to reading it again.
+        let reading = |kind| match kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+            EventKind::Access(_) => true,
+            _ => false,
+        };
+        if !event.is_ok_and(|event| reading(event.kind)) {
+            // Full: it was told already.
+            let _ = tell.try_send(());
+        }
+    })?;
+    for folder in folders(app) {
+        watcher.watch(&folder, RecursiveMode::NonRecursive).with_context(|| format!("`{}`", folder.display()))?;
+    }
+    Ok(watcher)
 }
 
 /// The folder that holds the file; and, where the file is a link, the folder of what it leads to. Kubernetes swaps a link in the first one.

@@ -106,8 +106,7 @@ fn describe(fault: &Fault, spot: Spot, path: &[Step], (node, entry): (&Node, Opt
             diagnostic
         }
         What::UnknownKey { key, .. } if known::later_key(path) => {
-            Diagnostic::error(format!("`{key}` is known, but not available in this version"))
-                .hint("leave it out for now")
+            Diagnostic::error(format!("`{key}` is known, not available in this version")).hint("leave it out for now")
         }
         What::UnknownKey { key, known } => {
             let mut diagnostic = Diagnostic::error(format!("unknown key `{key}`"));
@@ -115,7 +114,7 @@ fn describe(fault: &Fault, spot: Spot, path: &[Step], (node, entry): (&Node, Opt
             diagnostic
         }
         What::UnknownValue { value, .. } if known::later_value(path, value) => {
-            Diagnostic::error(of_key(format!("`{value}` is known, but not available in this version")))
+            Diagnostic::error(of_key(format!("`{value}` is known, not available in this version")))
                 .hint("leave it out for now")
         }
         What::UnknownValue { value, known } if spot.on_key => {

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Banyan, Raw, Upstream, eventually, secs};
+use crate::harness::{Banyan, Raw, Shop, Upstream, eventually, secs};
 
 const GOOD: &str = "version: 1\nlisteners: [{bind: \"127.0.0.1:0\"}]\nadmin: {bind: \"127.0.0.1:0\"}\nstate: {dir: ./state}\n\
                     upstreams:\n  monolith: {endpoints: [\"http://127.0.0.1:9\"]}\n  payments: {endpoints: [\"http://127.0.0.1:9\"]}\ndefault: monolith\n\
@@ -205,4 +205,49 @@ fn a_taken_port_is_told_and_is_1() {
         assert_eq!(code(&done), 1, "{}", err(&done));
         assert!(err(&done).contains(&format!("cannot listen on {address}")), "{}", err(&done));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_connect_looks_at_every_sync_and_changes_nothing() {
+    let shop = Shop::fresh().await;
+    let banyan = Banyan::with(&shop.file("legacy"));
+    let done = banyan.verb(&["check", "--connect"]);
+    assert_eq!(code(&done), 0, "{}", err(&done));
+    assert!(out(&done).ends_with("1 sync; every sync could begin\n"), "{}", out(&done));
+    for database in [&shop.legacy, &shop.modern] {
+        assert_eq!(database.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'banyan'").await, 0);
+    }
+
+    shop.modern.batch("DROP TABLE payments").await;
+    let done = banyan.verb(&["check", "--connect"]);
+    assert_eq!(code(&done), 1);
+    assert!(err(&done).contains("public.payments") && err(&done).contains("hint: "), "{}", err(&done));
+    assert!(err(&done).ends_with("nothing was changed\n"), "{}", err(&done));
+    let done = banyan.verb(&["check", "--connect", "-o", "json"]);
+    let answer: Value = serde_json::from_str(&out(&done)).unwrap();
+    assert_eq!((&answer["ok"], &answer["findings"][0]["sync"]), (&Value::Bool(false), &"shop".into()));
+}
+
+#[tokio::test]
+async fn a_dead_kafka_and_dead_databases_leave_legacy_traffic_and_readyz_alone() {
+    let monolith = Upstream::named("legacy");
+    let mut banyan = Banyan::with(&format!(
+        "upstreams:\n  monolith: {{endpoints: [\"{0}\"]}}\n  dead: {{endpoints: [\"http://127.0.0.1:9\"]}}\ndefault: monolith\nroutes:\n  \
+         - {{name: money, match: {{path_prefix: /money}}, legacy: monolith, modern: dead, weight: 100, sync: money}}\n\
+         kafka: {{brokers: \"127.0.0.1:9\"}}\nsyncs:\n  money:\n    owner: legacy\n    legacy: {{postgres: \"postgres://nobody@127.0.0.1:9/a\"}}\n    \
+         modern: {{postgres: \"postgres://nobody@127.0.0.1:9/b\"}}\n    tables: [public.money]\n",
+        monolith.url(),
+    ))
+    .start()
+    .await;
+    eventually(secs(20), "the flows have failed to connect", async || {
+        banyan.metrics().await.sum("banyan_task_restarts_total", &[]) >= 1.0
+    })
+    .await;
+    for path in ["/money", "/else"] {
+        assert_eq!(Raw::get(banyan.http(), path).await.header("x-from"), Some("legacy"), "{path}");
+    }
+    assert_eq!(Raw::get(banyan.admin(), "/readyz").await.status, 200);
+    assert_eq!(Raw::get(banyan.admin(), "/livez").await.status, 200);
+    assert!(banyan.stop(secs(30)).success());
 }
