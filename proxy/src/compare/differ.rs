@@ -9,12 +9,15 @@ use super::{
 
 /// Differences kept of one comparison; more say nothing more.
 const MOST: usize = 64;
+/// Differences looked at in one comparison; they are folded, so that more of them are more of the same.
+const ENOUGH: usize = 4096;
 
 /// Collects differences.
 pub(super) struct Differ<'r> {
     ignore: &'r [Pattern],
     found: Vec<Spot>,
     some_ignored: bool,
+    looked_at: usize,
 }
 
 /// What one side has in a place, and how long it is.
@@ -25,7 +28,7 @@ pub(super) struct Found(pub(super) Seen, pub(super) usize);
 
 impl<'r> Differ<'r> {
     pub(super) fn new(ignore: &'r [Pattern]) -> Self {
-        Self { ignore, found: Vec::new(), some_ignored: false }
+        Self { ignore, found: Vec::new(), some_ignored: false, looked_at: 0 }
     }
 
     /// Notes a difference.
@@ -47,6 +50,9 @@ impl<'r> Differ<'r> {
     }
 
     fn walk<'a>(&mut self, place: &mut Vec<Step<'a>>, control: Option<&'a Json<'a>>, candidate: Option<&'a Json<'a>>) {
+        if self.looked_at >= ENOUGH {
+            return;
+        }
         if self.ignore.iter().any(|pattern| pattern.covers(place)) {
             self.some_ignored |= !is_same(control, candidate);
             return;
@@ -67,7 +73,10 @@ impl<'r> Differ<'r> {
                 }
             }
             _ if is_same(control, candidate) => {}
-            _ => self.found(Place::Pointer(folded(place)), Found::in_json(control), Found::in_json(candidate)),
+            _ => {
+                self.looked_at += 1;
+                self.found(Place::Pointer(folded(place)), Found::in_json(control), Found::in_json(candidate));
+            }
         }
     }
 }

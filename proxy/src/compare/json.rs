@@ -1,10 +1,21 @@
-//! A small JSON reader (RFC 8259) that keeps numbers as they are written, which `serde_json` rounds, and that is bounded in depth. What it
-//! refuses is compared as bytes.
+//! A small JSON reader (RFC 8259) that keeps numbers as they are written, which `serde_json` rounds, and that is bounded in depth and in
+//! values. What is no JSON is compared as bytes.
 
 use std::{borrow::Cow, str};
 
-/// Deeper documents are compared as bytes.
+/// Deeper documents are not comparable.
 const DEEPEST: usize = 64;
+/// Documents with more values are not comparable; this many take about 10 MiB while they are compared.
+const MOST: usize = 200_000;
+
+/// Why a text gives no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It is no JSON.
+    NotJson,
+    /// It has too many values, or is nested too deeply.
+    TooLarge,
+}
 
 /// A JSON value that borrows from its text.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,17 +30,26 @@ pub(super) enum Json<'a> {
     Object(Vec<(Cow<'a, str>, Json<'a>)>),
 }
 
-/// Reads a whole document; `None` when it is none.
-pub(super) fn parse(text: &[u8]) -> Option<Json<'_>> {
-    let mut reader = Reader { text: str::from_utf8(text).ok()?, at: 0 };
-    let value = reader.value(0)?;
+/// Reads a whole document.
+pub(super) fn parse(text: &[u8]) -> Result<Json<'_>, Refused> {
+    let text = str::from_utf8(text).map_err(|_| Refused::NotJson)?;
+    let mut reader = Reader { text, at: 0, left: MOST, is_over: false };
+    let value = reader.value(0);
     reader.space();
-    (reader.at == reader.text.len()).then_some(value)
+    match value {
+        Some(value) if reader.at == text.len() => Ok(value),
+        _ if reader.is_over => Err(Refused::TooLarge),
+        _ => Err(Refused::NotJson),
+    }
 }
 
 struct Reader<'a> {
     text: &'a str,
     at: usize,
+    /// Values that may still come.
+    left: usize,
+    /// A bound was met, so that the rest was not read.
+    is_over: bool,
 }
 
 // === impl Reader ===
@@ -59,9 +79,11 @@ impl<'a> Reader<'a> {
     }
 
     fn value(&mut self, depth: usize) -> Option<Json<'a>> {
-        if depth > DEEPEST {
+        if depth > DEEPEST || self.left == 0 {
+            self.is_over = true;
             return None;
         }
+        self.left -= 1;
         self.space();
         match self.peek()? {
             b'n' => self.word("null", Json::Null),
@@ -225,7 +247,7 @@ mod tests {
 
     #[test]
     fn of_two_members_with_one_name_the_last_counts() {
-        let Some(Json::Object(members)) = parse(br#"{"b":0,"a":1,"a":2}"#) else { panic!("no object") };
+        let Ok(Json::Object(members)) = parse(br#"{"b":0,"a":1,"a":2}"#) else { panic!("no object") };
         assert_eq!(members, vec![("a".into(), Json::Number("2")), ("b".into(), Json::Number("0"))]);
     }
 
@@ -254,22 +276,25 @@ mod tests {
             "[",
             "\"",
         ] {
-            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
+            assert_eq!(parse(text.as_bytes()), Err(Refused::NotJson), "{text:?}");
         }
-        assert_eq!(parse(b"\"\xff\""), None);
+        assert_eq!(parse(b"\"\xff\""), Err(Refused::NotJson));
     }
 
     #[test]
-    fn depth_is_bounded() {
+    fn depth_and_values_are_bounded() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(parse(nested(DEEPEST).as_bytes()).is_some());
-        assert!(parse(nested(100_000).as_bytes()).is_none());
+        assert!(parse(nested(DEEPEST).as_bytes()).is_ok());
+        assert_eq!(parse(nested(100_000).as_bytes()), Err(Refused::TooLarge));
+        let wide = |values: usize| format!("[{}0]", "0,".repeat(values - 2));
+        assert!(parse(wide(MOST).as_bytes()).is_ok());
+        assert_eq!(parse(wide(MOST + 1).as_bytes()), Err(Refused::TooLarge));
     }
 
     proptest! {
         #[test]
         fn it_reads_what_serde_json_reads(text in r#"([\[\]{},:" 0-9a-f.eE+-]|"[a-z]{0,2}"|\\u00e9|null|true|[0-9]{1,3}){0,12}"#) {
-            let ours = parse(text.as_bytes()).map(|json| to_serde(&json));
+            let ours = parse(text.as_bytes()).ok().map(|json| to_serde(&json));
             let theirs: Option<serde_json::Value> = serde_json::from_str(&text).ok();
             if theirs.is_some() || !text.contains(['e', 'E']) {
                 prop_assert_eq!(ours, theirs);
@@ -278,7 +303,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>()) {
-            drop(parse(&bytes));
+            let _ = parse(&bytes);
         }
     }
 }

@@ -63,7 +63,7 @@ pub enum Verdict {
 pub enum NotComparable {
     /// The sync was behind by more than `max_lag`, or by how much was unknown.
     SyncBehind,
-    /// A body was longer than `max_body`.
+    /// A body was longer than `max_body`, or is JSON of more values or greater depth than are compared.
     TooLong,
     /// A body was encoded.
     Encoded,
@@ -203,12 +203,17 @@ fn compare_bodies(control: &Answer<'_>, candidate: &Answer<'_>, differ: &mut Dif
     if encoding(control) || encoding(candidate) {
         return Some(NotComparable::Encoded);
     }
-    if is_json(control.headers)
-        && is_json(candidate.headers)
-        && let (Some(left), Some(right)) = (json::parse(left), json::parse(right))
-    {
-        differ.json(&left, &right);
-        return None;
+    if is_json(control.headers) && is_json(candidate.headers) {
+        match (json::parse(left), json::parse(right)) {
+            (Ok(left), Ok(right)) => {
+                differ.json(&left, &right);
+                return None;
+            }
+            (Err(json::Refused::TooLarge), _) | (_, Err(json::Refused::TooLarge)) => {
+                return Some(NotComparable::TooLong);
+            }
+            _ => {}
+        }
     }
     let found = |body: &[u8]| Found(if body.is_empty() { Seen::Missing } else { Seen::Bytes }, body.len());
     differ.found(Place::Body, found(left), found(right));
