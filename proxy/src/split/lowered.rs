@@ -19,6 +19,9 @@ impl Lowered {
     /// What a reload from one weight to another leaves to be counted, with what an earlier one left; `None` when that is nothing.
     #[must_use]
     pub fn at_reload(before: Option<&Self>, old: Weight, new: Weight) -> Option<Self> {
+        if before.is_none() && old <= new {
+            return None;
+        }
         let is_left = |bucket: u16| {
             bucket >= new.buckets() && (bucket < old.buckets() || before.is_some_and(|before| before.has(bucket)))
         };
