@@ -104,7 +104,7 @@ impl Workload {
     /// Waits until they have committed `more` than now.
     pub(crate) async fn advance(&self, more: u64) {
         let wanted = self.committed() + more;
-        eventually(secs(60), "the writers get on", async || self.committed() >= wanted).await;
+        eventually(secs(120), "the writers get on", async || self.committed() >= wanted).await;
     }
 
     /// Lets them finish their transactions.
@@ -174,7 +174,11 @@ impl Writer {
                  FROM generate_series(1, 80 + {n} % 2000) AS i) END)"
             ),
             4..7 => format!("UPDATE {book} SET price = {n} / 900.0, title = 'title {n}' WHERE id = {key}"),
-            7 => format!("UPDATE {book} SET body = repeat(md5('{n}'), 100 + {n} % 1000), tags = NULL WHERE id = {key}"),
+            // Now and then of two megabytes.
+            7 => format!(
+                "UPDATE {book} SET body = repeat(md5('{n}'), CASE WHEN {n} % 20 = 0 THEN 60000 ELSE {n} % 1000 END), \
+                 tags = NULL WHERE id = {key}"
+            ),
             // The key moves there or back; its lines follow by cascade, its body is in neither tuple.
             8 => format!(
                 "UPDATE {book} SET id = CASE WHEN id > 1000000 THEN id - 1000000 ELSE id + 1000000 END WHERE id = {key}"
@@ -182,6 +186,11 @@ impl Writer {
             9 => format!("DELETE FROM {book} WHERE id = {key}"),
             10..12 => format!(
                 "INSERT INTO {line} SELECT {key}, i, 'wörd {n} ' || i FROM generate_series({n} % 50, {n} % 50 + {n} % 8) AS i \
+                 WHERE EXISTS (SELECT FROM {book} WHERE id = {key}) ON CONFLICT DO NOTHING"
+            ),
+            // A transaction of some thousand rows; a deleted book takes its lines along, one by one.
+            12 if n % 10 == 0 => format!(
+                "INSERT INTO {line} SELECT {key}, i, 'many {n}' FROM generate_series(1000, 4000) AS i \
                  WHERE EXISTS (SELECT FROM {book} WHERE id = {key}) ON CONFLICT DO NOTHING"
             ),
             12 => format!("UPDATE {line} SET word = word || '.' WHERE book = {key} AND n % 2 = 0"),

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// How long a start may take on two busy cores.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 
 /// One Banyan. Restarts keep file, ports and state; dropping it kills it, and shows its log when the test failed.
 #[derive(Debug)]
