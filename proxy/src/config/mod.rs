@@ -22,7 +22,7 @@ pub use short::{OneOrMany, Short, ShortOr};
 pub use upstream::{Endpoint, IdempotencyKey, Upstream};
 pub use weight::{Percent, Weight};
 
-/// A map that keeps the file's order, with names as keys.
+/// A map with names as keys, sorted by them.
 pub type Named<T> = std::collections::BTreeMap<String, T>;
 
 /// All that the proxy reads from the file. Built by the root package from the top-level keys of the same names.

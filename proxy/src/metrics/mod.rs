@@ -24,6 +24,10 @@ pub const HTTP_OVERHEAD: &str = "banyan_http_overhead_seconds";
 pub const ROUTE_WEIGHT: &str = "banyan_route_weight_percent";
 /// Exceptions to "the same user stays on the same side", by route and reason.
 pub const SIDE_MOVES: &str = "banyan_side_moves_total";
+/// Copies of reads by route and by what became of them (outcome).
+pub const SHADOW_REQUESTS: &str = "banyan_shadow_requests_total";
+/// Comparisons of the shadow's answer with what the client got, by route and result.
+pub const COMPARE: &str = "banyan_compare_total";
 
 /// The label of a route's name.
 pub const LABEL_ROUTE: &str = "route";
@@ -33,6 +37,8 @@ pub const LABEL_SIDE: &str = "side";
 pub const LABEL_CODE: &str = "code";
 /// The label of an attempt's outcome.
 pub const LABEL_OUTCOME: &str = "outcome";
+/// The label of a comparison's result.
+pub const LABEL_RESULT: &str = "result";
 /// The label of a weight's kind.
 pub const LABEL_KIND: &str = "kind";
 /// The label of a move's reason.

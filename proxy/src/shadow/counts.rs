@@ -7,12 +7,8 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use crate::{
     compare::{self, CompareStatus, Tally, Verdict},
     config::Compare,
+    metrics::{COMPARE, LABEL_OUTCOME, LABEL_RESULT, LABEL_ROUTE, SHADOW_REQUESTS},
 };
-
-/// Copies of reads by route and by what became of them.
-pub(super) const SHADOW_REQUESTS: &str = "banyan_shadow_requests_total";
-/// Comparisons by route and result.
-pub(super) const COMPARE: &str = "banyan_compare_total";
 
 /// What became of one copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,8 +76,8 @@ impl Metrics {
         let requests = Opts::new(SHADOW_REQUESTS, "Copies of reads by what became of them");
         let compared = Opts::new(COMPARE, "Comparisons of the shadow's answer with what the client got, by result");
         let metrics = Self {
-            requests: IntCounterVec::new(requests, &["route", "outcome"])?,
-            compared: IntCounterVec::new(compared, &["route", "result"])?,
+            requests: IntCounterVec::new(requests, &[LABEL_ROUTE, LABEL_OUTCOME])?,
+            compared: IntCounterVec::new(compared, &[LABEL_ROUTE, LABEL_RESULT])?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.compared.clone()))?;
