@@ -110,16 +110,22 @@ impl App {
         }
     }
 
-    /// Says "not ready" first, lets what is in flight finish, then stops the flows.
+    /// Says "not ready" first, then lets what is in flight finish and stops the flows, both at once: Kubernetes kills after 30 s.
     pub(crate) async fn stop(&self, at_most: Duration) {
         self.ready.store(false, Ordering::Relaxed);
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(proxy) = proxy {
-            proxy.drain(at_most).await;
-        }
         let connectors = self.connectors.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(connectors) = connectors {
-            connectors.stop().await;
-        }
+        let drained = async {
+            if let Some(proxy) = proxy {
+                proxy.drain(at_most).await;
+            }
+        };
+        // What a flow leaves undone, the next start finds.
+        let stopped = async {
+            if let Some(connectors) = connectors {
+                connectors.stop().await;
+            }
+        };
+        tokio::join!(drained, stopped);
     }
 }

@@ -6,12 +6,9 @@ use super::{
     de::{Fault, NodeDeserializer, Spot, What},
     known,
     node::{Entry, Id, Kind, Node, Pruned, Scalar, Step, View},
-    report::Diagnostic,
+    report::{Diagnostic, MOST},
     stand_in, suggest,
 };
-
-/// More errors than a person reads in one go.
-pub(super) const MOST: usize = 100;
 
 /// What was found by reading the tree into `T`.
 pub(super) struct Collected<T> {

@@ -35,7 +35,7 @@ pub(crate) use restart::RestartKeys;
 pub(crate) use span::Text;
 
 use crate::link::FileLinks;
-use collect::{MOST, as_written, collect};
+use collect::{as_written, collect};
 use node::{Kind, Node, Pruned, Step, View};
 use span::Span;
 
@@ -328,10 +328,6 @@ impl Judge<'_> {
         let place = self.root.follow(steps, self.view);
         let consequence = place.node.id != self.root.id && place.node.has_pruned(&self.view.pruned);
         if place.stand_in || consequence {
-            return;
-        }
-        if report.diagnostics.len() >= MOST {
-            report.cut = true;
             return;
         }
         let scalar = match &place.node.kind {

@@ -1,6 +1,6 @@
 //! Text → tree, by serde-saphyr: syntax, aliases and their bounds, depth. The only file that knows serde-saphyr.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -218,7 +218,8 @@ impl Builder<'_> {
     }
 
     fn map(&mut self, raw: Vec<(Spanned<Raw>, Spanned<Raw>)>) -> Kind {
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries: Vec<Entry> = Vec::with_capacity(raw.len());
+        let mut first: HashMap<String, Span> = HashMap::with_capacity(raw.len());
         for (raw_key, raw_value) in raw {
             let key_span = span(&raw_key);
             let key = match raw_key.value {
@@ -236,8 +237,8 @@ impl Builder<'_> {
                     continue;
                 }
             };
-            if let Some(first) = entries.iter().find(|entry| entry.key == key) {
-                let line = self.text.position(first.key_span.start).line;
+            if let Some(first) = first.get(&key) {
+                let line = self.text.position(first.start).line;
                 self.path.push(Step::Key(key.clone()));
                 let path = Step::join(&self.path);
                 self.path.pop();
@@ -248,6 +249,7 @@ impl Builder<'_> {
                 );
                 continue;
             }
+            first.insert(key.clone(), key_span);
             let value = self.child(Step::Key(key.clone()), raw_value);
             entries.push(Entry { key, key_span, value });
         }

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use super::span::{Position, Span, Text};
 
+/// More errors, or warnings, than a person reads in one go.
+pub(super) const MOST: usize = 100;
+
 /// Whether the file may be used in spite of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -79,7 +82,12 @@ impl Report {
         Self { file: file.into(), text, secrets: Vec::new(), diagnostics: Vec::new(), cut: false }
     }
 
+    /// Adds one, unless the same was said of the same place, or [`MOST`] of its kind are there.
     pub(crate) fn push(&mut self, mut diagnostic: Diagnostic) {
+        if self.diagnostics.iter().filter(|one| one.severity == diagnostic.severity).count() >= MOST {
+            self.cut = true;
+            return;
+        }
         diagnostic.position = diagnostic.span.map(|span| self.text.position(span.start));
         let told = |one: &Diagnostic| one.span == diagnostic.span && one.message == diagnostic.message;
         if diagnostic.span.is_some() && self.diagnostics.iter().any(told) {

@@ -158,7 +158,7 @@ fn more_errors_than_a_person_reads_are_cut() {
         "version: 1\nlisteners: [{{bind: \"127.0.0.1:0\"}}]\nupstreams: {{m: {{endpoints: [\"http://127.0.0.1:1\"]}}}}\ndefault: m\nroutes:\n{routes}"
     );
     let report = verdict(text.as_bytes()).unwrap_err();
-    assert_eq!(report.errors(), MOST);
+    assert_eq!(report.errors(), report::MOST);
     assert!(report.count().starts_with("100 errors (there are more) in"), "{}", report.count());
 }
 
@@ -195,4 +195,32 @@ fn a_restart_is_needed_only_for_what_a_reload_cannot_change() {
     assert_eq!(changed("BANYAN_BIND:-127.0.0.1:8080", "BANYAN_BIND:-127.0.0.1:8081"), ["listeners[0].bind"]);
     assert_eq!(changed("tables: [public.payments]", "tables: [public.payments]\n    max_lag: 9s"), [""; 0]);
     assert_eq!(changed("tables: [public.payments]", "tables: [public.other]"), ["syncs.payments.tables"]);
+}
+
+#[test]
+fn many_warnings_hide_no_error_and_refuse_no_file() {
+    let file = |owner: &str| {
+        let routes: String =
+            (0..300).map(|n| format!("  - {{name: r{n}, match: {{path: /same}}, legacy: m}}\n")).collect();
+        format!(
+            "version: 1\nlisteners: [{{bind: \"127.0.0.1:0\"}}]\nupstreams: {{m: {{endpoints: [\"http://127.0.0.1:1\"]}}}}\ndefault: m\n\
+             kafka: {{brokers: \"127.0.0.1:1\"}}\nsyncs:\n  s:\n    owner: {owner}\n    legacy: {{postgres: \"postgres://a@h/a\"}}\n    \
+             modern: {{postgres: \"postgres://a@h/b\"}}\n    tables: [public.a]\nroutes:\n{routes}"
+        )
+    };
+    let against = Against { owners: [("s".to_owned(), (Owner::Legacy, Owner::Legacy))].into() };
+    let judge = |owner: &str| check("routes.yaml", file(owner).as_bytes(), &|_| None, &against);
+    assert_eq!(judge("legacy").unwrap().report.warnings(), report::MOST);
+    assert_eq!(judge("modern").unwrap_err().errors(), 1);
+}
+
+#[test]
+fn a_large_file_is_read_in_no_time() {
+    let names: String = (0..20_000).map(|n| format!("  u{n}: {{endpoints: [\"http://127.0.0.1:1\"]}}\n")).collect();
+    let text = format!("version: 1\nlisteners: [{{bind: \"127.0.0.1:0\"}}]\ndefault: u0\nupstreams:\n{names}");
+    assert!(text.len() < LARGEST);
+    let begun = std::time::Instant::now();
+    assert!(verdict(text.as_bytes()).is_ok());
+    // A build without optimisation on a busy machine; quadratic work would take minutes.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
