@@ -347,3 +347,49 @@ async fn a_message_refused_in_the_middle_is_a_gap_that_heals_itself() {
         banyan.metrics().await.sum("banyan_task_restarts_total", &[("task", "shop/legacy_to_modern/capture")]);
     assert!(restarts >= 1.0, "the refused record was sent again without reading the slot again");
 }
+
+#[tokio::test]
+async fn memory_stays_within_its_budget_while_kafka_or_the_target_stalls() {
+    let kafka = Kafka::dedicated();
+    let ddl =
+        "CREATE TABLE blobs (id bigint PRIMARY KEY, body text); ALTER TABLE blobs ALTER body SET STORAGE EXTERNAL";
+    let mut shop = Shop::with(ddl, &["public.blobs"]).await;
+    let to_modern = Wire::to(Postgres::shared_modern().port());
+    shop.modern_url = shop.modern.url_through(to_modern.port(), ROLE, PASSWORD);
+    shop.brokers = kafka.brokers_through_wire();
+    let banyan = Banyan::with(&format!("memory: 32MiB\n{}", shop.file("legacy"))).start().await;
+    banyan.flow_state("shop", "legacy_to_modern", &["applying"], SETTLED).await;
+    // 100 MB each time, thrice the budget.
+    let write = async |from: i64| {
+        let rows = format!("generate_series({from}, {}) AS n", from + 1_999);
+        shop.legacy.batch(&format!("INSERT INTO blobs SELECT n, repeat(md5(n::text), 1600) FROM {rows}")).await;
+    };
+    let before = resident(&banyan);
+    let mut most = before;
+    for (stalled, from) in [(kafka.wire(), 1), (&to_modern, 2_001)] {
+        stalled.pause();
+        write(from).await;
+        let end = Instant::now() + secs(5);
+        while Instant::now() < end {
+            most = most.max(resident(&banyan));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stalled.mend();
+        eventually(SETTLED, "all of it has come through", async || {
+            most = most.max(resident(&banyan));
+            shop.modern.count("blobs").await == from + 1_999
+        })
+        .await;
+    }
+    println!("{before} MiB before, {most} MiB at most");
+    // The budget, and as much again for what allocators and librdkafka's own buffers hold beside it.
+    assert!(most < before + 64, "{before} MiB before, {most} MiB at most");
+    shop.equal().await.unwrap();
+}
+
+/// Resident memory in MiB.
+fn resident(banyan: &Banyan) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", banyan.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
