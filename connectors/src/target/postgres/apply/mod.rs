@@ -1,0 +1,329 @@
+//! The applier: from the topic's records to whole transactions in the target.
+//!
+//! Several source transactions make one target transaction while there is a backlog, in order and whole; an idle stream commits at
+//! once. `order` judges each record, `rows` writes what it says, `start` begins a generation.
+
+mod order;
+mod rows;
+mod start;
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rdkafka::Message as _;
+
+use super::{
+    fold::{Row, Run},
+    pipe::Pipe,
+    position::{self, Applied, Holder},
+    table::TargetTable,
+};
+use crate::{
+    config::ApplyAs,
+    error::FlowError,
+    kafka::{consume::Inlet, topics},
+    plan::Plan,
+    position::{Generation, Lsn, Phase, Position},
+    record::{Head, envelope::Op},
+    status::{Board, Role},
+};
+
+/// A target transaction is ended at the next boundary when it has so many rows, or is so old.
+const BATCH_ROWS: usize = 20_000;
+const BATCH_AGE: Duration = Duration::from_millis(400);
+/// The lease is renewed, and an idle watcher's progress stored, this often.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A source transaction whose rest does not come is rolled back: an open one holds up the making of slots.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a hole is looked at, when the topic has nothing more; and how often when none is known.
+const HOLE_CHECK: Duration = Duration::from_secs(2);
+const HOLE_CHECK_AT_EASE: Duration = Duration::from_secs(30);
+/// How often the topic's settings are looked at again.
+const TOPIC_CHECK: Duration = Duration::from_secs(60);
+
+/// One attempt of the applier.
+struct Applier<'a> {
+    plan: &'a Plan,
+    board: &'a Board,
+    pipe: Pipe,
+    holder: Holder,
+    tables: Vec<TargetTable>,
+    /// What the target says.
+    stored: Applied,
+    /// What it will say when the open target transaction commits.
+    next: Applied,
+    /// The source transaction being read: its commit LSN, and the ordinal that comes next.
+    source: Option<(Lsn, u64)>,
+    /// Whether a target transaction is open, and since when.
+    open: Option<Instant>,
+    rows: usize,
+    run: Option<Run>,
+    row: Row,
+    truncated: Vec<(usize, Position)>,
+    changes: HashMap<(usize, Op), u64>,
+    violations: HashMap<String, u64>,
+    /// Until this offset every source transaction is committed alone: one of them will turn out to be incomplete.
+    cautious_until: i64,
+    /// The offset of the last record that was looked at.
+    seen: i64,
+    gap: bool,
+    /// Whether the broker tells how it keeps the topic.
+    settings_shown: bool,
+    last_commit: Instant,
+}
+
+/// What a record has led to.
+enum Next {
+    /// Read on.
+    On,
+    /// Everything after what is stored must be read again.
+    Again,
+}
+
+/// Applies until something ends it.
+pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
+    let names = &plan.names;
+    let session = plan.target.connect(&names.application("apply")).await?;
+    if plan.apply_as == ApplyAs::Replica {
+        session.batch_execute("SET session_replication_role = replica").await.map_err(|error| {
+            match error.code() {
+                Some(state) if state.code() == "42501" => FlowError::Stop(
+                    "the target does not let this role set session_replication_role: grant it (`GRANT SET ON PARAMETER session_replication_role`, or superuser), or say `apply_as: origin`, which lets triggers and foreign keys fire"
+                        .into(),
+                ),
+                _ => FlowError::sql("setting session_replication_role", &error),
+            }
+        })?;
+    }
+    let mut tables = Vec::with_capacity(plan.tables.len());
+    for table in &plan.tables {
+        tables.push(TargetTable::load(&session, table).await?);
+    }
+    let settings_shown = topics::ensure(&plan.brokers, &names.topic()).await?;
+    let row = session
+        .query_one("SELECT to_regclass('banyan.violation') IS NOT NULL", &[])
+        .await
+        .map_err(|e| FlowError::sql("connecting", &e))?;
+    if row.get(0) {
+        let row = session
+            .query_one(
+                "SELECT count(*) FROM banyan.violation WHERE install = $1 AND sync = $2 AND flow = $3",
+                &[&names.install, &names.sync, &names.flow.as_str()],
+            )
+            .await
+            .map_err(|e| FlowError::sql("counting violations", &e))?;
+        board.violations_so_far(row.get::<_, i64>(0).cast_unsigned());
+    }
+    let (pipe, holder, stored) = position::take(plan, session).await?;
+    let inlet = Inlet::open(&plan.brokers, &names.topic(), plan.budget / 3)?;
+    let offset = check_offset(&inlet, &stored, &names.topic()).await?;
+    inlet.seek(offset)?;
+    board.applied(stored.role, stored.epoch, stored.generation, stored.watermark());
+    if stored.generation > Generation::NONE {
+        board.apply_running(stored.phase == Phase::Snapshot);
+    }
+    let mut applier = Applier {
+        plan,
+        board,
+        pipe,
+        holder,
+        tables,
+        next: stored.clone(),
+        stored,
+        source: None,
+        open: None,
+        rows: 0,
+        run: None,
+        row: Row::default(),
+        truncated: Vec::new(),
+        changes: HashMap::new(),
+        violations: HashMap::new(),
+        cautious_until: -1,
+        seen: offset - 1,
+        gap: false,
+        settings_shown,
+        last_commit: Instant::now(),
+    };
+    applier.follow(&inlet).await
+}
+
+/// The stored offset must lie within the topic, and the record before it, if still there, must carry the stored position.
+async fn check_offset(inlet: &Inlet, stored: &Applied, topic: &str) -> Result<i64, FlowError> {
+    let (low, high) = inlet.bounds()?;
+    if stored.record.is_empty() {
+        return Ok(low);
+    }
+    let offset = stored.offset;
+    if offset < low {
+        return Err(FlowError::NeedsSnapshot(format!(
+            "the topic `{topic}` begins at offset {low}, and {offset} is the next to apply: its head was deleted too early"
+        )));
+    }
+    if offset > high {
+        return Err(FlowError::NeedsSnapshot(format!(
+            "the topic `{topic}` ends at offset {high}, and {offset} is the next to apply: it was made anew or lost its end"
+        )));
+    }
+    if offset > low {
+        inlet.seek(offset - 1)?;
+        let Some(message) = inlet.next(Duration::from_secs(10)).await? else {
+            return Err(FlowError::Busy(format!("Kafka does not give the record before offset {offset} of `{topic}`")));
+        };
+        let carried = message.headers().and_then(|headers| Head::from_headers(headers).ok());
+        if message.offset() == offset - 1 && carried.is_none_or(|head| head.position.to_string() != stored.record) {
+            return Err(FlowError::NeedsSnapshot(format!(
+                "the record before offset {offset} of the topic `{topic}` is not the one that was applied: the topic was made anew"
+            )));
+        }
+    }
+    Ok(offset)
+}
+
+// === impl Applier ===
+
+impl Applier<'_> {
+    async fn follow(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
+        let (mut last_message, mut last_check, mut last_topic) = (Instant::now(), Instant::now(), Instant::now());
+        loop {
+            let message = match inlet.ready()? {
+                Some(message) => message,
+                None => {
+                    if self.source.is_none() && self.is_due(false) {
+                        self.commit().await?;
+                        continue;
+                    }
+                    match inlet.next(Duration::from_millis(500)).await? {
+                        Some(message) => message,
+                        None => {
+                            if self.source.is_some() && self.open.is_some() && last_message.elapsed() > PATIENCE {
+                                self.roll_back().await?;
+                                // What was complete with it is stored first when it is read again.
+                                self.cautious_until = self.seen;
+                                self.again(inlet)?;
+                                last_message = Instant::now();
+                            } else if self.source.is_none() && self.last_commit.elapsed() > HEARTBEAT {
+                                self.commit().await?;
+                            }
+                            if last_check.elapsed() > if self.is_whole() { HOLE_CHECK_AT_EASE } else { HOLE_CHECK } {
+                                self.check_hole(inlet).await?;
+                                last_check = Instant::now();
+                            }
+                            continue;
+                        }
+                    }
+                }
+            };
+            last_message = Instant::now();
+            if self.settings_shown && self.open.is_none() && last_topic.elapsed() > TOPIC_CHECK {
+                topics::ensure(&self.plan.brokers, &self.plan.names.topic()).await?;
+                last_topic = Instant::now();
+            }
+            let offset = message.offset();
+            if let Next::Again = self.take(&message).await? {
+                self.cautious_until = offset;
+                self.again(inlet)?;
+                continue;
+            }
+            self.seen = offset;
+            if self.source.is_none() && self.is_due(true) {
+                self.commit().await?;
+            }
+        }
+    }
+
+    fn again(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
+        let offset = if self.stored.record.is_empty() { inlet.bounds()?.0 } else { self.stored.offset };
+        self.seen = offset - 1;
+        inlet.seek(offset)
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.gap && self.stored.phase == Phase::Stream
+    }
+
+    /// Whether what is complete should be committed now; `more` records may be waiting.
+    fn is_due(&self, more: bool) -> bool {
+        if self.next == self.stored {
+            return false;
+        }
+        match self.open {
+            Some(since) if more => {
+                self.rows >= BATCH_ROWS || since.elapsed() >= BATCH_AGE || self.seen <= self.cautious_until
+            }
+            Some(_) => true,
+            // Only a CHECKPOINT moved: the owner's side at once, the other at the pace of the heartbeat.
+            None => !more && (self.next.role == Some(Role::Applying) || self.last_commit.elapsed() > HEARTBEAT),
+        }
+    }
+
+    async fn roll_back(&mut self) -> Result<(), FlowError> {
+        self.run = None;
+        self.truncated.clear();
+        self.source = None;
+        self.rows = 0;
+        self.changes.clear();
+        self.violations.clear();
+        self.next = self.stored.clone();
+        if self.open.take().is_some() {
+            self.pipe.discard().await;
+            self.pipe.simple("rolling back", "ROLLBACK".into()).await?;
+            self.pipe.drain().await?;
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self) -> Result<(), FlowError> {
+        if self.open.is_none() {
+            self.holder.begin(&mut self.pipe, &self.stored).await?;
+            self.open = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), FlowError> {
+        self.open().await?;
+        self.flush().await?;
+        self.holder.commit(&mut self.pipe, &self.stored, &self.next).await?;
+        self.open = None;
+        self.rows = 0;
+        self.last_commit = Instant::now();
+        self.stored = self.next.clone();
+        for ((table, op), rows) in self.changes.drain() {
+            self.tables[table].count(self.board.metrics(), op, rows);
+        }
+        for (table, rows) in self.violations.drain() {
+            self.board.metrics().violations(&table).inc_by(rows);
+            self.board.violated(rows);
+        }
+        self.board.applied(self.stored.role, self.stored.epoch, self.stored.generation, self.stored.watermark());
+        if !self.gap && self.stored.generation > Generation::NONE {
+            self.board.apply_running(self.stored.phase == Phase::Snapshot);
+        }
+        Ok(())
+    }
+}
+
+fn time(micros: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner;
+
+    #[test]
+    fn a_time_before_1970_is_the_beginning() {
+        assert_eq!(time(-1), SystemTime::UNIX_EPOCH);
+        assert_eq!(time(1_000_000), SystemTime::UNIX_EPOCH + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_loop_mark_of_an_applier_is_an_echo_for_the_opposite_flow() {
+        let names = crate::names::FlowNames::new("banyan", "s", crate::names::Flow::LegacyToModern);
+        let opposite = crate::names::FlowNames::new("banyan", "s", crate::names::Flow::ModernToLegacy);
+        assert!(owner::is_echo(owner::applied_mark(&names, 1, "x").as_bytes(), &opposite));
+    }
+}

@@ -1,0 +1,172 @@
+//! What a record means where it stands: old, in order, or behind a hole.
+//!
+//! What is old is skipped. What comes behind a hole is passed over, in the state `gap`: capture will send it again. A row of another
+//! transaction than the open one rolls the open one back; a COMMIT counts only with the right number of records before it.
+
+use rdkafka::{Message as _, message::BorrowedMessage};
+
+use super::{Applier, Next, time};
+use crate::{
+    error::FlowError,
+    position::{Phase, Position},
+    record::{
+        Head, Kind,
+        control::{Checkpoint, Commit, End},
+        envelope::Envelope,
+    },
+    status::Role,
+    target::postgres::load,
+};
+
+// === impl Applier ===
+
+impl Applier<'_> {
+    pub(super) async fn take(&mut self, message: &BorrowedMessage<'_>) -> Result<Next, FlowError> {
+        let offset = message.offset();
+        let bad = |what| FlowError::Malformed { what, at: format!("offset {offset}") };
+        let head = message
+            .headers()
+            .and_then(|headers| Head::from_headers(headers).ok())
+            .ok_or_else(|| bad("a record without Banyan's headers"))?;
+        let value = message.payload().unwrap_or_default();
+        if head.position.generation != self.next.generation {
+            return if head.kind == Kind::Start && head.position.generation > self.next.generation {
+                self.start(head, value, offset).await
+            } else {
+                // Older, or of a generation whose START was not (yet) seen.
+                Ok(Next::On)
+            };
+        }
+        match (head.position.phase, self.next.phase, head.kind) {
+            (Phase::Snapshot, Phase::Stream, _) | (_, _, Kind::Start) => Ok(Next::On),
+            (Phase::Stream, Phase::Snapshot, _) => self.hole().await,
+            (Phase::Snapshot, Phase::Snapshot, _) => self.snapshot_record(head, value, offset).await,
+            (Phase::Stream, Phase::Stream, _) => self.stream_record(head, value, offset).await,
+        }
+    }
+
+    async fn snapshot_record(&mut self, head: Head, value: &[u8], offset: i64) -> Result<Next, FlowError> {
+        let bad = |_| FlowError::Malformed { what: "a record that is not Banyan's", at: format!("offset {offset}") };
+        if head.position.ordinal < self.next.ordinal {
+            return Ok(Next::On);
+        }
+        if head.position.ordinal > self.next.ordinal {
+            return self.hole().await;
+        }
+        if head.kind == Kind::End {
+            let end: End = serde_json::from_slice(value).map_err(|_| bad(()))?;
+            self.open().await?;
+            self.flush().await?;
+            load::end(&mut self.pipe, &self.plan.names, &self.tables).await?;
+            self.next.phase = Phase::Stream;
+            self.next.applied = end.consistent_point.parse().map_err(|_| bad(()))?;
+            self.next.ordinal = 0;
+            self.next.source_time = time(end.at);
+        } else {
+            let envelope = Envelope::parse(value).map_err(|_| bad(()))?;
+            self.open().await?;
+            self.write(&envelope, head.position).await?;
+            self.next.ordinal += 1;
+        }
+        self.progressed(head.position, offset);
+        if head.kind == Kind::End {
+            self.commit().await?;
+        }
+        Ok(Next::On)
+    }
+
+    async fn stream_record(&mut self, head: Head, value: &[u8], offset: i64) -> Result<Next, FlowError> {
+        let bad = |_| FlowError::Malformed { what: "a record that is not Banyan's", at: format!("offset {offset}") };
+        let position = head.position;
+        if head.kind == Kind::Checkpoint {
+            if position.lsn <= self.next.applied {
+                return Ok(Next::On);
+            }
+            if head.from > self.next.applied || self.source.is_some() {
+                return self.hole().await;
+            }
+            let checkpoint = Checkpoint::parse(value).map_err(bad)?;
+            self.next.applied = position.lsn;
+            self.next.source_time = self.next.source_time.max(time(checkpoint.at));
+            self.progressed(position, offset);
+            return Ok(Next::On);
+        }
+        // Equal is new: a transaction may begin its commit record where the one before ended.
+        if position.lsn < self.next.applied {
+            return Ok(Next::On);
+        }
+        if head.from > self.next.applied {
+            return self.hole().await;
+        }
+        let expected = match self.source {
+            Some((lsn, next)) if lsn == position.lsn => next,
+            None => 0,
+            // A row of another transaction: the open one will never be whole.
+            Some(_) => match self.hole().await? {
+                Next::Again => return Ok(Next::Again),
+                Next::On => 0,
+            },
+        };
+        if head.kind == Kind::Commit {
+            let commit = Commit::parse(value).map_err(bad)?;
+            if commit.count != expected || self.source.is_none() {
+                return self.hole().await;
+            }
+            self.open().await?;
+            self.source = None;
+            self.next.applied = commit.end;
+            self.next.source_time = time(commit.at);
+            self.progressed(position, offset);
+            return Ok(Next::On);
+        }
+        if position.ordinal < expected {
+            return Ok(Next::On);
+        }
+        if position.ordinal > expected {
+            return self.hole().await;
+        }
+        self.open().await?;
+        self.source = Some((position.lsn, expected + 1));
+        match head.kind {
+            Kind::Open | Kind::Fence => {
+                self.flush().await?;
+                self.next.role = Some(if head.kind == Kind::Open { Role::Applying } else { Role::Watching });
+                self.next.epoch = head.epoch;
+            }
+            _ => {
+                let envelope = Envelope::parse(value).map_err(bad)?;
+                if self.next.role == Some(Role::Applying) {
+                    self.write(&envelope, position).await?;
+                } else {
+                    self.violation(&envelope, position).await?;
+                }
+            }
+        }
+        Ok(Next::On)
+    }
+
+    /// A record was taken in order.
+    fn progressed(&mut self, position: Position, offset: i64) {
+        self.next.offset = offset + 1;
+        self.next.record = position.to_string();
+        if std::mem::take(&mut self.gap) {
+            tracing::info!(flow = self.plan.names.flow.as_str(), "the gap is closed");
+            self.board.apply_running(self.next.phase == Phase::Snapshot);
+        }
+    }
+
+    /// Something before this record is missing. An open source transaction will never be whole here: it goes.
+    async fn hole(&mut self) -> Result<Next, FlowError> {
+        if !std::mem::replace(&mut self.gap, true) {
+            tracing::warn!(flow = self.plan.names.flow.as_str(), applied = %self.next.applied, "a record is missing; waiting for it to be sent again");
+            self.board.apply_gap();
+        }
+        if self.source.is_none() {
+            return Ok(Next::On);
+        }
+        let others = self.next != self.stored;
+        self.roll_back().await?;
+        // What was complete went with it, and is read again, more carefully.
+        Ok(if others { Next::Again } else { Next::On })
+    }
+}

@@ -1,0 +1,161 @@
+//! Rows on their way into the open target transaction: folded into runs, or stored as violations.
+
+use tokio_postgres::{Statement, types::PgLsn};
+
+use super::Applier;
+use crate::{
+    config::Target,
+    error::FlowError,
+    names::quote_table,
+    position::Position,
+    record::envelope::{Envelope, Op},
+    target::postgres::{
+        fold::Run,
+        load,
+        pipe::Pipe,
+        position::Parameter,
+        table::{Shape, TargetTable, Write},
+    },
+};
+
+// === impl Applier ===
+
+impl Applier<'_> {
+    /// Adds a row to the run, or begins the next.
+    pub(super) async fn write(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<(), FlowError> {
+        let Some(table) = self.tables.iter().position(|table| table.is(&envelope.schema, &envelope.table)) else {
+            return Err(FlowError::Stop(format!(
+                "{}.{} at {at}: the file does not name this table",
+                envelope.schema, envelope.table
+            )));
+        };
+        self.rows += 1;
+        if envelope.op == Op::Truncate {
+            // Tables that a source empties together must be emptied together, or their foreign keys forbid it.
+            self.flush_run().await?;
+            self.truncated.push((table, at));
+            return Ok(());
+        }
+        let target = &self.tables[table];
+        self.row.read(envelope, target, at)?;
+        let write = match envelope.op {
+            Op::Create => Write::Insert,
+            Op::Update => Write::Update,
+            Op::Read if target.plan.existing == Target::KeepMatching => Write::Merge,
+            Op::Read => Write::Insert,
+            Op::Delete | Op::Truncate => Write::Delete,
+        };
+        if let Some(run) = self.run.as_mut().filter(|run| run.takes(table, target, write, envelope.op, &self.row)) {
+            return run.push(target, &self.row, at);
+        }
+        let run = Run::begin(table, target, write, envelope.op, &self.row, at)?;
+        self.flush().await?;
+        self.run = Some(run);
+        Ok(())
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), FlowError> {
+        self.flush_run().await?;
+        if self.truncated.is_empty() {
+            return Ok(());
+        }
+        let truncated = std::mem::take(&mut self.truncated);
+        let names: Vec<String> =
+            truncated.iter().map(|(table, _)| quote_table(&self.tables[*table].plan.target)).collect();
+        for (table, _) in &truncated {
+            *self.changes.entry((*table, Op::Truncate)).or_default() += 1;
+        }
+        self.pipe.drain().await?;
+        let emptied = self.pipe.session().batch_execute(&format!("TRUNCATE {}", names.join(", "))).await;
+        let (table, at) = truncated[0];
+        emptied.map_err(|e| FlowError::sql("emptying tables", &e).at(&self.tables[table].plan.target, at))
+    }
+
+    /// Sends the run as one statement; every row must be hit.
+    async fn flush_run(&mut self) -> Result<(), FlowError> {
+        let Some(run) = self.run.take() else { return Ok(()) };
+        let table = &mut self.tables[run.table];
+        *self.changes.entry((run.table, run.op)).or_default() += run.rows as u64;
+        let seen = load::seen_table(&self.plan.names, run.table);
+        let mut shape = run.shape;
+        if shape.write == Write::Update && table.settable(&shape).next().is_none() {
+            // Nothing but the key, and the key stayed.
+            return Ok(());
+        }
+        let notes_seen = shape.write == Write::Merge;
+        let mut columns = run.columns;
+        if notes_seen {
+            shape.write = Write::Seen;
+            // The keys are noted first; the arrays are then given away to the rows.
+            let statement = statement(&mut self.pipe, table, &shape, &seen).await?;
+            let session = self.pipe.session();
+            session
+                .execute_raw(&statement, columns.iter().map(|column| column as &dyn tokio_postgres::types::ToSql))
+                .await
+                .map_err(|e| FlowError::sql("noting the keys seen", &e))?;
+            shape.write = Write::Merge;
+        }
+        let statement = statement(&mut self.pipe, table, &shape, &seen).await?;
+        let mut parameters = run.old_key;
+        parameters.append(&mut columns);
+        let (name, rows, first, last) = (table.plan.target.clone(), run.rows as u64, run.first, run.last);
+        self.pipe
+            .execute(statement, parameters, run.bytes, move |found| match found {
+                Ok(hit) if hit == rows || notes_seen => Ok(()),
+                Ok(hit) => Err(FlowError::Divergence {
+                    table: name,
+                    position: if rows == 1 { first.to_string() } else { format!("{first} to {last}") },
+                    what: format!(
+                        "{} of {rows} changed rows are not in the target: both sides differ",
+                        rows - hit.min(rows)
+                    ),
+                }),
+                Err(error) => Err(FlowError::sql("applying", &error).at(&name, first)),
+            })
+            .await
+    }
+
+    pub(super) async fn violation(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<(), FlowError> {
+        let names = &self.plan.names;
+        let table = format!("{}.{}", envelope.schema, envelope.table);
+        let statement = self
+            .pipe
+            .prepare(
+                "storing a violation",
+                "INSERT INTO banyan.violation (install, sync, flow, generation, lsn, ordinal, source_table, op, epoch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            )
+            .await?;
+        let parameters = vec![
+            Parameter::Text(names.install.clone()),
+            Parameter::Text(names.sync.clone()),
+            Parameter::Text(names.flow.as_str().into()),
+            Parameter::Int(at.generation.get()),
+            Parameter::Lsn(PgLsn::from(at.lsn.get())),
+            Parameter::Int(at.ordinal.cast_signed()),
+            Parameter::Text(table.clone()),
+            Parameter::Text(envelope.op.as_str().into()),
+            Parameter::Int(self.next.epoch),
+        ];
+        *self.violations.entry(table).or_default() += 1;
+        self.rows += 1;
+        self.pipe
+            .execute(statement, parameters, 0, |found| {
+                found.map(drop).map_err(|error| FlowError::sql("storing a violation", &error))
+            })
+            .await
+    }
+}
+
+async fn statement(
+    pipe: &mut Pipe,
+    table: &mut TargetTable,
+    shape: &Shape,
+    seen: &str,
+) -> Result<Statement, FlowError> {
+    if let Some(statement) = table.statement(shape) {
+        return Ok(statement.clone());
+    }
+    let statement = pipe.prepare("preparing a statement", &table.sql(shape, seen)).await?;
+    table.remember(shape.clone(), statement.clone());
+    Ok(statement)
+}

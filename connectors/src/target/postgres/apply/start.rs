@@ -1,0 +1,113 @@
+//! START, the first record of a generation; and whether a hole can still close.
+
+use tokio_postgres::types::PgLsn;
+
+use super::{Applier, Next, time};
+use crate::{
+    error::FlowError,
+    kafka::consume::Inlet,
+    position::{Generation, Lsn, Phase},
+    record::{Head, control::Start},
+    status::Role,
+    target::postgres::{load, position::Applied},
+};
+
+// === impl Applier ===
+
+impl Applier<'_> {
+    /// The first record of a generation: what the role is, and whether the tables are filled anew.
+    pub(super) async fn start(&mut self, head: Head, value: &[u8], offset: i64) -> Result<Next, FlowError> {
+        let bad = |_| FlowError::Malformed { what: "a START that is not Banyan's", at: format!("offset {offset}") };
+        let start: Start = serde_json::from_slice(value).map_err(|_| bad(()))?;
+        if !self.is_ours(&head, &start).await? {
+            return Ok(Next::On);
+        }
+        if self.source.is_some() {
+            self.roll_back().await?;
+        } else if self.open.is_some() {
+            self.commit().await?;
+        }
+        self.board.apply_running(start.snapshot);
+        // An earlier attempt of ours passed the check of what the target held, and then began to fill it.
+        let again = self.stored.generation >= Generation::new(start.since);
+        self.open().await?;
+        if start.snapshot {
+            load::start(&mut self.pipe, &self.plan.names, &self.tables, again).await?;
+        }
+        let point: Lsn = start.consistent_point.parse().map_err(|_| bad(()))?;
+        self.next = Applied {
+            generation: head.position.generation,
+            phase: if start.snapshot { Phase::Snapshot } else { Phase::Stream },
+            applied: if start.snapshot { Lsn::ZERO } else { point },
+            ordinal: 0,
+            offset: offset + 1,
+            record: head.position.to_string(),
+            role: Some(if start.open { Role::Applying } else { Role::Watching }),
+            epoch: head.epoch,
+            system_id: start.system_id,
+            timeline: start.timeline,
+            slot: start.slot,
+            source_time: time(start.at),
+        };
+        self.gap = false;
+        self.commit().await?;
+        Ok(Next::On)
+    }
+
+    /// A topic may outlive a database: only the START that the source remembers counts.
+    async fn is_ours(&self, head: &Head, start: &Start) -> Result<bool, FlowError> {
+        let names = &self.plan.names;
+        let session = self.plan.source.connect(&names.application("start")).await?;
+        let row = session
+            .query_opt(
+                "SELECT generation, nonce FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
+                &[&names.install, &names.sync, &names.flow.as_str()],
+            )
+            .await
+            .map_err(|e| FlowError::sql("asking the source for its generation", &e))?;
+        Ok(row.is_some_and(|row| {
+            row.get::<_, i64>(0) == head.position.generation.get() && row.get::<_, &str>(1) == start.nonce
+        }))
+    }
+
+    /// When the topic has nothing more: is the source's slot past what is applied here? Then nothing will ever close the hole.
+    pub(super) async fn check_hole(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
+        if self.source.is_some() {
+            return Ok(());
+        }
+        let names = &self.plan.names;
+        // A source that cannot be asked now cannot have been seen to be past us.
+        let Ok(session) = self.plan.source.connect(&names.application("hole")).await else { return Ok(()) };
+        let Ok(Some(row)) = session
+            .query_opt(
+                "SELECT c.generation, c.state, s.confirmed_flush_lsn FROM banyan.capture c LEFT JOIN pg_replication_slots s ON s.slot_name = c.slot \
+                 WHERE c.install = $1 AND c.sync = $2 AND c.flow = $3",
+                &[&names.install, &names.sync, &names.flow.as_str()],
+            )
+            .await
+        else {
+            return Ok(());
+        };
+        let generation = Generation::new(row.get(0));
+        let complete = row.get::<_, &str>(1) == "streaming";
+        let confirmed = row.get::<_, Option<PgLsn>>(2).map(Lsn::from);
+        // Read after what the source said: all that it confirmed stands before this end.
+        let (_, high) = inlet.bounds()?;
+        if self.seen + 1 < high || !complete {
+            return Ok(());
+        }
+        if generation != self.next.generation {
+            return Err(FlowError::NeedsSnapshot(format!(
+                "the source is at generation {generation} and the target at {}, and the topic does not hold what lies between",
+                self.next.generation
+            )));
+        }
+        if self.next.phase == Phase::Snapshot || confirmed.is_some_and(|confirmed| confirmed > self.next.applied) {
+            return Err(FlowError::NeedsSnapshot(format!(
+                "the source has forgotten what lies behind {}, and the topic does not hold all of it",
+                self.next.applied
+            )));
+        }
+        Ok(())
+    }
+}
