@@ -285,6 +285,41 @@ mod tests {
         )
     }
 
+    /// What PostgreSQL 15 sent for inserts, an update that left a long value alone, key changes, deletes, REPLICA IDENTITY FULL,
+    /// a TRUNCATE of two tables and a column that was added; one message a line.
+    fn real() -> Vec<Vec<u8>> {
+        let digit = |c: u8| u8::try_from(char::from(c).to_digit(16).unwrap()).unwrap();
+        let line = |line: &str| line.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+        include_str!("pgoutput_real.hex").lines().map(line).collect()
+    }
+
+    #[test]
+    fn what_a_server_sent_is_understood() {
+        let messages = real();
+        let messages: Vec<_> = messages.iter().map(|bytes| Message::decode(bytes).unwrap()).collect();
+        let kinds: String = messages
+            .iter()
+            .map(|message| match message {
+                Message::Relation(relation) if relation.identity == b'f' => 'F',
+                Message::Relation(_) => 'R',
+                Message::Insert { .. } => 'I',
+                Message::Update { old: Old::None, .. } => 'u',
+                Message::Update { old: Old::Key(_), .. } => 'k',
+                Message::Update { old: Old::Row(_), .. } => 'o',
+                Message::Delete { old: Old::Key(_), .. } => 'd',
+                Message::Delete { .. } => 'D',
+                Message::Truncate { .. } => 'T',
+                Message::Other => '.',
+            })
+            .collect();
+        assert_eq!(kinds, ".RIIukdFIoD.RFT.RI");
+        let Message::Update { new, .. } = messages[4] else { panic!() };
+        let values: Vec<_> = new.values().collect();
+        assert_eq!(values[..3], [Value::Text(b"2"), Value::Text(b"1.00"), Value::Unchanged]);
+        let Message::Relation(grown) = &messages[16] else { panic!() };
+        assert_eq!(grown.columns.last().map(|column| column.name.as_str()), Some("extra"));
+    }
+
     proptest! {
         #[test]
         fn rows_come_out_as_they_went_in(id in any::<u32>(), old in row(), new in row(), whole in any::<bool>()) {
@@ -332,6 +367,20 @@ mod tests {
             }
             let columns = columns.into_iter().map(|(is_key, name, type_id, type_modifier)| Column { is_key, name, type_id, type_modifier }).collect();
             prop_assert_eq!(Message::decode(&bytes), Ok(Message::Relation(Relation { id, schema, table, identity: b'd', columns })));
+        }
+
+        #[test]
+        fn damaged_real_bytes_never_panic(which in 0_usize..18, cut in any::<u16>(), damage in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..6)) {
+            let mut bytes = real().swap_remove(which);
+            for (at, byte) in damage {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] = byte;
+            }
+            bytes.truncate(1 + usize::from(cut) % (2 * bytes.len()));
+            // Whatever was let through can be read to its end.
+            if let Ok(Message::Insert { new, .. } | Message::Update { new, .. }) = Message::decode(&bytes) {
+                prop_assert_eq!(new.values().count(), new.len());
+            }
         }
 
         #[test]
