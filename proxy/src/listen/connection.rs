@@ -154,6 +154,8 @@ async fn drive(stream: TcpStream, early: Bytes, listener: usize, turn: &Rc<Turn>
     let parts = (*http).into_parts();
     let stream = parts.io.into_inner().stream;
     match why {
+        // An empty rest would still hold the whole buffer that it was cut from.
+        Why::Between if parts.read_buf.is_empty() => End::Between(stream, Bytes::new()),
         Why::Between => End::Between(stream, parts.read_buf),
         Why::HeadLate => End::HeadLate(stream),
         Why::Idle => End::Closed,

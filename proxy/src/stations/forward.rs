@@ -2,6 +2,7 @@
 
 use std::{
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::SystemTime,
 };
@@ -22,7 +23,7 @@ use crate::{
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
-    tunnel::Far,
+    tunnel::{Far, Tenure},
     upstream::{Link, SendError, Upstream},
 };
 
@@ -142,7 +143,7 @@ impl Way {
             };
             self.turn.await_head(self.worker.now(), self.table.ticks(timeout));
             match link.send(request, &self.turn).await {
-                Ok(answer) => break self.accept(answer, link, upstream),
+                Ok(answer) => break self.accept(answer, link, upstream, side),
                 Err(SendError::Unsent(request)) => {
                     outgoing.take_back(*request);
                     if !is_pooled {
@@ -175,6 +176,7 @@ impl Way {
         answer: Response<Incoming>,
         link: Link,
         upstream: &Rc<Upstream>,
+        side: Owner,
     ) -> Result<(response::Parts, Kind), Missed> {
         let fails = |fault| Err(Missed { fault, sent: true });
         let (mut head, body) = answer.into_parts();
@@ -183,7 +185,9 @@ impl Way {
                 return fails(Fault::Unasked);
             }
             let Some((stream, read, open)) = link.into_tunnel() else { return fails(Fault::Reset) };
-            self.turn.open_tunnel(Far { stream, read, open });
+            let sync = self.table.route(self.route).sync.as_ref();
+            let tenure = sync.map(|sync| Tenure { link: Arc::clone(&sync.link), owner: side });
+            self.turn.open_tunnel(Far { stream, read, open, tenure });
             hop_by_hop::strip_answer(&mut head.headers);
             hop_by_hop::put_websocket(&mut head.headers);
             return Ok((head, Kind::Full(None)));

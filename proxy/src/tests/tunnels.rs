@@ -1,11 +1,18 @@
 //! Upgrades: only after the upstream's 101, only WebSocket, both ways, through a reload, ended by a drain.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::{Bench, Client, Setup, Upstream, eventually};
+use crate::links::{Owner, SyncLink};
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
 const SWITCHED: &str =
@@ -139,5 +146,47 @@ async fn a_drain_waits_for_tunnels_no_longer_than_it_is_told() {
     let draining = tokio::spawn(bench.proxy.drain(Duration::from_millis(500)));
     echoes(&mut client, "still here").await;
     tokio::time::timeout(Duration::from_secs(5), draining).await.unwrap().unwrap();
+    assert!(client.is_closed().await);
+}
+
+/// An owner that moves when the test says so.
+struct Moves(Arc<AtomicBool>);
+
+impl SyncLink for Moves {
+    fn owner(&self) -> Owner {
+        if self.0.load(Ordering::Relaxed) { Owner::Modern } else { Owner::Legacy }
+    }
+
+    fn lag(&self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_of_a_synced_route_is_closed_with_notice_when_the_owner_moves() {
+    let legacy = Upstream::scripted(|mut wire| async move {
+        wire.head().await?;
+        // A frame of three bytes, and half of the next: the notice cannot come inside it.
+        wire.send([SWITCHED.as_bytes(), b"\x82\x03abc\x82\x04de"].concat()).await?;
+        wire.take(1).await?;
+        wire.send("fg").await?;
+        std::future::pending().await
+    })
+    .await;
+    let modern = Upstream::named("modern").await;
+    let moved = Arc::new(AtomicBool::new(false));
+    let bench = Setup::new(legacy.address)
+        .upstream("modern", modern.address, &json!({}))
+        .sync("chat", Moves(Arc::clone(&moved)))
+        .route(json!({ "name": "chat", "match": { "path": "/chat" }, "legacy": "legacy", "modern": "modern", "weight": 100, "sync": "chat" }))
+        .start();
+    let mut client = bench.client().await;
+    client.send(UPGRADE).await;
+    assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101"));
+    assert_eq!(client.take(9).await.unwrap(), b"\x82\x03abc\x82\x04de");
+    client.send("x").await;
+    assert_eq!(client.take(2).await.unwrap(), b"fg");
+    moved.store(true, Ordering::Relaxed);
+    assert_eq!(client.take(4).await.unwrap(), b"\x88\x02\x03\xf4");
     assert!(client.is_closed().await);
 }
