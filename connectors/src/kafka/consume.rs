@@ -11,7 +11,7 @@ use rdkafka::{
     message::BorrowedMessage,
 };
 
-use super::MAX_RECORD;
+use super::{MAX_RECORD, most_records};
 use crate::error::FlowError;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,6 +54,7 @@ impl Inlet {
             .set("fetch.message.max.bytes", (1 << 20).to_string())
             .set("fetch.max.bytes", size.to_string())
             .set("receive.message.max.bytes", (size + (64 << 10)).to_string())
+            .set("queued.min.messages", most_records(budget).to_string())
             .set("queued.max.messages.kbytes", (budget / 1024).max(1024).to_string())
             .set("reconnect.backoff.max.ms", "2000")
             .set_log_level(RDKafkaLogLevel::Critical)

@@ -17,7 +17,7 @@ use rdkafka::{
     producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
 };
 
-use super::MAX_RECORD;
+use super::{MAX_RECORD, most_records};
 use crate::{error::FlowError, position::Lsn, record::Head};
 
 /// Kafka that takes nothing for so long is away.
@@ -95,10 +95,10 @@ impl Outlet {
             // Never given up: while Kafka is away the queue fills, and capture waits.
             .set("message.timeout.ms", "0")
             .set("linger.ms", "5")
-            .set("batch.num.messages", "20000")
+            .set("batch.num.messages", "10000")
             .set("batch.size", "1000000")
             .set("message.max.bytes", MAX_RECORD.to_string())
-            .set("queue.buffering.max.messages", "200000")
+            .set("queue.buffering.max.messages", most_records(budget).to_string())
             .set("queue.buffering.max.kbytes", (budget / 1024).max(1024).to_string())
             .set("reconnect.backoff.max.ms", "2000")
             .set("topic.metadata.refresh.interval.ms", "30000")
