@@ -60,7 +60,7 @@ pub(crate) fn tell(scene: &mut Scene<'_>) -> anyhow::Result<()> {
 // === impl Scene ===
 
 impl Scene<'_> {
-    /// Waits as [`Screen::until`] does, and gives up when Banyan itself has ended.
+    /// Waits as the screen does, and gives up when Banyan itself has ended.
     fn until<T>(
         &mut self,
         what: &str,
