@@ -104,7 +104,7 @@ async fn both_ways(owner: &str) {
     // Nothing of it came back as a change, nor as a violation.
     let status = running.status();
     assert_eq!(status.flows.iter().map(|flow| flow.violations).collect::<Vec<_>>(), [0, 0]);
-    assert_eq!(status.owner.map(|side| side.as_str()), Some(owner));
+    assert_eq!(status.owner.map(banyan_connectors::config::Side::as_str), Some(owner));
     running.stop().await;
 }
 

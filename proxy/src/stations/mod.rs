@@ -1,4 +1,4 @@
-//! The stations of a request, one file each; [`stack`] puts them in order.
+//! The stations of a request, one file each; [`stack()`] puts them in order.
 
 mod answer;
 mod arrival;
