@@ -12,10 +12,11 @@ use tokio_postgres::{
 use crate::error::{FlowError, UrlError};
 
 /// Settings on which the text form of values depends, the same for the session that reads and the one that writes; and no time limits
-/// that a role's defaults may have set.
+/// that a role's defaults may have set. A client that is gone is noticed by the server too, for what it held.
 pub(crate) const PINNED: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
      -c bytea_output=hex -c lc_monetary=C -c search_path= -c statement_timeout=0 -c lock_timeout=0 \
-     -c idle_in_transaction_session_timeout=0 -c row_security=off";
+     -c idle_in_transaction_session_timeout=0 -c row_security=off \
+     -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3 -c tcp_user_timeout=20000";
 
 /// Where a database is, and how to log in.
 #[derive(Clone)]

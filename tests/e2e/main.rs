@@ -13,6 +13,8 @@ mod data_both;
 #[cfg(test)]
 mod data_faults;
 #[cfg(test)]
+mod data_odds;
+#[cfg(test)]
 mod data_rows;
 #[cfg(test)]
 mod data_stops;

@@ -116,7 +116,8 @@ async fn a_server_without_logical_log_slots_or_senders_is_told_what_to_set() {
     says(&text, &["`wal_level` is `replica`", "ALTER SYSTEM SET wal_level = logical"]);
     says(&text, &["needs 2 more replication slots on this server, and 1 of 1 are free", "max_replication_slots = 2"]);
     says(&text, &["needs 2 more WAL senders", "max_wal_senders = 2"]);
-    assert_eq!(found.len(), 4, "{text}");
+    says(&text, &["would take 2 more replication origins", "1 of 1 are free"]);
+    assert_eq!(found.len(), 5, "{text}");
 }
 
 #[tokio::test]
@@ -153,13 +154,38 @@ async fn a_table_without_identity_would_break_the_monolith_and_is_refused_on_eit
         let text = only(&findings(&shop).await, Check::Identity);
         says(&text, &["Error", side, "public.items", "refuse every UPDATE and DELETE", "add a primary key"]);
         database.batch("ALTER TABLE items REPLICA IDENTITY FULL").await;
-        says(&only(&findings(&shop).await, Check::Identity), &["Warning", side, "has no primary key"]);
-        database.batch("ALTER TABLE items ADD PRIMARY KEY (id), REPLICA IDENTITY NOTHING").await;
+        says(&only(&findings(&shop).await, Check::Identity), &["Error", side, "has no primary key"]);
+        database.batch("ALTER TABLE items ADD PRIMARY KEY (id) DEFERRABLE, REPLICA IDENTITY DEFAULT").await;
+        // The server itself does not take such a key for an identity.
+        let refused = database
+            .session()
+            .await
+            .batch_execute(
+                "CREATE PUBLICATION p FOR TABLE items; INSERT INTO items VALUES (1, ''); UPDATE items SET name = 'x'",
+            )
+            .await;
+        assert_eq!(refused.unwrap_err().code().unwrap().code(), "55000");
+        says(&only(&findings(&shop).await, Check::Identity), &["Error", side, "DEFERRABLE", "refuse every UPDATE"]);
+        database
+            .batch("ALTER TABLE items DROP CONSTRAINT items_pkey, ADD PRIMARY KEY (id), REPLICA IDENTITY NOTHING")
+            .await;
         says(&only(&findings(&shop).await, Check::Identity), &["Error", side, "REPLICA IDENTITY DEFAULT"]);
         database.batch("CREATE UNIQUE INDEX by_name ON items (name)").await;
         database.batch("ALTER TABLE items REPLICA IDENTITY USING INDEX by_name").await;
         says(&only(&findings(&shop).await, Check::Identity), &["Error", "(name)", "(id)"]);
     }
+    // Alike on both sides, and still not what rows are found by.
+    let shop = shop().await;
+    for database in [&shop.legacy, &shop.modern] {
+        database
+            .batch(
+                "CREATE UNIQUE INDEX by_name ON items (name); ALTER TABLE items REPLICA IDENTITY USING INDEX by_name",
+            )
+            .await;
+    }
+    let found = findings(&shop).await;
+    assert_eq!(found.len(), 2, "{found:#?}");
+    says(&only(&found[..1], Check::Identity), &["Error legacy", "(name)", "primary key (id)"]);
 }
 
 #[tokio::test]

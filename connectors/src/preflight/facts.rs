@@ -56,7 +56,8 @@ pub(super) struct Facts {
     pub(super) identity: char,
     /// The columns of the primary key or of the replica identity's index, in the order of the table.
     pub(super) key: Vec<String>,
-    pub(super) has_primary_key: bool,
+    /// The columns of the primary key alone.
+    pub(super) primary: Vec<String>,
     pub(super) is_owner: bool,
     /// Row security hides rows from Banyan's role.
     pub(super) hides_rows: bool,
@@ -95,10 +96,11 @@ const SERVER: &str = "SELECT pg_postmaster_start_time()::text || '/' || current_
 const TABLE: &str = "SELECT c.oid, c.relkind::text, c.relpersistence = 'p', c.relreplident::text, \
      coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a \
          WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])), '{}'), \
-     EXISTS (SELECT FROM pg_index p WHERE p.indrelid = c.oid AND p.indisprimary), \
+     coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_index p JOIN pg_attribute a \
+         ON a.attrelid = p.indrelid AND a.attnum = ANY (p.indkey::int2[]) WHERE p.indrelid = c.oid AND p.indisprimary), '{}'), \
      pg_has_role(c.relowner, 'USAGE'), row_security_active(c.oid), \
      ARRAY(SELECT has_table_privilege(c.oid, action) FROM unnest($2::text[]) WITH ORDINALITY AS u (action, n) ORDER BY n) \
-     FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid \
+     FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid AND i.indimmediate \
          AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END \
      WHERE c.oid = to_regclass($1)";
 
@@ -229,7 +231,7 @@ impl Facts {
             is_logged: row.get(2),
             identity: letter(3),
             key: row.get(4),
-            has_primary_key: row.get(5),
+            primary: row.get(5),
             is_owner: row.get(6),
             hides_rows: row.get(7),
             lacks: ACTIONS.into_iter().zip(may).filter(|(_, may)| !may).map(|(action, _)| action).collect(),

@@ -50,7 +50,12 @@ fn alone(place: &Place, name: &str, facts: &Facts, findings: &mut Findings<'_>) 
         return;
     }
     if facts.identity != 'f' && facts.key.is_empty() {
-        let (what, fix) = if facts.has_primary_key {
+        let (what, fix) = if facts.identity == 'd' && !facts.primary.is_empty() {
+            (
+                "its primary key is DEFERRABLE and so no replica identity",
+                format!("make the primary key of {table} anew, NOT DEFERRABLE"),
+            )
+        } else if !facts.primary.is_empty() {
             ("REPLICA IDENTITY is NOTHING", format!("run `ALTER TABLE {table} REPLICA IDENTITY DEFAULT`"))
         } else {
             ("has neither a primary key nor a replica identity", format!("add a primary key to {table}"))
@@ -62,12 +67,12 @@ fn alone(place: &Place, name: &str, facts: &Facts, findings: &mut Findings<'_>) 
             format!("{what}: once published, the server would refuse every UPDATE and DELETE of it"),
             fix,
         );
-    } else if facts.key.is_empty() {
-        findings.warning(
+    } else if facts.primary.is_empty() {
+        findings.error(
             Check::Identity,
             None,
             where_,
-            "has no primary key; each UPDATE and DELETE looks its row up by all columns",
+            "has no primary key, by which the rows that come from the other side are found",
             format!("add a primary key to {table}"),
         );
     }
@@ -86,7 +91,11 @@ fn together(
         key.sort();
         key
     };
-    if !legacy.key.is_empty() && !modern.key.is_empty() && ordered(legacy) != ordered(modern) {
+    // That alone is a finding already.
+    if legacy.key.is_empty() || modern.key.is_empty() {
+        return;
+    }
+    if ordered(legacy) != ordered(modern) {
         let place = subject.place(crate::config::Side::Modern);
         findings.error(
             Check::Identity,
@@ -95,5 +104,24 @@ fn together(
             format!("its key is ({}), that of legacy is ({})", modern.key.join(", "), legacy.key.join(", ")),
             "give both sides the same primary key or replica identity",
         );
+        return;
+    }
+    for (side, from, into) in
+        [(crate::config::Side::Legacy, legacy, modern), (crate::config::Side::Modern, modern, legacy)]
+    {
+        let is_sent = |column: &String| from.identity == 'f' || from.key.contains(column);
+        if !into.primary.iter().all(is_sent) {
+            findings.error(
+                Check::Identity,
+                None,
+                subject.place(side).table(table_on(table, side)),
+                format!(
+                    "its replica identity is ({}), and rows are found by the primary key ({})",
+                    from.key.join(", "),
+                    into.primary.join(", ")
+                ),
+                "make the primary key its replica identity (`REPLICA IDENTITY DEFAULT`)",
+            );
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Free replication slots and WAL senders: one of each a flow, on the server that it reads.
+//! Free replication slots and WAL senders: one of each a flow, on the server that it reads; and a replication origin on the server that it
+//! writes, where Banyan's role may take one.
 //!
 //! They belong to the server, so what all syncs of a file still need on it is counted together, and two databases of
 //! one server too.
@@ -20,6 +21,7 @@ struct Need<'s, 'c> {
     subject: &'s Subject<'c>,
     place: &'s Place,
     slots: BTreeSet<String>,
+    origins: BTreeSet<String>,
 }
 
 /// Free ones, and the settings that bound them.
@@ -31,6 +33,10 @@ struct Room {
     /// Those of the wanted slots that already stand, and those that are being read.
     standing: i64,
     reading: i64,
+    /// Nothing when the role may not take an origin: then none is wanted.
+    origins: Option<i64>,
+    max_origins: i64,
+    standing_origins: i64,
 }
 
 const ROOM: &str = "SELECT current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots), \
@@ -38,17 +44,27 @@ const ROOM: &str = "SELECT current_setting('max_replication_slots')::int8 - (SEL
      current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender'), \
      current_setting('max_wal_senders')::int8, \
      (SELECT count(*) FROM pg_replication_slots WHERE slot_name::text = ANY ($1)), \
-     (SELECT count(*) FROM pg_replication_slots WHERE slot_name::text = ANY ($1) AND active)";
+     (SELECT count(*) FROM pg_replication_slots WHERE slot_name::text = ANY ($1) AND active), \
+     CASE WHEN has_function_privilege('pg_replication_origin_session_setup(text)', 'EXECUTE') \
+         THEN m.origins - (SELECT count(*) FROM pg_replication_origin) END, m.origins, \
+     (SELECT count(*) FROM pg_replication_origin WHERE roname = ANY ($2)) \
+     FROM (SELECT coalesce(current_setting('max_active_replication_origins', true), \
+         current_setting('max_replication_slots'))::int8) AS m (origins)";
 
 /// Looks at the servers of all these syncs.
 pub(super) async fn check(subjects: &[Subject<'_>]) -> Vec<Finding> {
     let mut servers: BTreeMap<&str, Need<'_, '_>> = BTreeMap::new();
     for subject in subjects {
         for flow in Flow::BOTH {
-            let place = subject.place(flow.source());
-            let need = servers.entry(&place.server.identity);
-            let need = need.or_insert_with(|| Need { subject, place, slots: BTreeSet::new() });
-            need.slots.insert(FlowNames::new(&subject.install, subject.name, flow).slot());
+            let name = FlowNames::new(&subject.install, subject.name, flow).slot();
+            for side in [flow.source(), flow.target()] {
+                let place = subject.place(side);
+                let need = servers.entry(&place.server.identity);
+                let need =
+                    need.or_insert_with(|| Need { subject, place, slots: BTreeSet::new(), origins: BTreeSet::new() });
+                let names = if side == flow.source() { &mut need.slots } else { &mut need.origins };
+                names.insert(name.clone());
+            }
         }
     }
     let mut list = Vec::new();
@@ -65,7 +81,8 @@ pub(super) async fn check(subjects: &[Subject<'_>]) -> Vec<Finding> {
 
 async fn room(need: &Need<'_, '_>) -> Result<Room, FlowError> {
     let slots: Vec<&String> = need.slots.iter().collect();
-    let row = need.place.session.query_one(ROOM, &[&slots]).await;
+    let origins: Vec<&String> = need.origins.iter().collect();
+    let row = need.place.session.query_one(ROOM, &[&slots, &origins]).await;
     let row = row.map_err(|error| FlowError::sql("counting replication slots", &error))?;
     Ok(Room {
         slots: row.get(0),
@@ -74,6 +91,9 @@ async fn room(need: &Need<'_, '_>) -> Result<Room, FlowError> {
         max_senders: row.get(3),
         standing: row.get(4),
         reading: row.get(5),
+        origins: row.get(6),
+        max_origins: row.get(7),
+        standing_origins: row.get(8),
     })
 }
 
@@ -96,5 +116,19 @@ fn compare(need: &Need<'_, '_>, room: &Room, findings: &mut Findings<'_>) {
                 ),
             );
         }
+    }
+    let wanted = i64::try_from(need.origins.len()).unwrap_or(i64::MAX) - room.standing_origins;
+    if let Some(free) = room.origins.filter(|free| *free < wanted) {
+        findings.warning(
+            Check::Slots,
+            None,
+            need.place.name(),
+            format!(
+                "Banyan would take {wanted} more replication origins on this server, and {} of {} are free",
+                free.max(0),
+                room.max_origins
+            ),
+            "nothing has to be done: it applies without; other readers of this server's log then cannot tell its writes by their origin",
+        );
     }
 }

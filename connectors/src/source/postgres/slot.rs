@@ -108,7 +108,7 @@ pub(crate) async fn open(plan: &Plan, board: &Board) -> Result<Opened, FlowError
 
     // No generation is complete: whatever is left of the last attempt goes, and the next begins.
     if let Some(row) = found {
-        if stored.is_none() {
+        if stored.is_none() || !row.get::<_, bool>(2) || row.get::<_, &str>(3) != "pgoutput" {
             return Err(FlowError::Stop(format!("the source has a slot `{slot}` that Banyan did not make")));
         }
         if row.get(0) {
@@ -202,8 +202,17 @@ async fn check_publication(session: &Session, plan: &Plan, may_change: bool) -> 
     let doing = "making the publication";
     let name = plan.names.publication();
     let sql = |e: &tokio_postgres::Error| FlowError::sql(doing, e);
-    let exists =
-        session.query_opt("SELECT 1 FROM pg_publication WHERE pubname = $1", &[&name]).await.map_err(|e| sql(&e))?;
+    // Anything less than every change of every row would be missed in silence. The row filter's column is there from 15 on.
+    let exists = session
+        .query_opt(
+            "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND p.pubviaroot AND NOT EXISTS \
+                 (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND to_jsonb(r) ->> 'prqual' IS NOT NULL) \
+             FROM pg_publication p WHERE p.pubname = $1",
+            &[&name],
+        )
+        .await
+        .map_err(|e| sql(&e))?;
+    let is_whole = exists.as_ref().is_some_and(|row| row.get(0));
     let rows = session
         .query("SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = $1", &[&name])
         .await
@@ -212,17 +221,22 @@ async fn check_publication(session: &Session, plan: &Plan, may_change: bool) -> 
     let mut wanted: Vec<String> = plan.tables.iter().map(|table| table.source.clone()).collect();
     published.sort();
     wanted.sort();
-    if exists.is_some() && published == wanted {
+    if is_whole && published == wanted {
         return Ok(());
     }
     if !may_change {
         return Err(FlowError::Stop(format!(
-            "the publication `{name}` does not hold exactly the sync's tables; adding tables to a running sync is not available in this version"
+            "the publication `{name}` does not hold every change of exactly the sync's tables; adding tables to a running sync is not available in this version"
         )));
     }
     let tables: Vec<String> = plan.tables.iter().map(|table| quote_table(&table.source)).collect();
     let statement = if exists.is_some() {
-        format!("ALTER PUBLICATION {} SET TABLE {}", quote(&name), tables.join(", "))
+        format!(
+            "ALTER PUBLICATION {0} SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true); \
+             ALTER PUBLICATION {0} SET TABLE {1}",
+            quote(&name),
+            tables.join(", ")
+        )
     } else {
         format!(
             "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",

@@ -2,7 +2,9 @@
 
 pub(crate) mod apply;
 pub(crate) mod fold;
+mod hole;
 pub(crate) mod load;
+mod origin;
 pub(crate) mod pipe;
 pub(crate) mod position;
 pub(crate) mod table;

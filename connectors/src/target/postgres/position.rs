@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use tokio_postgres::{Statement, types::PgLsn};
 
-use super::pipe::Pipe;
+use super::{origin, pipe::Pipe};
 use crate::{
     database::Session,
     error::FlowError,
@@ -59,6 +59,7 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
     let names = plan.names.clone();
     tables::ensure(&session).await?;
     lock(&session, &names).await?;
+    origin::take(&session, &names.slot()).await?;
     let lease = owner::nonce();
     let flow = names.flow.as_str();
     session
@@ -122,7 +123,8 @@ async fn prepare(
     Ok((check, advance))
 }
 
-/// Whoever holds the lock lives, or its connection is not yet known to be dead. When its lease is over it may be ended.
+/// Whoever holds the lock lives, or its connection is not yet known to be dead. When its lease is over it may be ended, unless it is at
+/// work: a long transaction cannot renew the lease before its end, and two processes would end one another for ever.
 async fn lock(session: &Session, names: &FlowNames) -> Result<(), FlowError> {
     let doing = "taking the position row";
     let sql = |error: &tokio_postgres::Error| FlowError::sql(doing, error);
@@ -133,10 +135,11 @@ async fn lock(session: &Session, names: &FlowNames) -> Result<(), FlowError> {
     }
     let ended = session
         .query(
-            "SELECT pg_terminate_backend(l.pid) FROM pg_locks l, banyan.position p \
+            &format!("SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid), banyan.position p \
              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
              AND ((l.classid::bigint << 32) | l.objid::bigint) = $1 \
-             AND p.install = $2 AND p.sync = $3 AND p.flow = $4 AND p.partition = 0 AND p.lease_until < now()",
+             AND p.install = $2 AND p.sync = $3 AND p.flow = $4 AND p.partition = 0 AND p.lease_until < now() \
+             AND a.state <> 'active' AND a.state_change < now() - interval '{LEASE_SECONDS} s'"),
             &[&key, &names.install, &names.sync, &names.flow.as_str()],
         )
         .await

@@ -219,11 +219,17 @@ impl TargetTable {
                     .settable(shape)
                     .map(|i| format!("{} = u.a{i}::{}", quote(&self.columns[i].name), self.columns[i].cast))
                     .collect();
+                // What cannot be set must be equal already, or the row counts as not found: both sides differ.
+                let fixed = columns
+                    .iter()
+                    .filter(|i| self.columns[**i].identity_always)
+                    .map(|&i| format!(" AND x.{} = u.a{i}::{}", quote(&self.columns[i].name), self.columns[i].cast));
                 format!(
-                    "UPDATE {name} AS x SET {} FROM {} WHERE {}",
+                    "UPDATE {name} AS x SET {} FROM {} WHERE {}{}",
                     set.join(", "),
                     unnest(&self.key, columns),
-                    same_key()
+                    same_key(),
+                    fixed.collect::<String>()
                 )
             }
             Write::Delete => format!("DELETE FROM {name} AS x USING {} WHERE {}", unnest(&self.key, &[]), same_key()),

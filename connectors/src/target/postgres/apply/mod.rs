@@ -16,6 +16,7 @@ use rdkafka::Message as _;
 
 use super::{
     fold::{Row, Run},
+    hole::HoleWatch,
     pipe::Pipe,
     position::{self, Applied, Holder},
     table::TargetTable,
@@ -37,7 +38,7 @@ const BATCH_AGE: Duration = Duration::from_millis(400);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A source transaction whose rest does not come is rolled back: an open one holds up the making of slots.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often a hole is looked at, when the topic has nothing more; and how often when none is known.
+/// How often the source is asked whether a hole can still close; and how often when none is known.
 const HOLE_CHECK: Duration = Duration::from_secs(2);
 const HOLE_CHECK_AT_EASE: Duration = Duration::from_secs(30);
 /// How often the topic's settings are looked at again.
@@ -69,6 +70,8 @@ struct Applier<'a> {
     /// The offset of the last record that was looked at.
     seen: i64,
     gap: bool,
+    /// Records of a generation went by whose START did not.
+    unannounced: bool,
     /// Whether the broker tells how it keeps the topic.
     settings_shown: bool,
     last_commit: Instant,
@@ -143,6 +146,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         cautious_until: -1,
         seen: offset - 1,
         gap: false,
+        unannounced: false,
         settings_shown,
         last_commit: Instant::now(),
     };
@@ -185,7 +189,8 @@ async fn check_offset(inlet: &Inlet, stored: &Applied, topic: &str) -> Result<i6
 
 impl Applier<'_> {
     async fn follow(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
-        let (mut last_message, mut last_check, mut last_topic) = (Instant::now(), Instant::now(), Instant::now());
+        let (mut last_message, mut last_topic) = (Instant::now(), Instant::now());
+        let mut holes = HoleWatch::new();
         loop {
             let message = match inlet.ready()? {
                 Some(message) => message,
@@ -206,10 +211,7 @@ impl Applier<'_> {
                             } else if self.source.is_none() && self.last_commit.elapsed() > HEARTBEAT {
                                 self.commit().await?;
                             }
-                            if last_check.elapsed() > if self.is_whole() { HOLE_CHECK_AT_EASE } else { HOLE_CHECK } {
-                                self.check_hole(inlet).await?;
-                                last_check = Instant::now();
-                            }
+                            self.look(&mut holes, inlet).await?;
                             continue;
                         }
                     }
@@ -227,10 +229,23 @@ impl Applier<'_> {
                 continue;
             }
             self.seen = offset;
-            if self.source.is_none() && self.is_due(true) {
+            // Skipping old records for long must not cost the lease.
+            if self.source.is_none() && (self.is_due(true) || self.last_commit.elapsed() > HEARTBEAT) {
                 self.commit().await?;
             }
+            // A busy topic has no end at which to look.
+            if !self.is_whole() {
+                self.look(&mut holes, inlet).await?;
+            }
         }
+    }
+
+    async fn look(&self, holes: &mut HoleWatch, inlet: &Inlet) -> Result<(), FlowError> {
+        if self.source.is_some() {
+            return Ok(());
+        }
+        let pause = if self.is_whole() { HOLE_CHECK_AT_EASE } else { HOLE_CHECK };
+        holes.look(self.plan, inlet, self.seen, &self.next, pause).await
     }
 
     fn again(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
@@ -240,7 +255,7 @@ impl Applier<'_> {
     }
 
     fn is_whole(&self) -> bool {
-        !self.gap && self.stored.phase == Phase::Stream
+        !self.gap && !self.unannounced && self.stored.phase == Phase::Stream
     }
 
     /// Whether what is complete should be committed now; `more` records may be waiting.

@@ -29,19 +29,19 @@ impl Applier<'_> {
             .and_then(|headers| Head::from_headers(headers).ok())
             .ok_or_else(|| bad("a record without Banyan's headers"))?;
         let value = message.payload().unwrap_or_default();
-        if head.position.generation != self.next.generation {
-            return if head.kind == Kind::Start && head.position.generation > self.next.generation {
-                self.start(head, value, offset).await
-            } else {
-                // Older, or of a generation whose START was not (yet) seen.
-                Ok(Next::On)
-            };
+        if head.kind == Kind::Start {
+            return self.start(head, value, offset).await;
         }
-        match (head.position.phase, self.next.phase, head.kind) {
-            (Phase::Snapshot, Phase::Stream, _) | (_, _, Kind::Start) => Ok(Next::On),
-            (Phase::Stream, Phase::Snapshot, _) => self.hole().await,
-            (Phase::Snapshot, Phase::Snapshot, _) => self.snapshot_record(head, value, offset).await,
-            (Phase::Stream, Phase::Stream, _) => self.stream_record(head, value, offset).await,
+        if head.position.generation != self.next.generation {
+            // Older, or of a generation whose START was not (yet) seen.
+            self.unannounced |= head.position.generation > self.next.generation;
+            return Ok(Next::On);
+        }
+        match (head.position.phase, self.next.phase) {
+            (Phase::Snapshot, Phase::Stream) => Ok(Next::On),
+            (Phase::Stream, Phase::Snapshot) => self.hole().await,
+            (Phase::Snapshot, Phase::Snapshot) => self.snapshot_record(head, value, offset).await,
+            (Phase::Stream, Phase::Stream) => self.stream_record(head, value, offset).await,
         }
     }
 
@@ -82,8 +82,14 @@ impl Applier<'_> {
             if position.lsn <= self.next.applied {
                 return Ok(Next::On);
             }
-            if head.from > self.next.applied || self.source.is_some() {
+            if head.from > self.next.applied {
                 return self.hole().await;
+            }
+            // The open transaction's capture ended in its middle. Whoever writes this sends it again, and from here on.
+            if self.source.is_some()
+                && let Next::Again = self.hole().await?
+            {
+                return Ok(Next::Again);
             }
             let checkpoint = Checkpoint::parse(value).map_err(bad)?;
             self.next.applied = position.lsn;

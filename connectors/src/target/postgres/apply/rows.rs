@@ -79,6 +79,13 @@ impl Applier<'_> {
         let seen = load::seen_table(&self.plan.names, run.table);
         let mut shape = run.shape;
         if shape.write == Write::Update && table.settable(&shape).next().is_none() {
+            if shape.moves_key {
+                return Err(FlowError::Divergence {
+                    table: table.plan.target.clone(),
+                    position: run.first.to_string(),
+                    what: "the key changed, and the target's is GENERATED ALWAYS AS IDENTITY: it cannot be set".into(),
+                });
+            }
             // Nothing but the key, and the key stayed.
             return Ok(());
         }
@@ -88,11 +95,12 @@ impl Applier<'_> {
             shape.write = Write::Seen;
             // The keys are noted first; the arrays are then given away to the rows.
             let statement = statement(&mut self.pipe, table, &shape, &seen).await?;
-            let session = self.pipe.session();
-            session
-                .execute_raw(&statement, columns.iter().map(|column| column as &dyn tokio_postgres::types::ToSql))
-                .await
-                .map_err(|e| FlowError::sql("noting the keys seen", &e))?;
+            let keys = columns.iter().map(|column| column as &dyn tokio_postgres::types::ToSql);
+            if let Err(error) = self.pipe.session().execute_raw(&statement, keys).await {
+                // An earlier statement's failure is the reason, if there was one.
+                self.pipe.drain().await?;
+                return Err(FlowError::sql("noting the keys seen", &error));
+            }
             shape.write = Write::Merge;
         }
         let statement = statement(&mut self.pipe, table, &shape, &seen).await?;

@@ -1,11 +1,8 @@
-//! START, the first record of a generation; and whether a hole can still close.
-
-use tokio_postgres::types::PgLsn;
+//! START, the first record of a generation.
 
 use super::{Applier, Next, time};
 use crate::{
     error::FlowError,
-    kafka::consume::Inlet,
     position::{Generation, Lsn, Phase},
     record::{Head, control::Start},
     status::Role,
@@ -21,6 +18,16 @@ impl Applier<'_> {
         let start: Start = serde_json::from_slice(value).map_err(|_| bad(()))?;
         if !self.is_ours(&head, &start).await? {
             return Ok(Next::On);
+        }
+        // A source that was made anew counts its generations anew, and its log: nothing of it may be compared with what was applied before.
+        let (generation, stored) = (head.position.generation, &self.stored);
+        if stored.generation > Generation::NONE
+            && (generation <= stored.generation || start.system_id != stored.system_id)
+        {
+            return Err(FlowError::NeedsSnapshot(format!(
+                "the source begins with generation {generation}, and the target holds generation {} of a source that is no more",
+                stored.generation
+            )));
         }
         if self.source.is_some() {
             self.roll_back().await?;
@@ -49,7 +56,7 @@ impl Applier<'_> {
             slot: start.slot,
             source_time: time(start.at),
         };
-        self.gap = false;
+        (self.gap, self.unannounced) = (false, false);
         self.commit().await?;
         Ok(Next::On)
     }
@@ -68,46 +75,5 @@ impl Applier<'_> {
         Ok(row.is_some_and(|row| {
             row.get::<_, i64>(0) == head.position.generation.get() && row.get::<_, &str>(1) == start.nonce
         }))
-    }
-
-    /// When the topic has nothing more: is the source's slot past what is applied here? Then nothing will ever close the hole.
-    pub(super) async fn check_hole(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
-        if self.source.is_some() {
-            return Ok(());
-        }
-        let names = &self.plan.names;
-        // A source that cannot be asked now cannot have been seen to be past us.
-        let Ok(session) = self.plan.source.connect(&names.application("hole")).await else { return Ok(()) };
-        let Ok(Some(row)) = session
-            .query_opt(
-                "SELECT c.generation, c.state, s.confirmed_flush_lsn FROM banyan.capture c LEFT JOIN pg_replication_slots s ON s.slot_name = c.slot \
-                 WHERE c.install = $1 AND c.sync = $2 AND c.flow = $3",
-                &[&names.install, &names.sync, &names.flow.as_str()],
-            )
-            .await
-        else {
-            return Ok(());
-        };
-        let generation = Generation::new(row.get(0));
-        let complete = row.get::<_, &str>(1) == "streaming";
-        let confirmed = row.get::<_, Option<PgLsn>>(2).map(Lsn::from);
-        // Read after what the source said: all that it confirmed stands before this end.
-        let (_, high) = inlet.bounds()?;
-        if self.seen + 1 < high || !complete {
-            return Ok(());
-        }
-        if generation != self.next.generation {
-            return Err(FlowError::NeedsSnapshot(format!(
-                "the source is at generation {generation} and the target at {}, and the topic does not hold what lies between",
-                self.next.generation
-            )));
-        }
-        if self.next.phase == Phase::Snapshot || confirmed.is_some_and(|confirmed| confirmed > self.next.applied) {
-            return Err(FlowError::NeedsSnapshot(format!(
-                "the source has forgotten what lies behind {}, and the topic does not hold all of it",
-                self.next.applied
-            )));
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,120 @@
+//! Whether a hole in the stream can still close.
+//!
+//! Capture starts again behind what it confirmed to the source. Once the source has forgotten what is missing here, and the topic holds
+//! no more of it, nothing will ever bring it: without this check that would be silent loss.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::types::PgLsn;
+
+use super::position::Applied;
+use crate::{
+    database::Session,
+    error::FlowError,
+    kafka::consume::Inlet,
+    plan::Plan,
+    position::{Generation, Lsn, Phase},
+};
+
+/// How long the source may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const ASK: &str = "SELECT c.generation, c.state = 'streaming', s.confirmed_flush_lsn, \
+     CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END \
+     FROM banyan.capture c LEFT JOIN pg_replication_slots s ON s.slot_name = c.slot \
+     WHERE c.install = $1 AND c.sync = $2 AND c.flow = $3";
+
+/// Asks the source now and then, and judges when the records have been read that stood in the topic by then.
+pub(super) struct HoleWatch {
+    session: Option<Session>,
+    asked: Option<Instant>,
+    answer: Option<Answer>,
+}
+
+/// What the source said, and where the topic ended afterwards: all that was confirmed by then stands before.
+struct Answer {
+    generation: Generation,
+    confirmed: Option<Lsn>,
+    high: i64,
+}
+
+// === impl HoleWatch ===
+
+impl HoleWatch {
+    pub(super) fn new() -> Self {
+        Self { session: None, asked: None, answer: None }
+    }
+
+    /// To be called between source transactions; asks at once, and then when `pause` has passed. `seen` is the last offset that was read,
+    /// `next` what is complete up to there.
+    pub(super) async fn look(
+        &mut self,
+        plan: &Plan,
+        inlet: &Inlet,
+        seen: i64,
+        next: &Applied,
+        pause: Duration,
+    ) -> Result<(), FlowError> {
+        if self.answer.is_none() {
+            if self.asked.is_some_and(|asked| asked.elapsed() < pause) {
+                return Ok(());
+            }
+            self.answer = self.ask(plan, inlet, next).await?;
+            self.asked = Some(Instant::now());
+        }
+        match self.answer.take() {
+            Some(answer) if seen + 1 >= answer.high => answer.judge(next),
+            unread => {
+                self.answer = unread;
+                Ok(())
+            }
+        }
+    }
+
+    /// A source that cannot be asked now cannot have been seen to be past us.
+    async fn ask(&mut self, plan: &Plan, inlet: &Inlet, next: &Applied) -> Result<Option<Answer>, FlowError> {
+        let kept = self.session.take().filter(|session| !session.is_closed());
+        let names = &plan.names;
+        let asking = async {
+            let session = match kept {
+                Some(session) => session,
+                None => plan.source.connect(&names.application("hole")).await.ok()?,
+            };
+            let row = session.query_opt(ASK, &[&names.install, &names.sync, &names.flow.as_str()]).await.ok()?;
+            Some((session, row))
+        };
+        let Ok(Some((session, row))) = tokio::time::timeout(PATIENCE, asking).await else { return Ok(None) };
+        self.session = Some(session);
+        let Some(row) = row.filter(|row| row.get(1)) else { return Ok(None) };
+        let lsn = |column| row.get::<_, Option<PgLsn>>(column).map(Lsn::from);
+        let generation = Generation::new(row.get(0));
+        if generation == next.generation && next.phase == Phase::Stream && lsn(3).is_some_and(|end| end < next.applied)
+        {
+            return Err(FlowError::NeedsSnapshot(format!(
+                "the source's log ends before {}, which was applied: it went back to an earlier state",
+                next.applied
+            )));
+        }
+        Ok(Some(Answer { generation, confirmed: lsn(2), high: inlet.bounds()?.1 }))
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    fn judge(&self, next: &Applied) -> Result<(), FlowError> {
+        if self.generation != next.generation {
+            return Err(FlowError::NeedsSnapshot(format!(
+                "the source is at generation {} and the target at {}, and the topic does not hold what lies between",
+                self.generation, next.generation
+            )));
+        }
+        if next.phase == Phase::Snapshot || self.confirmed.is_some_and(|confirmed| confirmed > next.applied) {
+            return Err(FlowError::NeedsSnapshot(format!(
+                "the source has forgotten what lies behind {}, and the topic does not hold all of it",
+                next.applied
+            )));
+        }
+        Ok(())
+    }
+}
