@@ -69,7 +69,10 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker
         }
         // Boxed, so that a waiting connection is small.
         match Box::pin(drive(stream, early, open.listener(), &turn, &worker)).await {
-            End::Between(bare, read) => (stream, early) = (bare, read),
+            End::Between(bare, read) => {
+                worker.parked();
+                (stream, early) = (bare, read);
+            }
             End::Tunnel(near, read, far) => {
                 drop(turn);
                 // Either end may fail; then both are closed, and there is nobody to tell.

@@ -60,6 +60,8 @@ pub(crate) struct Worker {
     now: Cell<Tick>,
     turns: RefCell<Vec<(usize, Weak<Turn>)>>,
     draining: Cell<bool>,
+    /// Sweeps until the allocator has been nudged often enough since a connection was parked.
+    nudges: Cell<u8>,
     /// Only in tests: park whenever it is allowed, without waiting a second.
     pub(super) park_at_once: bool,
     connections: TaskTracker,
@@ -72,6 +74,9 @@ pub(crate) struct Crew {
     stop: watch::Sender<Option<Instant>>,
 }
 
+/// Enough sweeps for mimalloc, which keeps free pages for a second; the bytes are more than it keeps in a thread's own pages.
+const NUDGES: u8 = 8;
+const NUDGE_BYTES: usize = 4 << 20;
 /// How long a worker waits when the process has no descriptor left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
@@ -116,6 +121,7 @@ impl Worker {
             now: Cell::new(0),
             turns: RefCell::default(),
             draining: Cell::new(false),
+            nudges: Cell::new(0),
             park_at_once,
             connections: TaskTracker::new(),
         })
@@ -141,6 +147,19 @@ impl Worker {
 
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// A connection gave its buffers back.
+    pub(super) fn parked(&self) {
+        self.nudges.set(NUDGES);
+    }
+
+    /// An allocator hands memory back to the system only while it is asked for some, and an idle worker asks for none.
+    fn nudge_allocator(&self) {
+        if let Some(left) = self.nudges.get().checked_sub(1) {
+            self.nudges.set(left);
+            drop(std::hint::black_box(Vec::<u8>::with_capacity(NUDGE_BYTES)));
+        }
     }
 
     /// From now on the sweep looks at this connection's deadlines.
@@ -171,6 +190,7 @@ impl Worker {
             for upstream in &table.upstreams {
                 upstream.sweep(now);
             }
+            self.nudge_allocator();
         }
     }
 
