@@ -118,8 +118,10 @@ pub(crate) enum FlowError {
     /// A reason that no retry mends.
     #[error("{0}")]
     Stop(String),
-    /// The tables must be copied anew.
-    #[error("{0}")]
+    /// The tables must be copied anew. A person decides when: it is they who know what reads the target meanwhile.
+    #[error(
+        "{0}; to copy the tables anew, say `target: keep_matching`, run `UPDATE banyan.capture SET state = 'abandoned'` for this flow in its source, and restart"
+    )]
     NeedsSnapshot(String),
 }
 

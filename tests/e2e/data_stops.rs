@@ -132,5 +132,16 @@ async fn a_slot_that_was_dropped_needs_a_snapshot() {
     shop.legacy.batch(&drop).await;
     let running = Running::start(&shop, "legacy", &json!({}));
     running.until([State::NeedsSnapshot, State::Watching]).await;
+    let error = running.status().flows[0].last_error.clone().unwrap();
+    assert!(error.contains(&slot) && error.contains("SET state = 'abandoned'"), "{error}");
+    running.stop().await;
+
+    // What the error says to do, done: rows that were lost with the slot arrive, equal ones stay.
+    shop.legacy.batch("INSERT INTO accounts VALUES (1, 'a@x', 'A')").await;
+    shop.legacy.batch("UPDATE banyan.capture SET state = 'abandoned' WHERE flow = 'legacy_to_modern'").await;
+    let running = Running::start(&shop, "legacy", &json!({"target": "keep_matching"}));
+    running.until(LEGACY_OWNS).await;
+    until_equal(&shop).await;
+    assert_eq!(shop.modern.count("accounts").await, 1);
     running.stop().await;
 }
