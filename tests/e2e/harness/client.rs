@@ -48,9 +48,14 @@ pub(crate) enum Cut {
 
 impl Raw {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await.unwrap_or_else(|e| panic!("{addr}: {e}"));
-        stream.set_nodelay(true).expect("a connected socket");
-        Self { stream, ahead: Vec::new() }
+        Self::try_connect(addr).await.unwrap_or_else(|e| panic!("{addr}: {e}"))
+    }
+
+    /// The same where a refusal, or a reset right away, is what is to be seen.
+    pub(crate) async fn try_connect(addr: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, ahead: Vec::new() })
     }
 
     /// One GET on a connection of its own.
