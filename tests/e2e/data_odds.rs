@@ -237,3 +237,53 @@ async fn applied_rows_carry_an_origin_where_permitted_and_none_where_not() {
         running.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_taken_out_of_the_publication_or_made_anew_stops_the_running_flow() {
+    for change in
+        ["ALTER PUBLICATION SLOT DROP TABLE bare", "DROP TABLE bare; CREATE TABLE bare (id bigint PRIMARY KEY)"]
+    {
+        let (shop, running) = copied().await;
+        shop.legacy.batch(&change.replace("SLOT", &slot(&shop))).await;
+        shop.legacy.batch("INSERT INTO bare VALUES (1)").await;
+        let why = ends_in(&running, State::Stopped).await;
+        assert!(why.contains("does not hold every change"), "{why}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_a_key_only_includes_and_rows_that_change_partitions_are_carried() {
+    const DDL: &str = "
+        CREATE TABLE covered (id bigint, n int, word text, PRIMARY KEY (id) INCLUDE (n));
+        CREATE TABLE parts (id bigint, region text, body text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+        CREATE TABLE parts_a PARTITION OF parts FOR VALUES IN ('a');
+        CREATE TABLE parts_b PARTITION OF parts FOR VALUES IN ('b');";
+    let shop = Shop::with(DDL, &["public.covered", "public.parts"]).await;
+    shop.legacy.batch("INSERT INTO covered VALUES (1, 1, 'x'), (2, 2, 'y'); INSERT INTO parts VALUES (1, 'a', 'x'), (2, 'b', 'y')").await;
+    shop.modern.batch("INSERT INTO covered VALUES (1, 7, 'x')").await;
+    let running = Running::start(&shop, "legacy", &json!({"target": "keep_matching"}));
+    running.until(LEGACY_OWNS).await;
+    until_equal(&shop).await;
+    shop.legacy
+        .batch(
+            "UPDATE covered SET n = n + 10; UPDATE covered SET id = 5 WHERE id = 2; DELETE FROM covered WHERE id = 1",
+        )
+        .await;
+    shop.legacy
+        .batch("INSERT INTO parts SELECT 3, 'a', string_agg(md5(i::text), '') FROM generate_series(1, 1000) AS i")
+        .await;
+    // A row that moves is deleted there and inserted here, with all that is stored outside of it.
+    shop.legacy.batch("UPDATE parts SET region = CASE region WHEN 'a' THEN 'b' ELSE 'a' END").await;
+    shop.legacy.batch("DELETE FROM parts WHERE id = 1; INSERT INTO covered VALUES (9, 9, 'last')").await;
+    eventually(secs(20), "the last row is there", async || {
+        let there = shop.modern.count("covered WHERE id = 9").await == 1;
+        if there { Ok(()) } else { Err(format!("{:?}", running.status().flows[0])) }
+    })
+    .await;
+    until_equal(&shop).await;
+    assert_eq!(shop.modern.rows("covered").await, ["(5,12,y)", "(9,9,last)"]);
+    assert_eq!(shop.modern.number("SELECT length(body) FROM parts_b WHERE id = 3").await, 32_000);
+    running.until(LEGACY_OWNS).await;
+    running.stop().await;
+}

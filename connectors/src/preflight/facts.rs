@@ -95,9 +95,9 @@ const SERVER: &str = "SELECT pg_postmaster_start_time()::text || '/' || current_
 
 const TABLE: &str = "SELECT c.oid, c.relkind::text, c.relpersistence = 'p', c.relreplident::text, \
      coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a \
-         WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])), '{}'), \
+         WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])), '{}'), \
      coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_index p JOIN pg_attribute a \
-         ON a.attrelid = p.indrelid AND a.attnum = ANY (p.indkey::int2[]) WHERE p.indrelid = c.oid AND p.indisprimary), '{}'), \
+         ON a.attrelid = p.indrelid AND a.attnum = ANY ((p.indkey::int2[])[0:p.indnkeyatts - 1]) WHERE p.indrelid = c.oid AND p.indisprimary), '{}'), \
      pg_has_role(c.relowner, 'USAGE'), row_security_active(c.oid), \
      ARRAY(SELECT has_table_privilege(c.oid, action) FROM unnest($2::text[]) WITH ORDINALITY AS u (action, n) ORDER BY n) \
      FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid AND i.indimmediate \

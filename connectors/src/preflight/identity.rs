@@ -49,6 +49,15 @@ fn alone(place: &Place, name: &str, facts: &Facts, findings: &mut Findings<'_>) 
         findings.error(Check::Identity, None, where_, what, fix);
         return;
     }
+    if facts.kind == 'p' {
+        findings.warning(
+            Check::Identity,
+            None,
+            place.table(name),
+            "is partitioned: rows come and go unseen when a partition alone is truncated, attached, detached or dropped",
+            "empty a partition by DELETE, or copy the tables anew afterwards",
+        );
+    }
     if facts.identity != 'f' && facts.key.is_empty() {
         let (what, fix) = if facts.identity == 'd' && !facts.primary.is_empty() {
             (

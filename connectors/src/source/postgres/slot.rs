@@ -198,7 +198,7 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
 }
 
 /// The publication comes first: a slot that is older never sees it.
-async fn check_publication(session: &Session, plan: &Plan, may_change: bool) -> Result<(), FlowError> {
+pub(super) async fn check_publication(session: &Session, plan: &Plan, may_change: bool) -> Result<(), FlowError> {
     let doing = "making the publication";
     let name = plan.names.publication();
     let sql = |e: &tokio_postgres::Error| FlowError::sql(doing, e);

@@ -97,7 +97,7 @@ async fn copy(
     let sql = |e: &tokio_postgres::Error| FlowError::sql("copying the tables", e);
     let columns = session
         .query(
-            "SELECT a.attname::text, coalesce(a.attnum = ANY (i.indkey), false) FROM pg_attribute a \
+            "SELECT a.attname::text, coalesce(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false) FROM pg_attribute a \
              LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary \
              WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
             &[&quote_table(&table.source)],

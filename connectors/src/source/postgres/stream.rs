@@ -12,7 +12,7 @@ use pgwire_replication::{Lsn as WireLsn, client::ReplicationEvent};
 
 use super::{
     pgoutput::{Message, Old, Relation, Tuple},
-    slot::{Opened, shape_line},
+    slot::{self, Opened, shape_line},
 };
 use crate::{
     error::FlowError,
@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_millis(100);
 const CHECKPOINT: Duration = Duration::from_secs(1);
 /// The same of the other side, where mostly our own writes move the log: two flows must not keep each other busy.
 const SLOW_CHECKPOINT: Duration = Duration::from_secs(10);
+/// How often the publication is looked at: what somebody takes out of it is missing without a word, as a table that was made anew.
+const PUBLICATION_CHECK: Duration = Duration::from_secs(10);
 /// So much log behind makes a CHECKPOINT due on either side.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 
@@ -102,7 +104,7 @@ pub(crate) async fn run(
     };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut confirmed, mut checkpoint) = (Lsn::ZERO, Instant::now());
+    let (mut confirmed, mut checkpoint, mut published) = (Lsn::ZERO, Instant::now(), Instant::now());
     board.capture_running();
     loop {
         tokio::select! {
@@ -114,6 +116,10 @@ pub(crate) async fn run(
                 if now_confirmed > confirmed {
                     confirmed = now_confirmed;
                     opened.replication.update_applied_lsn(WireLsn::from_u64(confirmed.get()));
+                }
+                if published.elapsed() >= PUBLICATION_CHECK {
+                    slot::check_publication(&opened.session, plan, false).await?;
+                    published = Instant::now();
                 }
                 let pause = if stream.side_is_open || stream.read_to.since(stream.last_end) > CHECKPOINT_BYTES {
                     CHECKPOINT
@@ -223,6 +229,11 @@ impl Stream<'_> {
     /// Checks the announced shape against the one that was copied, and writes the frame of the table's records.
     fn relation(&mut self, relation: &Relation) -> Result<(), FlowError> {
         let name = format!("{}.{}", relation.schema, relation.table);
+        if !self.plan.tables.iter().any(|table| table.source == name) {
+            // A partition is announced beside its root, by whose name its rows come. Rows by any other name find no frame.
+            self.frames.remove(&relation.id);
+            return Ok(());
+        }
         let line = shape_line(
             &name,
             relation.columns.iter().map(|column| (column.name.clone(), column.type_id, column.type_modifier)),
@@ -248,7 +259,9 @@ impl Stream<'_> {
         let (head, stamp) = self.head(Kind::Row)?;
         let stamp = Stamp { op, ..stamp };
         let malformed = |what| FlowError::Malformed { what, at: head.position.to_string() };
-        let Some(table) = self.frames.get(&relation) else { return Err(malformed("a row of a table never announced")) };
+        let Some(table) = self.frames.get(&relation) else {
+            return Err(malformed("a row of a table that the file does not name"));
+        };
         let (before, whole) = match old {
             Old::None => (None, false),
             Old::Key(tuple) => (Some(tuple), false),

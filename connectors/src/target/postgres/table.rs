@@ -67,7 +67,7 @@ impl TargetTable {
         let rows = session
             .query(
                 "SELECT a.attname::text, format_type(a.atttypid, -1), a.attgenerated <> '', a.attidentity = 'a', \
-                 coalesce(array_position(i.indkey::int2[], a.attnum)::int, -1) \
+                 coalesce(array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum)::int, -1) \
                  FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary \
                  WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
                 &[&name],
