@@ -14,7 +14,7 @@ pub enum StartError {
     #[error("syncs need `kafka: {{brokers: …}}`")]
     NoKafka,
     /// A database URL that cannot be used. The URL itself holds a password and is not shown.
-    #[error("`syncs.{sync}.{side}.postgres`: {source}", side = side.as_str())]
+    #[error("`syncs.{sync}.{side}.postgres` cannot be used", side = side.as_str())]
     Url {
         /// The sync.
         sync: String,
@@ -63,7 +63,7 @@ pub(crate) enum Verdict {
 #[derive(Debug, Error)]
 pub(crate) enum FlowError {
     /// The connection to a database broke, or could not be made.
-    #[error("{doing}: no connection to the database")]
+    #[error("{doing}: no connection to the database{}", why(*kind))]
     Lost {
         /// What was tried.
         doing: &'static str,
@@ -123,6 +123,26 @@ pub(crate) enum FlowError {
         "{0}; to copy the tables anew, say `target: keep_matching`, run `UPDATE banyan.capture SET state = 'abandoned'` for this flow in its source, and restart"
     )]
     NeedsSnapshot(String),
+}
+
+/// A kind of I/O error in brackets, when it says something.
+fn why(kind: Option<std::io::ErrorKind>) -> String {
+    use std::io::ErrorKind as K;
+    match kind {
+        Some(
+            kind @ (K::ConnectionRefused
+            | K::ConnectionReset
+            | K::ConnectionAborted
+            | K::HostUnreachable
+            | K::NetworkUnreachable
+            | K::BrokenPipe
+            | K::TimedOut
+            | K::UnexpectedEof
+            | K::NotFound
+            | K::PermissionDenied),
+        ) => format!(" ({kind})"),
+        _ => String::new(),
+    }
 }
 
 // === impl FlowError ===

@@ -19,7 +19,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use banyan_proxy::{
     config::SyncRules,
@@ -73,6 +73,18 @@ pub(crate) fn load(path: &Path) -> Result<Accepted, Box<Report>> {
     match read(path) {
         Ok(bytes) => check(&name, &bytes, &|variable| std::env::var(variable).ok(), &Against::default()),
         Err(unreadable) => Err(Box::new(unreadable.report(&name))),
+    }
+}
+
+/// Where the admin listener of a file is, even of one that is wrong elsewhere.
+pub(crate) fn admin_bind(path: &Path) -> Option<SocketAddr> {
+    let bytes = read(path).ok()?;
+    let text = Text::new(decode(&bytes).ok()?.to_owned());
+    let (mut root, _) = parse::parse(&text).ok()?;
+    env::expand(&mut root, &|variable| std::env::var(variable).ok(), &mut Vec::new());
+    match &root.get("admin")?.get("bind")?.kind {
+        Kind::Scalar(scalar) => scalar.text.parse().ok(),
+        _ => None,
     }
 }
 
@@ -313,15 +325,16 @@ impl Judge<'_> {
     /// Whether a key was left out of this route that the rules between its keys lean on.
     fn lacks_a_side(&self, steps: &[Step]) -> bool {
         let Some(route) = steps.get(..2) else { return false };
-        if matches!(steps.get(2), Some(Step::Key(key)) if matches!(key.as_str(), "match" | "name" | "sticky" | "compare"))
-        {
-            return false;
-        }
+        let leans_on: &[&str] = match steps.get(2) {
+            Some(Step::Key(key)) if matches!(key.as_str(), "match" | "name" | "sticky") => return false,
+            Some(Step::Key(key)) if key == "compare" => &["shadow"],
+            _ => &["legacy", "modern", "match", "sync", "shadow"],
+        };
         let route = self.root.follow(route, self.view).node;
-        route.entries().iter().any(|entry| {
-            matches!(entry.key.as_str(), "legacy" | "modern" | "match" | "sync" | "shadow")
-                && entry.value.has_pruned(&self.view.pruned)
-        })
+        route
+            .entries()
+            .iter()
+            .any(|entry| leans_on.contains(&entry.key.as_str()) && entry.value.has_pruned(&self.view.pruned))
     }
 
     fn tell(&self, severity: Severity, steps: &[Step], message: &str, hint: Option<String>, report: &mut Report) {

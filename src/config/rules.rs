@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use banyan_connectors::UrlError;
+
 use super::file::File;
 
 /// What is wrong, where, and what would be right.
@@ -27,7 +29,31 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
             hint: Some("add `kafka: {brokers: \"127.0.0.1:9092\"}` at the top level".to_owned()),
         });
     }
+    databases(file, &mut found);
     found
+}
+
+/// What can be said of a database's URL without asking the database.
+fn databases(file: &File, found: &mut Vec<Breach>) {
+    for (name, sync) in &file.syncs {
+        for (side, database) in [("legacy", &sync.legacy), ("modern", &sync.modern)] {
+            if let Err(error) = database.check() {
+                let message = match error {
+                    UrlError::Host => "the URL names no host, or more than one".to_owned(),
+                    UrlError::NoDatabase => "the URL names no database".to_owned(),
+                    UrlError::Syntax | UrlError::Tls => error.to_string(),
+                };
+                found.push(Breach {
+                    path: format!("syncs.{name}.{side}.postgres"),
+                    message,
+                    hint: Some(
+                        "write it as `postgres://user:password@host:port/database`, `%40` for an `@` in the password"
+                            .to_owned(),
+                    ),
+                });
+            }
+        }
+    }
 }
 
 fn names<'n>(map: &str, names: impl Iterator<Item = &'n String>, found: &mut Vec<Breach>) {

@@ -63,17 +63,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     screen.say("Banyan demo · everything runs on this machine and is gone when you press Ctrl-C\n");
     let mut folder = Folder::claim(&env::current_dir().context("there is no current folder")?)?;
     let venue = Venue { screen: &screen, runtime: &runtime, folder: &folder, stop: &stop };
-    match play(options, &venue) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) if error.is::<Stopped>() => {
-            screen.say("\nStopped; everything is gone.");
-            Ok(ExitCode::from(INTERRUPTED))
-        }
+    let code = match play(options, &venue) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Stopped>() => ExitCode::from(INTERRUPTED),
         Err(error) => {
             folder.keep();
-            Err(error.context(format!("the demo failed (logs: {}/*.log)", shown(folder.path()))))
+            return Err(error.context(format!("the demo failed (logs: {}/*.log)", shown(folder.path()))));
         }
+    };
+    drop(folder);
+    if stop.is_wanted() {
+        screen.say("\nStopped; everything is gone.");
     }
+    Ok(code)
 }
 
 fn play(options: &Options, venue: &Venue<'_>) -> anyhow::Result<()> {
@@ -100,6 +102,7 @@ fn stay(stage: &Stage, screen: &Screen) -> anyhow::Result<()> {
     screen.say(&format!(
         "\nYours now, until Ctrl-C. Try:\n\
          \x20 edit {file}, set `weight: 50` of payments, save, and watch:   {program} status --admin {admin} --watch\n\
+         \x20 open http://{base} in a browser, sign in as ann, password banyan; the chat there is a WebSocket\n\
          \x20 curl -i {base}/payments/9 -H 'x-user-id: ann'      who answered? see `x-banyan-side`\n\
          \x20 {program} explain -c {file} GET /payments/9 -H 'x-user-id: ann'\n\
          \x20 kill -9 {}                                      payments-service; keep asking for payments\n\
@@ -107,6 +110,5 @@ fn stay(stage: &Stage, screen: &Screen) -> anyhow::Result<()> {
         stage.services.payments.pid()
     ));
     while screen.rest(Duration::from_secs(1)).is_ok() {}
-    screen.say("\nStopped; everything is gone.");
     Ok(())
 }

@@ -13,6 +13,8 @@ use serde::{
     de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
+use crate::{database::DatabaseUrl, error::UrlError};
+
 /// All that the connectors read from the file. Built by the root package from the top-level keys of the same names.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -83,6 +85,17 @@ pub struct Database {
     #[garde(skip)]
     #[schemars(with = "String")]
     pub postgres: SecretString,
+}
+
+impl Database {
+    /// Looks at the URL alone; nothing is connected.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be used. The error never shows the URL.
+    pub fn check(&self) -> Result<(), UrlError> {
+        DatabaseUrl::try_new(&self.postgres).map(|_| ())
+    }
 }
 
 /// One table, by the same name on both sides (`public.payments`) or by one name a side.

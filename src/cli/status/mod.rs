@@ -70,17 +70,17 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The admin listener of the file, when there is a file and it is right.
+/// The admin listener of the file, when there is a file that names one. What else is wrong with it does not matter: a running Banyan may
+/// have refused it a moment ago, and `status` is where to see that.
 fn from_file(path: &Path) -> String {
-    match config::load(path) {
-        Ok(accepted) => {
-            let mut bind = accepted.loaded.admin.bind;
+    match config::admin_bind(path) {
+        Some(mut bind) => {
             if bind.ip().is_unspecified() {
                 bind.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
             }
             format!("http://{bind}")
         }
-        Err(_) => DEFAULT.to_owned(),
+        None => DEFAULT.to_owned(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 const REQUESTS: &str = "banyan_http_requests_total";
+const ATTEMPTS: &str = "banyan_route_attempts_total";
 const BUCKETS: &str = "banyan_http_request_duration_seconds_bucket";
 
 /// Numbers of all routes since Banyan's start.
@@ -13,7 +14,9 @@ pub(super) struct Numbers(BTreeMap<(String, String), Arm>);
 #[derive(Debug, Default, Clone)]
 pub(super) struct Arm {
     pub(super) answers: f64,
-    /// Answers of 500 and above.
+    /// Requests for which this side was chosen, without those whose client went away.
+    pub(super) attempts: f64,
+    /// Of them, those that it did not answer, or with 500 and above; also when the other side stepped in.
     pub(super) failed: f64,
     /// Upper bound in seconds, and answers up to it.
     buckets: Vec<(f64, f64)>,
@@ -32,12 +35,15 @@ impl Numbers {
             let Ok(value) = value.trim().parse::<f64>() else { continue };
             let arm = all.0.entry((route.to_owned(), side.to_owned())).or_default();
             match name {
-                REQUESTS => {
-                    arm.answers += value;
-                    if label(labels, "code").is_some_and(|code| code.starts_with('5')) {
+                REQUESTS => arm.answers += value,
+                ATTEMPTS => match label(labels, "outcome") {
+                    Some("ok") => arm.attempts += value,
+                    Some("cancelled") | None => {}
+                    Some(_) => {
+                        arm.attempts += value;
                         arm.failed += value;
                     }
-                }
+                },
                 BUCKETS => {
                     if let Some(bound) = label(labels, "le").and_then(|bound| bound.parse().ok()) {
                         arm.buckets.push((bound, value));
@@ -67,6 +73,7 @@ impl Arm {
         let earlier = |bound: f64| before.buckets.iter().find(|(other, _)| *other == bound).map_or(0.0, |(_, n)| *n);
         Self {
             answers: (self.answers - before.answers).max(0.0),
+            attempts: (self.attempts - before.attempts).max(0.0),
             failed: (self.failed - before.failed).max(0.0),
             buckets: self.buckets.iter().map(|(bound, n)| (*bound, (n - earlier(*bound)).max(0.0))).collect(),
         }
@@ -105,6 +112,10 @@ mod tests {
     const TEXT: &str = r#"# TYPE banyan_http_requests_total counter
 banyan_http_requests_total{route="a",side="legacy",code="200"} 98
 banyan_http_requests_total{route="a",side="legacy",code="503"} 2
+banyan_route_attempts_total{route="a",side="legacy",outcome="ok"} 98
+banyan_route_attempts_total{route="a",side="legacy",outcome="error"} 2
+banyan_route_attempts_total{route="a",side="legacy",outcome="cancelled"} 7
+banyan_route_attempts_total{route="a",side="modern",outcome="refused"} 5
 banyan_http_request_duration_seconds_bucket{route="a",side="legacy",le="0.01"} 90
 banyan_http_request_duration_seconds_bucket{route="a",side="legacy",le="0.1"} 100
 banyan_http_request_duration_seconds_bucket{route="a",side="legacy",le="+Inf"} 100
@@ -113,9 +124,11 @@ banyan_http_request_duration_seconds_bucket{route="a",side="legacy",le="+Inf"} 1
     #[test]
     fn errors_and_the_slowest_hundredth_are_read() {
         let arm = Numbers::parse(TEXT).arm("a", "legacy");
-        assert_eq!((arm.answers, arm.failed), (100.0, 2.0));
+        assert_eq!((arm.answers, arm.attempts, arm.failed), (100.0, 100.0, 2.0));
         assert!((arm.p99().unwrap() - 0.091).abs() < 1e-9);
-        assert_eq!(Numbers::parse(TEXT).arm("a", "modern").p99(), None);
+        // The other side answered for it; that it is gone must still be seen.
+        let dead = Numbers::parse(TEXT).arm("a", "modern");
+        assert_eq!((dead.answers, dead.attempts, dead.failed, dead.p99()), (0.0, 5.0, 5.0, None));
     }
 
     #[test]

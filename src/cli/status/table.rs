@@ -148,10 +148,10 @@ fn state(flow: &Value) -> String {
 }
 
 fn side(arm: &Arm) -> String {
-    if arm.answers < 1.0 {
+    if arm.attempts < 1.0 {
         return "–".to_owned();
     }
-    let errors = format!("{:.1}%", arm.failed / arm.answers * 100.0);
+    let errors = format!("{:.1}%", arm.failed / arm.attempts * 100.0);
     format!("{errors} {:>7}", arm.p99().map_or("–".to_owned(), time))
 }
 

@@ -60,15 +60,11 @@ impl Programs {
     fn fetch(screen: &Screen, runtime: &tokio::runtime::Runtime, run_as: Option<RunAs>) -> anyhow::Result<Self> {
         let folder = cache(run_as)?.join(format!("postgresql-{FETCHED}"));
         if let Some(cached) = Self::at(&folder.join("bin"), run_as) {
-            screen.say(&format!(
-                "  PostgreSQL {:<6} none found here; fetched before to {}",
-                cached.version,
-                folder.display()
-            ));
+            screen.say(&format!("  PostgreSQL {:<6} fetched before to {}", cached.version, folder.display()));
             return Ok(cached);
         }
         screen.say(&format!(
-            "  PostgreSQL {FETCHED} none found here; fetching it once from Maven Central to {} (about 15 MB)",
+            "  PostgreSQL {FETCHED} fetching it once from Maven Central to {} (about 15 MB, kept there)",
             folder.display()
         ));
         let into = folder.clone();
