@@ -17,7 +17,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::{io::ReadBuf, net::TcpStream};
 use tower::Service;
 
 use super::{
@@ -100,8 +100,10 @@ async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker, open: &OpenClien
     let _idles = open.idles();
     turn.set_parked(true);
     poll_fn(|cx| {
-        if let Poll::Ready(ready) = stream.poll_read_ready(cx) {
-            return Poll::Ready(ready.is_ok());
+        // Looked at, not only said: a socket that was just accepted counts as readable before anything has come.
+        let mut first = [0];
+        if let Poll::Ready(peeked) = stream.poll_peek(cx, &mut ReadBuf::new(&mut first)) {
+            return Poll::Ready(peeked.is_ok());
         }
         if worker.is_draining() || turn.take_order() == Some(Order::CloseIdle) {
             return Poll::Ready(false);
