@@ -242,7 +242,8 @@ impl Kafka {
 
 impl Drop for Kafka {
     fn drop(&mut self) {
-        self.process.lock().unwrap().take();
+        // A poisoned lock here would turn one failed test into an aborted run.
+        self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         fs::remove_dir_all(&self.folder).ok();
     }
 }

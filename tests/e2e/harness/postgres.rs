@@ -197,7 +197,8 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.process.lock().unwrap().take();
+        // A poisoned lock here would turn one failed test into an aborted run.
+        self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         fs::remove_dir_all(&self.folder).ok();
     }
 }
