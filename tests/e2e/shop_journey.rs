@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
+    time::Instant,
 };
 
 use tokio::task::JoinSet;
@@ -35,21 +36,19 @@ async fn one_session_is_known_to_both_sides_until_it_is_signed_out() {
     banyan.flow_state("payments", "legacy_to_modern", &["applying"], secs(60)).await;
     banyan.flow_state("accounts", "modern_to_legacy", &["applying"], secs(60)).await;
 
-    // Browsers get Banyan's own cookie; among a few there is one on each side.
+    // Browsers get Banyan's own cookie; among a few there is one on each side, once Banyan has seen how small the lag is.
     let mut rendered_by = BTreeMap::new();
-    for _ in 0..40 {
+    let until = Instant::now() + secs(20);
+    while rendered_by.len() < 2 && Instant::now() < until {
         let browser = Browser::new(banyan.http());
         let signed_in = browser.post("/login", &[("name", "ann"), ("password", "banyan")]).await;
         assert_eq!((signed_in.status, side(&signed_in)), (303, "modern"), "{}", signed_in.text());
         let form = browser.get("/payments/new").await;
         assert_eq!(form.status, 200, "{}", form.text());
         rendered_by.entry(side(&form).to_owned()).or_insert((browser, form));
-        if rendered_by.len() == 2 {
-            break;
-        }
     }
-    let (browser, form) = rendered_by.remove("modern").expect("one of 40 browsers is on modern");
-    assert!(rendered_by.contains_key("legacy"), "one of 40 browsers is on legacy");
+    let (browser, form) = rendered_by.remove("modern").expect("a browser is on modern");
+    assert!(rendered_by.contains_key("legacy"), "a browser is on legacy");
 
     let account = browser.get("/accounts/me").await;
     assert!(account.text().contains("Signed in as ann") && side(&account) == "modern", "{}", account.text());
