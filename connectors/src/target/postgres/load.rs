@@ -22,7 +22,6 @@ pub(crate) async fn start(
 ) -> Result<(), FlowError> {
     let mut full = Vec::new();
     let mut empty = Vec::new();
-    let mut copied = Vec::new();
     pipe.drain().await?;
     for (i, table) in tables.iter().enumerate() {
         let name = quote_table(&table.plan.target);
@@ -37,7 +36,7 @@ pub(crate) async fn start(
                 .await?;
             }
             Target::Replace => empty.push(name),
-            Target::Refuse if again => copied.push(name),
+            Target::Refuse if again => empty.push(name),
             Target::Refuse => {
                 let row = pipe
                     .session()
@@ -59,10 +58,6 @@ pub(crate) async fn start(
     }
     if !empty.is_empty() {
         pipe.simple("emptying the target's tables", format!("TRUNCATE {}", empty.join(", "))).await?;
-    }
-    // DELETE, because TRUNCATE is a privilege that only `replace` asks for; children first, as they were copied last.
-    for name in copied.iter().rev() {
-        pipe.simple("emptying the target's tables", format!("DELETE FROM {name}")).await?;
     }
     pipe.drain().await
 }
