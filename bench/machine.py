@@ -134,15 +134,15 @@ def tree(pid):
 
 
 def cpu_seconds(pids):
-    """User and system time of all threads, to the nanosecond where the scheduler tells it."""
+    """User and system time of all threads, those that have ended too; in steps of a hundredth of a second."""
     total = 0
     for pid in pids:
-        for task in pathlib.Path(f"/proc/{pid}/task").glob("*"):
-            try:
-                total += int((task / "schedstat").read_text().split()[0])
-            except FileNotFoundError:
-                pass
-    return total / 1e9
+        try:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        except FileNotFoundError:
+            pass
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def memory_kib(pids, key="Rss"):
