@@ -8,8 +8,8 @@ use notify::{
     event::{AccessKind, AccessMode},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    signal::unix::Signal,
+    sync::{Mutex, mpsc},
     time::{Instant, sleep, timeout_at},
 };
 use tracing::{error, info, warn};
@@ -35,18 +35,18 @@ enum Event<'r> {
     Refused { report: &'r Report },
 }
 
-/// Watches the file until it is dropped.
+/// Watches the file until it is dropped; `hangup` is SIGHUP, which one watcher at a time waits for.
 ///
 /// # Errors
-/// When SIGHUP cannot be waited for, or judging the file panicked.
-pub(crate) async fn watch(app: Arc<App>) -> anyhow::Result<()> {
+/// When judging the file panicked.
+pub(crate) async fn watch(app: Arc<App>, hangup: Arc<Mutex<Signal>>) -> anyhow::Result<()> {
     let (tell, mut told) = mpsc::channel(1);
     // Kept to the end: dropping it ends the watch.
     let watcher = watcher(&app, tell.clone());
     if let Err(error) = &watcher {
         warn!("the system cannot watch the file, it is looked at every {LOOK:?} instead: {error:#}");
     }
-    let mut hangup = signal(SignalKind::hangup())?;
+    let mut hangup = hangup.lock().await;
     loop {
         let forced = tokio::select! {
             Some(()) = told.recv() => {

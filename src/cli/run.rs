@@ -75,6 +75,8 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
 async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Before anything listens: a SIGHUP that nobody waits for yet would end the process.
+    let hangup = Arc::new(tokio::sync::Mutex::new(signal(SignalKind::hangup())?));
     let registry = Registry::new();
     let metrics = Metrics::register()?;
     let tasks = Tasks::new(metrics.clone());
@@ -104,7 +106,7 @@ async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Resul
     let (shared, socket) = (Arc::clone(&app), Arc::new(admin));
     tasks.spawn("admin", move || admin::serve(Arc::clone(&socket), Arc::clone(&shared)));
     let shared = Arc::clone(&app);
-    tasks.spawn("reload", move || reload::watch(Arc::clone(&shared)));
+    tasks.spawn("reload", move || reload::watch(Arc::clone(&shared), Arc::clone(&hangup)));
 
     let shared = Arc::clone(&app);
     tasks.spawn("links", move || Arc::clone(&shared.links).feed());
