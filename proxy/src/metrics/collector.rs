@@ -135,13 +135,15 @@ impl Collector for Requests {
                     families.counter(ROUTE_ATTEMPTS, &labels, count);
                 }
             }
-            for why in Moved::ALL {
-                let count = workers.iter().map(|worker| worker.moves[why as usize].get()).sum();
-                families.counter(SIDE_MOVES, &[(LABEL_ROUTE, route), (LABEL_REASON, why.as_str())], count);
-            }
             let mut overhead = Sum::default();
             workers.iter().for_each(|worker| overhead.add(&worker.overhead));
-            families.histogram(HTTP_OVERHEAD, &[(LABEL_ROUTE, route)], &overhead);
+            if families.histogram(HTTP_OVERHEAD, &[(LABEL_ROUTE, route)], &overhead) {
+                // From zero on, for every route that had a request: a rate must see the first move, and an alert must find its series.
+                for why in Moved::ALL {
+                    let count = workers.iter().map(|worker| worker.moves[why as usize].get()).sum();
+                    families.counter_from_zero(SIDE_MOVES, &[(LABEL_ROUTE, route), (LABEL_REASON, why.as_str())], count);
+                }
+            }
         });
         for (route, wanted, effective) in (self.weights)() {
             families.gauge(ROUTE_WEIGHT, &[(LABEL_ROUTE, &route), (LABEL_KIND, "wanted")], wanted.percent());
@@ -183,11 +185,15 @@ impl SideCounts {
 // === impl Families ===
 
 impl Families {
-    #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in doubles")]
+    /// A count that is left out while it is zero.
     fn counter(&mut self, name: &'static str, labels: &[(&str, &str)], count: u64) {
-        if count == 0 {
-            return;
+        if count > 0 {
+            self.counter_from_zero(name, labels, count);
         }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in doubles")]
+    fn counter_from_zero(&mut self, name: &'static str, labels: &[(&str, &str)], count: u64) {
         let mut counter = proto::Counter::default();
         counter.set_value(count as f64);
         self.add(name, labels).set_counter(counter);
@@ -199,10 +205,11 @@ impl Families {
         self.add(name, labels).set_gauge(gauge);
     }
 
-    fn histogram(&mut self, name: &'static str, labels: &[(&str, &str)], sum: &Sum) {
-        if let Some(histogram) = sum.render() {
-            self.add(name, labels).set_histogram(histogram);
-        }
+    /// Says whether anything was seen; it is left out otherwise.
+    fn histogram(&mut self, name: &'static str, labels: &[(&str, &str)], sum: &Sum) -> bool {
+        let Some(histogram) = sum.render() else { return false };
+        self.add(name, labels).set_histogram(histogram);
+        true
     }
 
     fn add(&mut self, name: &'static str, labels: &[(&str, &str)]) -> &mut proto::Metric {
