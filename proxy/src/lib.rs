@@ -12,6 +12,7 @@ mod listen;
 pub mod metrics;
 mod proxy;
 pub mod shadow;
+mod socket;
 pub mod split;
 mod stations;
 pub mod table;

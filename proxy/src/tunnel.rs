@@ -1,38 +1,41 @@
 //! After the 101: bytes both ways between a client and an upstream, until both have ended or one has failed.
 //!
-//! An idle tunnel holds no buffer: a direction waits for readiness and then reads into the one buffer of its thread. What the other end
-//! cannot take at once is kept aside for as long as that lasts, and nothing more is read meanwhile.
+//! An idle tunnel holds no buffer: a direction reads into the one buffer of its thread. What the other end cannot take at once is kept aside
+//! for as long as that lasts, and nothing more is read meanwhile.
 //!
 //! A tunnel of a synced route was opened at the side that owned the rows. When the owner moves, it is closed with notice (1012), between two
 //! frames and at a random moment of the next seconds, so that not all clients come back at once.
 
 mod frames;
+mod way;
 
 use std::{
     cell::RefCell,
-    future::{Future, poll_fn},
-    io::{self, ErrorKind},
-    net::Shutdown,
-    pin::pin,
+    future::poll_fn,
+    io,
+    pin::Pin,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::frames::{Frames, RESTART};
+use self::{
+    frames::{Frames, RESTART},
+    way::Way,
+};
 use crate::{
     links::{Owner, SyncLink},
+    socket::Socket,
     upstream::Open,
 };
 
 /// The upstream's end, as the forwarding station leaves it for the connection's loop.
 pub(crate) struct Far {
     /// The socket, behind the head of the 101.
-    pub(crate) stream: TcpStream,
+    pub(crate) socket: Socket,
     /// What came right behind that head.
     pub(crate) read: Bytes,
     /// Counts the connection for as long as it is open.
@@ -45,6 +48,16 @@ pub(crate) struct Far {
 pub(crate) struct Tenure {
     pub(crate) link: Arc<dyn SyncLink>,
     pub(crate) owner: Owner,
+}
+
+/// Both ends, and what is under way between them.
+struct Tunnel<N> {
+    near: N,
+    far: Socket,
+    up: Way,
+    down: Way,
+    /// Of what the client was sent.
+    frames: Frames,
 }
 
 const BUFFER: usize = 64 * 1024;
@@ -62,134 +75,69 @@ thread_local! {
 /// Runs a tunnel to its end. `early` is what the client sent right behind its request.
 ///
 /// # Errors
-/// When either socket failed; both are closed then.
-pub(crate) async fn run(near: TcpStream, early: Bytes, far: Far) -> io::Result<()> {
-    let Far { stream: far, read, open: _open, tenure } = far;
-    let frames = RefCell::new(Frames::default());
-    write_all(&near, &read).await?;
-    frames.borrow_mut().pass(&read);
-    write_all(&far, &early).await?;
-    drop((read, early));
-    let mut both = pin!(futures_util::future::try_join(
-        copy(&near, &far, |_| ()),
-        copy(&far, &near, |bytes| frames.borrow_mut().pass(bytes)),
-    ));
-    let Some(tenure) = tenure else { return both.await.map(|_| ()) };
+/// When either end failed; both are closed then.
+pub(crate) async fn run<N: AsyncRead + AsyncWrite + Unpin>(near: N, early: Bytes, far: Far) -> io::Result<()> {
+    let Far { socket, read, open: _open, tenure } = far;
+    let (up, down) = (Way::starting_with(early), Way::starting_with(read));
+    let mut tunnel = Tunnel { near, far: socket, up, down, frames: Frames::default() };
+    let Some(tenure) = tenure else { return poll_fn(|cx| tunnel.poll(cx)).await };
     tokio::select! {
-        ended = &mut both => return ended.map(|_| ()),
+        ended = poll_fn(|cx| tunnel.poll(cx)) => return ended,
         () = tenure.ends() => {}
     }
-    let between = poll_fn(|cx| {
-        if frames.borrow().is_between() {
-            return Poll::Ready(true);
-        }
-        match both.as_mut().poll(cx) {
-            Poll::Ready(_) => Poll::Ready(false),
-            Poll::Pending if frames.borrow().is_between() => Poll::Ready(true),
-            Poll::Pending => Poll::Pending,
-        }
-    });
-    let is_between = tokio::time::timeout(GOODBYE, between).await.unwrap_or(false);
-    if is_between {
-        // Whether the client answers or not, the connection ends.
-        drop(tokio::time::timeout(GOODBYE, goodbye(&near)).await);
-    }
+    tunnel.close().await;
     Ok(())
+}
+
+// === impl Tunnel ===
+
+impl<N: AsyncRead + AsyncWrite + Unpin> Tunnel<N> {
+    /// Moves what can be moved; ready when both directions have ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { near, far, up, down, frames } = self;
+        let up = up.poll(cx, near, far, |_| ())?;
+        let down = down.poll(cx, far, near, |bytes| frames.pass(bytes))?;
+        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Closes it with notice, at the next moment between two frames.
+    async fn close(mut self) {
+        let between = poll_fn(|cx| {
+            if self.frames.is_between() {
+                return Poll::Ready(true);
+            }
+            match self.poll(cx) {
+                Poll::Ready(_) => Poll::Ready(false),
+                Poll::Pending if self.frames.is_between() => Poll::Ready(true),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        let is_between = tokio::time::timeout(GOODBYE, between).await.unwrap_or(false);
+        if is_between {
+            // Whether the client answers or not, the connection ends.
+            drop(tokio::time::timeout(GOODBYE, goodbye(&mut self.near)).await);
+        }
+    }
 }
 
 /// Says that the service restarts, and lets the client hear it before the socket is closed.
-async fn goodbye(near: &TcpStream) -> io::Result<()> {
-    write_all(near, &RESTART).await?;
-    end(near)?;
-    loop {
-        near.readable().await?;
-        let read = SCRATCH.with_borrow_mut(|scratch| near.try_read(scratch));
-        match read {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// One direction. At its end the other side is told, and may go on sending.
-async fn copy(from: &TcpStream, to: &TcpStream, passed: impl Fn(&[u8])) -> io::Result<()> {
-    loop {
-        from.readable().await?;
-        match step(from, to, &passed)? {
-            Step::Moved => {}
-            Step::Left(rest) => {
-                let mut rest = &rest[..];
-                while !rest.is_empty() {
-                    let written = write(to, rest).await?;
-                    passed(&rest[..written]);
-                    rest = &rest[written..];
-                }
-            }
-            Step::Ended => return end(to),
-        }
-    }
-}
-
-enum Step {
-    Moved,
-    Left(Box<[u8]>),
-    Ended,
-}
-
-/// Reads what is there and writes what fits.
-fn step(from: &TcpStream, to: &TcpStream, passed: &impl Fn(&[u8])) -> io::Result<Step> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let count = match from.try_read(scratch) {
-            Ok(0) => return Ok(Step::Ended),
-            Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Step::Moved),
-            Err(error) => return Err(error),
-        };
-        let mut rest = &scratch[..count];
-        while !rest.is_empty() {
-            match to.try_write(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    passed(&rest[..written]);
-                    rest = &rest[written..];
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Step::Left(rest.into())),
-                Err(error) => return Err(error),
+async fn goodbye<N: AsyncRead + AsyncWrite + Unpin>(near: &mut N) -> io::Result<()> {
+    let mut way = Way::starting_with(Bytes::from_static(&RESTART));
+    poll_fn(|cx| way.poll_out(cx, near, |_| ())).await?;
+    poll_fn(|cx| way::poll_end(cx, near)).await?;
+    poll_fn(|cx| {
+        loop {
+            let count = SCRATCH.with_borrow_mut(|scratch| {
+                let mut into = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut *near).poll_read(cx, &mut into))?;
+                Poll::Ready(io::Result::Ok(into.filled().len()))
+            });
+            if ready!(count)? == 0 {
+                return Poll::Ready(Ok(()));
             }
         }
-        Ok(Step::Moved)
     })
-}
-
-async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = write(to, bytes).await?;
-        bytes = &bytes[written..];
-    }
-    Ok(())
-}
-
-/// At least one byte.
-async fn write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        to.writable().await?;
-        match to.try_write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => return Ok(written),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn end(to: &TcpStream) -> io::Result<()> {
-    match SockRef::from(to).shutdown(Shutdown::Write) {
-        // It has gone already; the other direction will see it too.
-        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(()),
-        other => other,
-    }
+    .await
 }
 
 // === impl Tenure ===

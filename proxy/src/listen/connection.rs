@@ -1,23 +1,17 @@
 //! The loop that owns a client's connection: it waits on the bare socket, drives hyper while there is something to do, takes it apart again
 //! when the connection idles, enforces the deadlines of waiting and of heads, and hands over to a tunnel after a 101.
 
-use std::{
-    convert::Infallible,
-    future::poll_fn,
-    io::ErrorKind,
-    net::{Shutdown, SocketAddr},
-    pin::Pin,
-    rc::Rc,
-    task::Poll,
-    time::Duration,
-};
+use std::{convert::Infallible, future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::{io::ReadBuf, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+};
 use tower::Service;
 
 use super::{
@@ -27,6 +21,7 @@ use super::{
 };
 use crate::{
     body::Answer,
+    socket::Socket,
     stations::{Answering, Arrival, Stack, stack},
     tunnel::{self, Far},
 };
@@ -34,15 +29,15 @@ use crate::{
 /// Why hyper was taken apart.
 enum End {
     /// Between two messages: wait on the bare socket. With what hyper had read too much.
-    Between(TcpStream, Bytes),
+    Between(Socket, Bytes),
     /// A 101 went out.
-    Tunnel(TcpStream, Bytes, Far),
+    Tunnel(Socket, Bytes, Far),
     /// A head took too long.
-    HeadLate(TcpStream),
+    HeadLate(Socket),
     /// The answer broke off in the middle.
-    Broken(TcpStream),
+    Broken(Socket),
     /// The client may still be sending what nobody will read.
-    Unread(TcpStream),
+    Unread(Socket),
     Closed,
 }
 
@@ -59,19 +54,19 @@ const LINGER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>, open: OpenClient) {
+pub(super) async fn serve(socket: Socket, peer: SocketAddr, worker: Rc<Worker>, open: OpenClient) {
     let turn = Rc::new(Turn::new(peer, worker.now()));
     worker.watch(open.listener(), &turn);
-    let (mut stream, mut early) = (stream, Bytes::new());
+    let (mut socket, mut early) = (socket, Bytes::new());
     loop {
-        if early.is_empty() && !wait(&stream, &turn, &worker, &open).await {
+        if early.is_empty() && !wait(socket.tcp(), &turn, &worker, &open).await {
             return;
         }
         // Boxed, so that a waiting connection is small.
-        match Box::pin(drive(stream, early, open.listener(), &turn, &worker)).await {
+        match Box::pin(drive(socket, early, open.listener(), &turn, &worker)).await {
             End::Between(bare, read) => {
                 worker.parked();
-                (stream, early) = (bare, read);
+                (socket, early) = (bare, read);
             }
             End::Tunnel(near, read, far) => {
                 drop(turn);
@@ -79,14 +74,11 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker
                 drop(Box::pin(tunnel::run(near, read, far)).await);
                 break;
             }
-            End::HeadLate(stream) => {
-                drop(stream.try_write(HEAD_LATE));
-                return Box::pin(linger(stream)).await;
-            }
-            End::Unread(stream) => return Box::pin(linger(stream)).await,
-            End::Broken(stream) => {
+            End::HeadLate(socket) => return Box::pin(linger(socket, HEAD_LATE)).await,
+            End::Unread(socket) => return Box::pin(linger(socket, b"")).await,
+            End::Broken(socket) => {
                 // A reset, since an orderly end could pass for the end of the answer.
-                drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
+                drop(SockRef::from(socket.tcp()).set_linger(Some(Duration::ZERO)));
                 return;
             }
             End::Closed => return,
@@ -114,7 +106,7 @@ async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker, open: &OpenClien
     .await
 }
 
-async fn drive(stream: TcpStream, early: Bytes, listener: usize, turn: &Rc<Turn>, worker: &Rc<Worker>) -> End {
+async fn drive(socket: Socket, early: Bytes, listener: usize, turn: &Rc<Turn>, worker: &Rc<Worker>) -> End {
     enum Why {
         Done(bool),
         Between,
@@ -123,7 +115,7 @@ async fn drive(stream: TcpStream, early: Bytes, listener: usize, turn: &Rc<Turn>
     }
     let table = worker.table();
     let Some(builder) = table.http.get(listener) else { return End::Closed };
-    let io = ClientIo { stream, early, turn: Rc::clone(turn), worker: Rc::clone(worker) };
+    let io = ClientIo { socket, early, turn: Rc::clone(turn), worker: Rc::clone(worker) };
     let entry = Entry { stack: stack(), turn: Rc::clone(turn), worker: Rc::clone(worker) };
     let mut http = Box::new(builder.serve_connection(TokioIo::new(io), entry));
     drop(table);
@@ -157,40 +149,39 @@ async fn drive(stream: TcpStream, early: Bytes, listener: usize, turn: &Rc<Turn>
     })
     .await;
     let parts = (*http).into_parts();
-    let stream = parts.io.into_inner().stream;
+    let socket = parts.io.into_inner().socket;
     match why {
         // An empty rest would still hold the whole buffer that it was cut from.
-        Why::Between if parts.read_buf.is_empty() => End::Between(stream, Bytes::new()),
-        Why::Between => End::Between(stream, parts.read_buf),
-        Why::HeadLate => End::HeadLate(stream),
+        Why::Between if parts.read_buf.is_empty() => End::Between(socket, Bytes::new()),
+        Why::Between => End::Between(socket, parts.read_buf),
+        Why::HeadLate => End::HeadLate(socket),
         Why::Idle => End::Closed,
-        Why::Done(_) if turn.is_broken() => End::Broken(stream),
+        Why::Done(_) if turn.is_broken() => End::Broken(socket),
         Why::Done(well) => match turn.take_tunnel() {
-            Some(far) => End::Tunnel(stream, parts.read_buf, far),
+            Some(far) => End::Tunnel(socket, parts.read_buf, far),
             None if well && turn.is_body_ended() => End::Closed,
-            None => End::Unread(stream),
+            None => End::Unread(socket),
         },
     }
 }
 
-/// Closing a socket with unread bytes resets it, and the client may lose the answer: so say "no more", and read for a moment.
-async fn linger(stream: TcpStream) {
-    if SockRef::from(&stream).shutdown(Shutdown::Write).is_err() {
-        return;
-    }
-    let reading = async {
+/// Closing a socket with unread bytes resets it, and the client may lose the answer: so say the last words, say "no more", and read for a
+/// moment.
+async fn linger(mut socket: Socket, last: &'static [u8]) {
+    let lingering = async {
+        if socket.write_all(last).await.is_err() || socket.shutdown().await.is_err() {
+            return;
+        }
         let mut left = LINGER_BYTES;
         let mut scrap = vec![0; 4096];
-        while left > 0 && stream.readable().await.is_ok() {
-            match stream.try_read(&mut scrap) {
-                Ok(0) => break,
-                Ok(count) => left = left.saturating_sub(count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => break,
+        while left > 0 {
+            match socket.read(&mut scrap).await {
+                Ok(count) if count > 0 => left = left.saturating_sub(count),
+                _ => break,
             }
         }
     };
-    drop(tokio::time::timeout(LINGER, reading).await);
+    drop(tokio::time::timeout(LINGER, lingering).await);
 }
 
 // === impl Entry ===

@@ -5,20 +5,17 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{turn::Turn, worker::Worker};
-use crate::gather;
+use crate::socket::Socket;
 
 pub(super) struct ClientIo {
-    pub(super) stream: TcpStream,
+    pub(super) socket: Socket,
     /// Read before hyper was built; goes first.
     pub(super) early: Bytes,
     pub(super) turn: Rc<Turn>,
@@ -37,7 +34,7 @@ impl AsyncRead for ClientIo {
             return Poll::Ready(Ok(()));
         }
         let before = into.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, into);
+        let polled = Pin::new(&mut self.socket).poll_read(cx, into);
         if into.filled().len() > before {
             self.turn.read(self.worker.now());
         }
@@ -48,7 +45,7 @@ impl AsyncRead for ClientIo {
 impl AsyncWrite for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.turn.wrote();
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -57,20 +54,21 @@ impl AsyncWrite for ClientIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.turn.wrote();
-        gather::poll_write(Pin::new(&mut self.stream), cx, slices)
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// hyper flushes only once its own buffer is empty, and a TCP socket has none: now everything is out.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// hyper flushes only once its own buffer is empty: when the socket's is too, everything is out.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         self.turn.flushed();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

@@ -220,7 +220,7 @@ impl Worker {
                     return;
                 }
                 drop(stream.set_nodelay(true));
-                let serving = connection::serve(stream, peer, Rc::clone(self), open);
+                let serving = connection::serve(stream.into(), peer, Rc::clone(self), open);
                 self.connections.spawn_local(serving);
             }
             // The client changed its mind.

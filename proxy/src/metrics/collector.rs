@@ -141,7 +141,11 @@ impl Collector for Requests {
                 // From zero on, for every route that had a request: a rate must see the first move, and an alert must find its series.
                 for why in Moved::ALL {
                     let count = workers.iter().map(|worker| worker.moves[why as usize].get()).sum();
-                    families.counter_from_zero(SIDE_MOVES, &[(LABEL_ROUTE, route), (LABEL_REASON, why.as_str())], count);
+                    families.counter_from_zero(
+                        SIDE_MOVES,
+                        &[(LABEL_ROUTE, route), (LABEL_REASON, why.as_str())],
+                        count,
+                    );
                 }
             }
         });

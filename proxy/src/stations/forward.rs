@@ -184,10 +184,10 @@ impl Way {
             if !self.is_websocket {
                 return fails(Fault::Unasked);
             }
-            let Some((stream, read, open)) = link.into_tunnel() else { return fails(Fault::Reset) };
+            let Some((socket, read, open)) = link.into_tunnel() else { return fails(Fault::Reset) };
             let sync = self.table.route(self.route).sync.as_ref();
             let tenure = sync.map(|sync| Tenure { link: Arc::clone(&sync.link), owner: side });
-            self.turn.open_tunnel(Far { stream, read, open, tenure });
+            self.turn.open_tunnel(Far { socket, read, open, tenure });
             hop_by_hop::strip_answer(&mut head.headers);
             hop_by_hop::put_websocket(&mut head.headers);
             return Ok((head, Kind::Full(None)));

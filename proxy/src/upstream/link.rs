@@ -11,6 +11,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use super::{RequestBody, UpstreamState};
+use crate::{listen::Turn, socket::Socket};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::{
@@ -18,10 +20,6 @@ use hyper::{
     client::conn::http1::{Builder, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-
-use super::{RequestBody, UpstreamState, io::UpstreamIo};
-use crate::listen::Turn;
 
 pub(crate) struct Link {
     sender: SendRequest<RequestBody>,
@@ -31,7 +29,7 @@ pub(crate) struct Link {
     open: Open,
 }
 
-type Driver = Connection<TokioIo<UpstreamIo>, RequestBody>;
+type Driver = Connection<TokioIo<Socket>, RequestBody>;
 
 /// Counts a connection as open for as long as it lives.
 pub(crate) struct Open {
@@ -72,8 +70,8 @@ impl Drop for Open {
 // === impl Link ===
 
 impl Link {
-    pub(super) async fn new(http: &Builder, stream: TcpStream, endpoint: usize, open: Open) -> hyper::Result<Self> {
-        let (sender, driver) = http.handshake(TokioIo::new(UpstreamIo(stream))).await?;
+    pub(super) async fn new(http: &Builder, socket: Socket, endpoint: usize, open: Open) -> hyper::Result<Self> {
+        let (sender, driver) = http.handshake(TokioIo::new(socket)).await?;
         Ok(Self { sender, driver: Some(Box::new(driver)), endpoint, open })
     }
 
@@ -163,9 +161,9 @@ impl Link {
     }
 
     /// After a 101: the bare socket, and what came right behind the head.
-    pub(crate) fn into_tunnel(self) -> Option<(TcpStream, Bytes, Open)> {
+    pub(crate) fn into_tunnel(self) -> Option<(Socket, Bytes, Open)> {
         let parts = self.driver?.into_parts();
-        Some((parts.io.into_inner().0, parts.read_buf, self.open))
+        Some((parts.io.into_inner(), parts.read_buf, self.open))
     }
 }
 

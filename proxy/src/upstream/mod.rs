@@ -1,6 +1,5 @@
 //! Upstreams as a worker sees them: endpoints, a pool of idle connections of its own, and the request on the wire.
 
-mod io;
 mod link;
 mod pool;
 mod request_body;

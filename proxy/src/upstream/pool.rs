@@ -77,7 +77,7 @@ impl Upstream {
                 Ok(stream) => {
                     self.endpoints[at].refused.set(None);
                     let open = Open::new(Arc::clone(&self.state), self.worker);
-                    return Link::new(&self.http, stream, at, open).await.map_err(|_| Fault::Refused);
+                    return Link::new(&self.http, stream.into(), at, open).await.map_err(|_| Fault::Refused);
                 }
                 Err(why) => {
                     self.endpoints[at].refused.set(Some(now));
