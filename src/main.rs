@@ -9,6 +9,7 @@ mod demo;
 mod link;
 mod logs;
 mod metrics;
+mod plan;
 mod reload;
 mod tasks;
 

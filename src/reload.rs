@@ -18,12 +18,15 @@ use crate::{
     app::App,
     config::{self, Accepted, Against, Report},
     metrics::ReloadResult,
+    plan::Plan,
 };
 
 /// Quiet for so long: whoever writes the file is done.
 const QUIET: Duration = Duration::from_millis(50);
 /// Somebody who never stops writing is not waited for longer.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// Lines that a log gets of one reload.
+const MOST_CHANGES: usize = 20;
 /// A file with errors may be half written: it is read once more after this.
 const SECOND_LOOK: Duration = Duration::from_millis(150);
 /// Where the system tells nothing (network file systems), the file is looked at this often.
@@ -31,7 +34,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// What became of a changed file: writes the log line, the metric and the status together.
 enum Event<'r> {
-    Accepted { warnings: usize, routes: usize, restart: Vec<String> },
+    Accepted { warnings: usize, routes: usize, restart: Vec<String>, plan: Plan },
     Refused { report: &'r Report },
 }
 
@@ -165,8 +168,9 @@ fn take_over<'r>(app: &App, accepted: Accepted) -> Result<Event<'r>, Box<Report>
     // Against what the process was started with: what still waits for a restart keeps waiting.
     let restart = file.started_with.changed(&loaded.restart);
     let routes = loaded.proxy.routes.len();
+    let plan = Plan::new(&file.loaded, &loaded);
     file.loaded = loaded;
-    Ok(Event::Accepted { warnings: report.warnings(), routes, restart })
+    Ok(Event::Accepted { warnings: report.warnings(), routes, restart, plan })
 }
 
 // === impl Event ===
@@ -178,8 +182,9 @@ impl Event<'_> {
         let status = &mut file.status;
         status.last_reload_unix = Some(now);
         match self {
-            Self::Accepted { warnings, routes, restart } => {
+            Self::Accepted { warnings, routes, restart, plan } => {
                 info!(file = status.path, routes, warnings, "took over the file");
+                tell_changes(&plan);
                 if !restart.is_empty() {
                     warn!(
                         keys = restart.join(", "),
@@ -206,5 +211,17 @@ impl Event<'_> {
                 app.metrics.reloaded(ReloadResult::Refused);
             }
         }
+    }
+}
+
+/// What `banyan plan` says of it, one event a change.
+fn tell_changes(plan: &Plan) {
+    for change in plan.changes.iter().take(MOST_CHANGES) {
+        let meaning = change.meaning();
+        info!(of = change.subject(), what = change.what, effect = meaning, "changed");
+    }
+    let more = plan.changes.len().saturating_sub(MOST_CHANGES);
+    if more > 0 {
+        info!(changes = more, "and more; `banyan plan` tells all of them");
     }
 }

@@ -8,6 +8,7 @@ mod completions;
 pub(crate) mod demo;
 mod explain;
 pub(crate) mod output;
+mod plan;
 #[cfg(test)]
 mod reference;
 mod run;
@@ -48,6 +49,8 @@ enum Verb {
     DemoPart(demo::PartArgs),
     /// Say what would happen to a request, and why.
     Explain(explain::Args),
+    /// Say what a change of the file will do: who moves, what is new, what is gone.
+    Plan(plan::Args),
     /// Show what a running Banyan does, route by route and sync by sync.
     Status(status::Args),
     /// Print the JSON Schema of the file, for editors.
@@ -67,6 +70,7 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Verb::DemoPart(args) => demo::play(args),
         Verb::Explain(args) => explain::run(&cli.config, args),
+        Verb::Plan(args) => plan::run(args),
         Verb::Status(args) => status::run(&cli.config, args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),

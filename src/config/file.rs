@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::restart::RestartKeys;
+use super::{restart::RestartKeys, tree::Tree};
 
 /// Banyan's file: which requests go to which side, and which tables are kept in step.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
@@ -87,6 +87,8 @@ pub(crate) struct Loaded {
     pub(crate) text: Arc<str>,
     /// What a reload cannot change.
     pub(crate) restart: RestartKeys,
+    /// Every key and value, for telling what another file would change.
+    pub(crate) tree: Tree,
 }
 
 // === impl File ===

@@ -18,6 +18,7 @@ mod stand_in;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -33,6 +34,7 @@ pub(crate) use file::{File, Loaded, owner};
 pub(crate) use report::{Diagnostic, Report, Severity};
 pub(crate) use restart::RestartKeys;
 pub(crate) use span::Text;
+pub(crate) use tree::{Difference, Differs, Of, Tree};
 
 use crate::link::FileLinks;
 use collect::{as_written, collect};
@@ -69,9 +71,17 @@ pub(crate) struct Unreadable {
 /// # Errors
 /// All that is wrong with it.
 pub(crate) fn load(path: &Path) -> Result<Accepted, Box<Report>> {
+    load_against(path, &Against::default())
+}
+
+/// The same for a file that would take the place of another.
+///
+/// # Errors
+/// All that is wrong with it.
+pub(crate) fn load_against(path: &Path, against: &Against) -> Result<Accepted, Box<Report>> {
     let name = path.display().to_string();
     match read(path) {
-        Ok(bytes) => check(&name, &bytes, &|variable| std::env::var(variable).ok(), &Against::default()),
+        Ok(bytes) => check(&name, &bytes, &|variable| std::env::var(variable).ok(), against),
         Err(unreadable) => Err(Box::new(unreadable.report(&name))),
     }
 }
@@ -110,13 +120,14 @@ pub(crate) fn check(name: &str, bytes: &[u8], env: Env<'_>, against: &Against) -
     let examined = examine(&mut report, env, against);
     report.sort();
     match examined {
-        Some((file, restart)) if report.errors() == 0 => {
+        Some((file, restart, tree)) if report.errors() == 0 => {
             let loaded = Loaded {
                 proxy: file.proxy(),
                 connectors: file.connectors(),
                 admin: file.admin.clone(),
                 text: Arc::from(report.text.as_str()),
                 restart,
+                tree,
             };
             Ok(Accepted { loaded, report })
         }
@@ -175,7 +186,7 @@ fn decode(bytes: &[u8]) -> Result<&str, (String, &'static str, String)> {
 }
 
 /// Runs all phases and puts what they find into the report. The file is what could be read of it.
-fn examine(report: &mut Report, env: Env<'_>, against: &Against) -> Option<(File, RestartKeys)> {
+fn examine(report: &mut Report, env: Env<'_>, against: &Against) -> Option<(File, RestartKeys, Tree)> {
     let (mut root, errors) = match parse::parse(&report.text) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -212,7 +223,8 @@ fn examine(report: &mut Report, env: Env<'_>, against: &Against) -> Option<(File
     judge.rules(&file, report);
     judge.table(&file, report);
     judge.owners(&file, against, report);
-    Some((file, RestartKeys::of(&root)))
+    let restart = RestartKeys::of(&root);
+    Some((file, restart, Tree::new(root)))
 }
 
 /// What the phases after the structs need to place their findings, and to keep quiet about what is only a consequence.

@@ -122,6 +122,32 @@ fn explain_says_route_side_and_why() {
 }
 
 #[test]
+fn plan_says_what_a_change_will_do_and_looks_at_both_files_first() {
+    let folder = Folder::with(GOOD);
+    let write = |name: &str, text: &str| fs::write(folder.0.path().join(name), text).unwrap();
+    write("new.yaml", &GOOD.replace("weight: 50", "weight: 75"));
+    let done = folder.banyan(&["plan", "routes.yaml", "new.yaml"]);
+    let expected =
+        "payments   weight 50 % → 75 %   about 1 in 4 users move to modern; nobody moves back\n0 routes unchanged\n";
+    assert_eq!((code(&done), out(&done).as_str()), (0, expected), "{}", err(&done));
+    let done = folder.banyan(&["plan", "routes.yaml", "new.yaml", "-o", "json"]);
+    let plan: Value = serde_json::from_str(&out(&done)).unwrap();
+    assert_eq!(plan["changes"][0]["name"], "payments");
+    assert_eq!(plan["changes"][0]["key"], "weight");
+    let same = folder.banyan(&["plan", "routes.yaml", "routes.yaml"]);
+    assert_eq!((code(&same), out(&same).as_str()), (0, "nothing changes: 1 route unchanged\n"));
+
+    write("bad.yaml", &GOOD.replace("weight: 50", "weight: 500"));
+    for arguments in [["routes.yaml", "bad.yaml"], ["bad.yaml", "routes.yaml"]] {
+        let done = folder.banyan(&["plan", arguments[0], arguments[1]]);
+        assert_eq!((code(&done), out(&done).as_str()), (1, ""), "{arguments:?}");
+        assert!(err(&done).contains("--> bad.yaml:10"), "{}", err(&done));
+        assert!(err(&done).ends_with("1 error in bad.yaml; there is no plan\n"), "{}", err(&done));
+    }
+    assert_eq!(code(&folder.banyan(&["plan", "routes.yaml"])), 2);
+}
+
+#[test]
 fn schema_and_completions_go_to_stdout() {
     let folder = Folder::with(GOOD);
     let schema: Value = serde_json::from_str(&out(&folder.banyan(&["schema"]))).unwrap();

@@ -212,3 +212,28 @@ async fn reloads_under_load_lose_no_request_and_close_no_connection() {
     assert!(metrics.sum("banyan_http_requests_total", &[("side", "modern")]) > 0.0);
     assert!(metrics.sum("banyan_http_requests_total", &[("side", "legacy")]) > 0.0);
 }
+
+#[tokio::test]
+async fn a_reload_logs_what_it_changes() {
+    let (monolith, service) = (Upstream::named("legacy"), Upstream::named("modern"));
+    let banyan = Banyan::with(&yaml(&monolith, &service, "5")).start().await;
+    banyan.rewrite(&yaml(&monolith, &service, "25"));
+    let line = eventually(secs(10), "the change is logged", async || {
+        banyan.log().lines().find(|line| line.contains("weight 5 % → 25 %")).map(str::to_owned).ok_or(banyan.log())
+    })
+    .await;
+    assert!(line.contains("of=\"moving\""), "{line}");
+    assert!(line.contains("about 1 in 5 users move to modern; nobody moves back"), "{line}");
+
+    // A file that changes everything does not flood the log.
+    let mut many = yaml(&monolith, &service, "25");
+    for route in 0..50 {
+        many += &format!("  - {{name: r{route}, match: {{path: /r{route}}}, legacy: monolith}}\n");
+    }
+    banyan.rewrite(&many);
+    eventually(secs(10), "what is left is counted", async || {
+        if banyan.log().contains("changes=30") { Ok(()) } else { Err(banyan.log()) }
+    })
+    .await;
+    assert_eq!(banyan.log().matches("new route /r").count(), 20);
+}
