@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -14,6 +15,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use crate::{
     listen::{Turn, Worker, WorkerTable},
     metrics::Answerer,
+    observe::{Ending, Note},
     shadow::Ticket,
     upstream::{Link, Upstream, poll_quietly},
 };
@@ -22,7 +24,7 @@ use crate::{
 pub(crate) struct Answer {
     kind: Kind,
     /// Dropped with the body: ends the turn and counts the answer.
-    _told: Told,
+    told: Told,
 }
 
 /// Where the bytes come from.
@@ -62,13 +64,20 @@ pub(crate) struct Told {
     /// `None`: the client went away before there was an answer.
     pub(crate) answered: Option<(Answerer, StatusCode)>,
     pub(crate) began: Instant,
+    /// What is kept of the request, where anything is.
+    pub(crate) note: Option<Rc<Note>>,
 }
 
 // === impl Answer ===
 
 impl Answer {
     pub(crate) fn new(kind: Kind, told: Told) -> Self {
-        Self { kind, _told: told }
+        if let Some(note) = &told.note
+            && kind.is_end_stream()
+        {
+            note.ended();
+        }
+        Self { kind, told }
     }
 }
 
@@ -77,7 +86,11 @@ impl Body for Answer {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.kind.poll_frame(cx)
+        let polled = self.kind.poll_frame(cx);
+        if let (Some(note), Poll::Ready(frame)) = (&self.told.note, &polled) {
+            note.frame(frame.as_ref(), self.kind.is_end_stream());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -239,8 +252,14 @@ impl Told {
 impl Drop for Told {
     fn drop(&mut self) {
         self.turn.end(self.worker.now());
+        let took = self.began.elapsed();
         if let Some((by, status)) = self.answered {
-            self.table.shard(self.route).answered(by, status, self.began.elapsed());
+            self.table.shard(self.route).answered(by, status, took);
+        }
+        if let (Some(note), Some(scribe)) = (self.note.take(), &self.table.scribe) {
+            let route = self.route.map(|route| Arc::clone(&self.table.route(route).name));
+            let (bytes_in, sends) = self.turn.counts();
+            scribe.take(&note, Ending { route, answered: self.answered, took, bytes_in, sends });
         }
     }
 }

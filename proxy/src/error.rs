@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::{split::SignerError, table::BadPath, table::Problem};
+use crate::{observe::LogError, split::SignerError, table::BadPath, table::Problem};
 
 /// Why the proxy could not start.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,9 @@ pub enum StartError {
     /// Cookies cannot be signed.
     #[error("no cookie can be signed")]
     Signer(#[from] SignerError),
+    /// The access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] LogError),
     /// The metrics' names are taken.
     #[error("the metrics are registered already")]
     Metrics(#[from] prometheus::Error),

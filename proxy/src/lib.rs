@@ -10,6 +10,7 @@ mod gather;
 pub mod links;
 mod listen;
 pub mod metrics;
+mod observe;
 mod proxy;
 pub mod shadow;
 mod socket;

@@ -19,6 +19,7 @@ use crate::{
     links::DataLinks,
     listen::{Compiled, Crew, ListenerState, Shared, bind},
     metrics::{Requests, Shards, SideCounts},
+    observe::Recorder,
     shadow::Shadow,
     split::{RecentWrites, Signer, Split},
     table::{Problem, RouteTable, Stage, SyncRoute},
@@ -116,10 +117,12 @@ impl Proxy {
         let limits = config.listeners.iter().map(|listener| listener.limits.clone()).collect();
         let workers = config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let shards = Arc::new(Shards::default());
+        let recorder = Recorder::start(background, registry)?;
+        recorder.follow(&config.observe)?;
         let shadow = Shadow::start(background, registry)?;
         let shadows = shadow.compile(config, &table);
         let compiled = Compiled::new(config, 0, table, split, shadows, limits);
-        let shared = Arc::new(Shared::new(compiled, shards, listeners.collect(), workers.max(1)));
+        let shared = Arc::new(Shared::new(compiled, shards, listeners.collect(), workers.max(1), recorder));
         let weights = Arc::clone(&shared);
         registry.register(Box::new(Requests::new(Arc::clone(&shared.shards), move || {
             let current = weights.current.load();
@@ -141,6 +144,8 @@ impl Proxy {
         let current = self.shared.current.load_full();
         table.follow(&current.table);
         let limits = self.limits(config, &current.limits, &mut warnings);
+        let follows = self.shared.recorder.follow(&config.observe);
+        follows.map_err(|error| vec![Problem::error("access_log.to", error.to_string())])?;
         if config.workers.is_some_and(|workers| workers.max(1) != self.shared.workers) {
             warnings.push(needs_restart("workers"));
         }
@@ -218,8 +223,12 @@ impl Proxy {
     /// Stops accepting and lets what is in flight finish; comes back when all is done, or after `at_most`.
     pub async fn drain(self, at_most: Duration) {
         self.crew.drain(at_most).await;
+        self.shared.recorder.flush(LAST_LINES).await;
     }
 }
+
+/// What has been answered is logged before the process ends, unless that takes longer.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 fn needs_restart(path: &str) -> Problem {
     Problem::warning(path, "a change of this key takes effect after a restart")

@@ -72,6 +72,10 @@ pub(crate) struct File {
     #[serde(default)]
     #[garde(dive)]
     pub(crate) syncs: BTreeMap<String, data::Sync>,
+    /// One line of JSON a request. Left out: none.
+    #[serde(default)]
+    #[garde(dive)]
+    pub(crate) access_log: Option<http::AccessLog>,
 }
 
 /// A file that holds, in the shapes that the halves take.
@@ -111,6 +115,7 @@ impl File {
             default: self.default.clone(),
             routes: self.routes.clone(),
             syncs: self.syncs.iter().map(|(name, sync)| (name.clone(), rules(sync))).collect(),
+            observe: http::Observe { access_log: self.access_log.clone() },
         }
     }
 

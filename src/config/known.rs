@@ -51,6 +51,8 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["admin", "bind"], "bind: \"127.0.0.1:9901\""),
         (&["state", "dir"], "dir: ./banyan-state"),
         (&["memory"], "memory: 64MiB"),
+        (&["access_log"], "access_log: {to: stdout, sample: 10}"),
+        (&["access_log", "to"], "to: stdout"),
         (&["trusted_proxies"], "trusted_proxies: [10.0.0.0/8]"),
         (&["upstreams"], "upstreams: {monolith: {endpoints: [\"http://127.0.0.1:7001\"]}}"),
         (&["upstreams", "*"], "{endpoints: [\"http://127.0.0.1:7001\"]}"),

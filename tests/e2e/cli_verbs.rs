@@ -277,3 +277,23 @@ async fn a_dead_kafka_and_dead_databases_leave_legacy_traffic_and_readyz_alone()
     assert_eq!(Raw::get(banyan.admin(), "/livez").await.status, 200);
     assert!(banyan.stop(secs(30)).success());
 }
+
+#[tokio::test]
+async fn the_access_log_goes_to_stdout_and_what_was_answered_is_in_it_at_the_end() {
+    let monolith = Upstream::named("legacy");
+    let mut banyan = Banyan::with(&format!(
+        "access_log: {{to: stdout}}\nupstreams:\n  monolith: {{endpoints: [\"{}\"]}}\ndefault: monolith\n",
+        monolith.url()
+    ))
+    .start()
+    .await;
+    for _ in 0..20 {
+        Raw::get(banyan.http(), "/payments/7?token=secret").await;
+    }
+    assert!(banyan.stop(secs(20)).success());
+    let log = banyan.log();
+    let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(lines.len(), 20, "{log}");
+    assert!(lines.iter().all(|line| line["route"] == "default" && line["status"] == 200), "{log}");
+    assert!(!log.contains("secret"), "{log}");
+}

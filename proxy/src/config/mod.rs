@@ -3,6 +3,7 @@
 //! `src/config.rs` of the root package joins it with the connectors' share; `table/` turns it into what a request is matched against.
 //! A key is here only when it works.
 
+mod observe;
 mod route;
 mod short;
 mod upstream;
@@ -17,6 +18,7 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use observe::{AccessLog, Errors, LogTarget, Observe};
 pub use route::{Compare, Fallback, HeaderName, Keyless, Match, Method, Rewrite, Route, Shadow, Side, Sticky};
 pub use short::{OneOrMany, Short, ShortOr};
 pub use upstream::{Endpoint, IdempotencyKey, Upstream};
@@ -46,6 +48,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What the routes need to know of the file's `syncs`.
     pub syncs: Named<SyncRules>,
+    /// What is kept of single requests.
+    pub observe: Observe,
 }
 
 /// What the answering path must know of a sync; the root package fills it from the connectors' config.

@@ -10,8 +10,9 @@ use super::{
     worker::Shared,
 };
 use crate::{
-    config::{Config, Limits},
+    config::{Config, Limits, Observe},
     metrics::{NO_ROUTE, RouteShard},
+    observe::Scribe,
     shadow::Shadows,
     split::Split,
     table::{Route, RouteTable},
@@ -29,6 +30,7 @@ pub(crate) struct Compiled {
     pub(crate) upstreams: Vec<Arc<UpstreamSpec>>,
     /// In the order in which the sockets were bound.
     pub(crate) limits: Vec<Limits>,
+    pub(crate) observe: Observe,
 }
 
 /// One worker's view.
@@ -39,6 +41,8 @@ pub(crate) struct WorkerTable {
     /// By route.
     shards: Vec<Arc<RouteShard>>,
     no_route: Arc<RouteShard>,
+    /// Takes what is kept of single requests; `None` where nothing is.
+    pub(crate) scribe: Option<Scribe>,
     /// By listener.
     pub(super) http: Vec<Builder>,
     pub(super) patience: Vec<Patience>,
@@ -66,7 +70,16 @@ impl Compiled {
         limits: Vec<Limits>,
     ) -> Self {
         let upstreams = UpstreamSpec::all(config).into_iter().map(Arc::new).collect();
-        Self { generation, table, split, shadows, trusted: config.trusted_proxies.clone(), upstreams, limits }
+        Self {
+            generation,
+            table,
+            split,
+            shadows,
+            trusted: config.trusted_proxies.clone(),
+            upstreams,
+            limits,
+            observe: config.observe.clone(),
+        }
     }
 
     /// A quarter of the shortest deadline, within bounds.
@@ -97,6 +110,7 @@ impl WorkerTable {
             upstreams,
             shards,
             no_route: shared.shards.of(worker, &Arc::from(NO_ROUTE)),
+            scribe: shared.recorder.scribe(worker, &compiled.observe),
             http: compiled.limits.iter().map(builder).collect(),
             patience: compiled.limits.iter().map(|limits| patience(limits, sweep_every)).collect(),
             sweep_every,

@@ -30,6 +30,9 @@ pub(crate) struct Turn {
     /// How long the head of an answer may take, in ticks, and whether bytes of the request's body still moved.
     patience: Cell<Option<Tick>>,
     progress: Cell<bool>,
+    /// Of the request: bytes of its body that were read, and how often it was put on an upstream's wire.
+    body_bytes: Cell<u64>,
+    sends: Cell<u32>,
     order: Cell<Option<Order>>,
     /// An answer broke off behind its head.
     broken: Cell<bool>,
@@ -74,6 +77,8 @@ impl Turn {
             since: Cell::new(now),
             patience: Cell::new(None),
             progress: Cell::new(false),
+            body_bytes: Cell::new(0),
+            sends: Cell::new(0),
             order: Cell::new(None),
             broken: Cell::new(false),
             parked: Cell::new(true),
@@ -108,9 +113,21 @@ impl Turn {
         self.busy.set(true);
         self.handed.set(false);
         self.body_ended.set(!has_body);
+        self.body_bytes.set(0);
+        self.sends.set(0);
     }
 
-    /// Bytes of the request's body were read.
+    /// So many bytes of the request's body were read.
+    pub(crate) fn body_came(&self, bytes: usize) {
+        self.body_bytes.set(self.body_bytes.get() + bytes as u64);
+    }
+
+    /// How many bytes of the present request's body were read, and how often it was sent.
+    pub(crate) fn counts(&self) -> (u64, u32) {
+        (self.body_bytes.get(), self.sends.get())
+    }
+
+    /// There was progress with the request's body.
     pub(crate) fn body_moved(&self) {
         self.progress.set(true);
     }
@@ -124,6 +141,7 @@ impl Turn {
 
     /// From now on the head of an answer is awaited for so long.
     pub(crate) fn await_head(&self, now: Tick, patience: Tick) {
+        self.sends.set(self.sends.get() + 1);
         self.since.set(now);
         self.patience.set(Some(patience));
         self.progress.set(false);

@@ -28,7 +28,7 @@ use super::{
     snapshot::{Compiled, WorkerTable},
     turn::{Tick, Turn},
 };
-use crate::{error::StartError, metrics::Shards, upstream::UpstreamState};
+use crate::{error::StartError, metrics::Shards, observe::Recorder, upstream::UpstreamState};
 
 /// What all workers share.
 pub(crate) struct Shared {
@@ -38,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) shards: Arc<Shards>,
     pub(crate) listeners: Vec<ListenerState>,
     pub(crate) workers: usize,
+    pub(crate) recorder: Recorder,
     upstreams: Mutex<BTreeMap<String, Arc<UpstreamState>>>,
 }
 
@@ -83,13 +84,20 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 // === impl Shared ===
 
 impl Shared {
-    pub(crate) fn new(compiled: Compiled, shards: Arc<Shards>, listeners: Vec<ListenerState>, workers: usize) -> Self {
+    pub(crate) fn new(
+        compiled: Compiled,
+        shards: Arc<Shards>,
+        listeners: Vec<ListenerState>,
+        workers: usize,
+        recorder: Recorder,
+    ) -> Self {
         Self {
             generation: AtomicU64::new(compiled.generation),
             current: ArcSwap::from_pointee(compiled),
             shards,
             listeners,
             workers,
+            recorder,
             upstreams: Mutex::default(),
         }
     }

@@ -29,6 +29,11 @@ pub const SHADOW_REQUESTS: &str = "banyan_shadow_requests_total";
 /// Comparisons of the shadow's answer with what the client got, by route and result.
 pub const COMPARE: &str = "banyan_compare_total";
 
+/// Lines of the access log that were written.
+pub const ACCESS_LOG_LINES: &str = "banyan_access_log_lines_total";
+/// Lines of the access log that were not written, by reason (`queue`, `errors`, `write`).
+pub const ACCESS_LOG_DROPPED: &str = "banyan_access_log_dropped_total";
+
 /// The label of a route's name.
 pub const LABEL_ROUTE: &str = "route";
 /// The label of a side: `legacy`, `modern`, or `banyan` where it answered itself.
@@ -41,7 +46,7 @@ pub const LABEL_OUTCOME: &str = "outcome";
 pub const LABEL_RESULT: &str = "result";
 /// The label of a weight's kind.
 pub const LABEL_KIND: &str = "kind";
-/// The label of a move's reason.
+/// The label of a reason: of a move, of a line that was dropped.
 pub const LABEL_REASON: &str = "reason";
 
 /// The `route` of requests that were answered before a route was found. No route in the file can have this name.

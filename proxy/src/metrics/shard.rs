@@ -87,7 +87,7 @@ impl Counter {
 impl Answerer {
     pub(super) const ALL: [Self; 3] = [Self::Side(Owner::Legacy), Self::Side(Owner::Modern), Self::Banyan];
 
-    pub(super) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Side(side) => side.as_str(),
             Self::Banyan => "banyan",

@@ -67,6 +67,7 @@ where
             route: None,
             answered: None,
             began: arrival.began,
+            note: arrival.note.clone(),
         };
         Answering { inner: self.0.call(arrival), told: Some(told) }
     }
@@ -80,6 +81,9 @@ impl<F: Future<Output = Result<Reply, Failure>> + Unpin> Future for Answering<F>
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let came = ready!(Pin::new(&mut self.inner).poll(cx));
         let Some(told) = self.told.take() else { return Poll::Pending };
+        if let Some(note) = &told.note {
+            note.came(told.began.elapsed());
+        }
         Poll::Ready(Ok(match came {
             Ok(reply) => theirs(reply, told),
             Err(failure) => ours(failure, told),
@@ -115,6 +119,9 @@ fn ours(failure: Failure, mut told: Told) -> Response<Answer> {
     let Failure { fault, route, plain, own_write } = failure;
     let name = route.map(|route| &*told.table.route(route).name);
     let (status, mut headers, body) = fault.answer(name, plain);
+    if let Some(note) = &told.note {
+        note.is_in(fault.into());
+    }
     if let Some(cookie) = own_write {
         headers.append(header::SET_COOKIE, cookie);
     }

@@ -11,6 +11,7 @@ use crate::{
     error::Fault,
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
+    observe::Note,
     split::Choice,
     table::Route,
 };
@@ -24,6 +25,8 @@ pub(crate) struct Arrival {
     /// The config that holds for this request, whatever is reloaded meanwhile.
     pub(super) table: Rc<WorkerTable>,
     pub(super) began: Instant,
+    /// What is kept of it, where anything is.
+    pub(super) note: Option<Rc<Note>>,
 }
 
 /// ... whose framing and host are beyond doubt.
@@ -85,14 +88,10 @@ impl Arrival {
     pub(crate) fn new(request: Request<Incoming>, turn: &Rc<Turn>, worker: &Rc<Worker>) -> Self {
         let (head, body) = request.into_parts();
         turn.begin(!body.is_end_stream());
-        Self {
-            head,
-            body,
-            turn: Rc::clone(turn),
-            worker: Rc::clone(worker),
-            table: worker.table(),
-            began: Instant::now(),
-        }
+        let table = worker.table();
+        let note = table.scribe.as_ref().and_then(|scribe| scribe.note(&head));
+        let (turn, worker) = (Rc::clone(turn), Rc::clone(worker));
+        Self { head, body, turn, worker, table, began: Instant::now(), note }
     }
 }
 

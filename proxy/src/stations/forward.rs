@@ -71,17 +71,24 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     let Prepared { chosen: Chosen { located, choice }, is_websocket } = prepared;
     let Located { checked, route, path, prefix_end, .. } = located;
     let Checked { arrival, seen } = checked;
-    let Arrival { head, body, turn, worker, table, began } = arrival;
+    let Arrival { head, body, turn, worker, table, began, note } = arrival;
 
     let mut outgoing = Outgoing::new(head, body, path, prefix_end, !choice.is_write, seen.idempotency_key, seen.expect);
     let way = Way { turn, worker, table, route, is_websocket };
-    way.table.shard(Some(route)).overhead.observe(began.elapsed());
+    let overhead = began.elapsed();
+    way.table.shard(Some(route)).overhead.observe(overhead);
+    if let Some(note) = &note {
+        note.handed(choice.side, overhead);
+    }
 
     let first = way.ask(choice.side, &mut outgoing).await;
     let (missed, side) = match first {
         Ok((head, body)) => return Ok(Reply { head, body, route, side: choice.side, is_stale: false, choice }),
         Err(missed) => (missed, choice.side),
     };
+    if let Some(note) = &note {
+        note.is_in(missed.fault.into());
+    }
     let table = Rc::clone(&way.table);
     let compiled = table.route(route);
     let other = match side {

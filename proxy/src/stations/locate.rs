@@ -56,7 +56,7 @@ fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
     let (head, compiled) = (&checked.arrival.head, &checked.arrival.table.compiled);
     let path = normalise(head.uri.path()).map_err(|bad| Box::new(checked.fails(Fault::Path(bad))))?;
     let found = compiled.table.find(&Normal::of(head, &path));
-    let (route, prefix_end) = (found.route.index, found.prefix_end);
+    let (route, prefix_end, matched) = (found.route.index, found.prefix_end, found.matched);
     let path = match path {
         Cow::Borrowed(_) => None,
         Cow::Owned(path) => Some(path),
@@ -67,5 +67,8 @@ fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
         true => forwarded::client(&compiled.trusted, peer, &head.headers),
         false => peer,
     };
+    if let Some(note) = &checked.arrival.note {
+        note.located(matched, path.as_deref().unwrap_or_else(|| head.uri.path()), client);
+    }
     Ok(Located { route, path, prefix_end, client, is_peer_trusted, checked })
 }

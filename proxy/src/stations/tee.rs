@@ -65,7 +65,8 @@ fn offer(prepared: &Prepared) -> Option<Ticket> {
     let arrival = &located.checked.arrival;
     let path = located.path.as_deref().unwrap_or_else(|| arrival.head.uri.path());
     arrival.table.compiled.shadows.offer(&Offer {
-        found: Found { route: located.route(), prefix_end: located.prefix_end },
+        // A copy is not logged.
+        found: Found { route: located.route(), prefix_end: located.prefix_end, matched: "" },
         head: &arrival.head,
         path,
         choice: &prepared.chosen.choice,

@@ -107,6 +107,19 @@ fn without_port(host: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)
 }
 
+// === impl PathRule ===
+
+impl PathRule {
+    /// As the file has it, and nothing of a request.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Exact(path) => path,
+            Self::Prefix(prefix) if prefix.is_empty() => "/",
+            Self::Prefix(prefix) => prefix,
+        }
+    }
+}
+
 // === impl Rule ===
 
 impl Rule {

@@ -38,6 +38,8 @@ pub struct Found<'t> {
     pub route: &'t Arc<Route>,
     /// Where the prefix that matched ends in the normalised path; what a rewrite replaces.
     pub prefix_end: usize,
+    /// The path that the file's match names; `/` where it names none. Empty for `default`.
+    pub matched: &'t str,
 }
 
 // === impl RouteTable ===
@@ -67,8 +69,11 @@ impl RouteTable {
     #[must_use]
     pub fn find<'t>(&'t self, request: &Normal<'_>) -> Found<'t> {
         match self.matcher.find(request) {
-            Some(hit) => Found { route: &self.routes[hit.rule.route], prefix_end: hit.prefix_end },
-            None => Found { route: self.default_route(), prefix_end: 0 },
+            Some(hit) => {
+                let matched = hit.rule.path.text();
+                Found { route: &self.routes[hit.rule.route], prefix_end: hit.prefix_end, matched }
+            }
+            None => Found { route: self.default_route(), prefix_end: 0, matched: "" },
         }
     }
 

@@ -31,6 +31,7 @@ pub(crate) fn config(routes: Value) -> Config {
         default: "monolith".to_owned(),
         routes: serde_json::from_value(routes).unwrap(),
         syncs: [("money".to_owned(), sync(Owner::Legacy)), ("users".to_owned(), sync(Owner::Modern))].into(),
+        observe: crate::config::Observe::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The answering path over real sockets: a whole [`Proxy`] between raw clients and scripted upstreams.
 
+mod access_log;
 mod again;
 mod basics;
 mod client;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Proxy,
-    config::{Config, Limits, Listener, State, SyncRules},
+    config::{Config, Limits, Listener, Observe, State, SyncRules},
     links::{DataLinks, Owner, SyncLink},
 };
 
@@ -59,6 +60,7 @@ impl Setup {
             default: "legacy".to_owned(),
             routes: Vec::new(),
             syncs: BTreeMap::new(),
+            observe: Observe::default(),
         };
         Self { config, links: Links::default(), park_at_once: false }.upstream("legacy", legacy, &json!({}))
     }

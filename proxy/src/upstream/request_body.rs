@@ -130,6 +130,9 @@ impl Body for RequestBody {
 impl Streamed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.turn.body_came(frame.data_ref().map_or(0, Bytes::len));
+        }
         match &polled {
             Poll::Ready(Some(Ok(_))) if !self.incoming.is_end_stream() => self.turn.body_moved(),
             Poll::Ready(Some(Ok(_)) | None) => self.turn.body_ended(),

@@ -9,7 +9,7 @@ use std::{
 
 use banyan_proxy::{
     Proxy, RouteStatus,
-    config::{Config, Limits, Listener, State, SyncRules},
+    config::{Config, Limits, Listener, Observe, State, SyncRules},
     links::{DataLinks, Owner, SyncLink},
 };
 use prometheus::{Registry, TextEncoder};
@@ -56,6 +56,7 @@ impl Front {
             default: "monolith".to_owned(),
             routes: serde_json::from_value(routes).expect("routes"),
             syncs: BTreeMap::from([("money".to_owned(), sync)]),
+            observe: Observe::default(),
         };
         let data = Data(Arc::new(Mutex::new((Owner::Legacy, Some(Duration::ZERO)))));
         let registry = Registry::new();

@@ -1,0 +1,92 @@
+//! `access_log:` — what is kept of each request besides the counts.
+
+use std::{borrow::Cow, path::PathBuf};
+
+use garde::Validate;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+use super::Percent;
+
+/// All that is kept of single requests. Nothing, unless the file asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observe {
+    /// One line a request; `None`: none.
+    pub access_log: Option<AccessLog>,
+}
+
+/// One line of JSON a request. What stands in it is listed in `docs/reference/access-log.md`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLog {
+    /// `stdout`, or a file's path (with a `/` in it), which is opened anew when it was renamed or removed. Default `stdout`.
+    #[garde(skip)]
+    pub to: LogTarget,
+    /// Percent of the requests that get a line. Default 100.
+    #[garde(skip)]
+    pub sample: Percent,
+    /// Whether a request that failed gets its line even if it was not drawn; at most 1,000 such lines a second. Default `always`.
+    #[garde(skip)]
+    pub errors: Errors,
+    /// Adds the client's address, which is personal data. Default false.
+    #[garde(skip)]
+    pub client: bool,
+    /// Adds the request's path, which may be personal data; never its query. Default false: only what the route's `match` says.
+    #[garde(skip)]
+    pub path: bool,
+}
+
+/// Where the access log is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LogTarget {
+    /// Standard output. Banyan's own log goes to standard error.
+    #[default]
+    Stdout,
+    /// Appended to this file, which is made if missing (0640).
+    File(PathBuf),
+}
+
+/// Which failed requests get a line: a 5xx, an answer of Banyan's own, one that broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Errors {
+    /// All of them.
+    #[default]
+    Always,
+    /// Those that were drawn, like any other.
+    Sampled,
+}
+
+// === impl AccessLog ===
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { to: LogTarget::default(), sample: Percent::FULL, errors: Errors::default(), client: false, path: false }
+    }
+}
+
+// === impl LogTarget ===
+
+impl<'de> Deserialize<'de> for LogTarget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "stdout" => Ok(Self::Stdout),
+            // A word that is only meant as one must not become a file of that name.
+            path if path.contains('/') && !path.ends_with('/') => Ok(Self::File(path.into())),
+            _ => Err(de::Error::custom(format_args!(
+                "`{text}` is no place for a log; expected `stdout`, or a file's path with a `/` in it"
+            ))),
+        }
+    }
+}
+
+impl JsonSchema for LogTarget {
+    fn schema_name() -> Cow<'static, str> {
+        "LogTarget".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(stdout|.*/.*[^/])$" })
+    }
+}
