@@ -23,6 +23,7 @@ use crate::{
     shadow::Shadow,
     split::{RecentWrites, Signer, Split},
     table::{Problem, RouteTable, Stage, SyncRoute},
+    upstream::Warden,
 };
 
 /// A running proxy.
@@ -30,6 +31,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     crew: Crew,
     shadow: Arc<Shadow>,
+    _warden: Warden,
     generation: AtomicU64,
 }
 
@@ -123,13 +125,15 @@ impl Proxy {
         let shadows = shadow.compile(config, &table);
         let compiled = Compiled::new(config, 0, table, split, shadows, limits);
         let shared = Arc::new(Shared::new(compiled, shards, listeners.collect(), workers.max(1), recorder));
+        shared.follow();
+        let warden = Warden::start(background, Arc::clone(&shared));
         let weights = Arc::clone(&shared);
         registry.register(Box::new(Requests::new(Arc::clone(&shared.shards), move || {
             let current = weights.current.load();
             current.table.routes().iter().map(|route| (Arc::clone(&route.name), route.weight, route.weight)).collect()
         })?))?;
         let crew = Crew::start(&shared, &sockets, park_at_once)?;
-        Ok(Self { shared, crew, shadow, generation: AtomicU64::new(0) })
+        Ok(Self { shared, crew, shadow, _warden: warden, generation: AtomicU64::new(0) })
     }
 
     /// Compiles the whole config and swaps it in; requests under way end with the old one, connections stay open.
@@ -212,6 +216,11 @@ impl Proxy {
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.shared.listeners.iter().map(|listener| listener.local).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Whether every worker runs; `/livez` asks.

@@ -10,8 +10,7 @@ const KEYS: &[(Above, &[&str])] = &[
     (&["listeners"], &["tls", "proxy_protocol"]),
     (&["admin"], &["tls", "tokens"]),
     (&["state"], &["shared"]),
-    (&["upstreams", "*"], &["health", "limits", "tls", "circuit", "ejection", "slow_start", "protocol"]),
-    (&["upstreams", "*", "endpoints"], &["weight"]),
+    (&["upstreams", "*"], &["health", "limits", "tls", "circuit", "ejection", "protocol"]),
     (
         &["routes"],
         &["pin", "force", "reads", "fallback_on", "cookies", "rollout", "redirect", "respond", "rate_limit", "retries"],

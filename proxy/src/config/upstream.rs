@@ -12,7 +12,7 @@ use super::{Short, ShortOr};
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// Where it listens; requests are spread over all of them.
+    /// Where it listens; each request goes to the less busy one of two that are drawn by their weights.
     #[garde(length(min = 1), dive)]
     pub endpoints: Vec<ShortOr<Endpoint>>,
     /// How long a connect may take. Default 1s.
@@ -30,6 +30,16 @@ pub struct Upstream {
     #[garde(skip)]
     #[schemars(with = "String")]
     pub idle_time: Duration,
+    /// How often the names of endpoints are looked up again, in the background. Default 30s; addresses that vanished are drained.
+    #[serde(with = "humantime_serde", default = "thirty_seconds")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub resolve_every: Duration,
+    /// How long an endpoint that came, or came back, has less than its share; it begins at a tenth. Default: it has all of it at once.
+    #[serde(with = "humantime_serde", default)]
+    #[garde(skip)]
+    #[schemars(with = "Option<String>")]
+    pub slow_start: Option<Duration>,
     /// `honoured`: a request with an `Idempotency-Key` may be sent again to this upstream, whatever its method.
     #[serde(default)]
     #[garde(skip)]
@@ -40,9 +50,13 @@ pub struct Upstream {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
-    /// `http://host:port`, nothing behind the port. The name is looked up when a connection is made.
+    /// `http://host:port`, nothing behind the port. A name is looked up in the background; each of its addresses is an endpoint.
     #[garde(custom(origin))]
     pub url: String,
+    /// Its share of the requests, against the weights of the others. Default 1, at most 100.
+    #[serde(default = "one")]
+    #[garde(range(min = 1, max = 100))]
+    pub weight: u32,
 }
 
 /// What an upstream does with an `Idempotency-Key`.
@@ -75,7 +89,7 @@ impl Short for Endpoint {
     const EXPECTING: &'static str = "an address such as `http://127.0.0.1:7001`, or a map with `url`";
 
     fn short(text: &str) -> Result<Self, String> {
-        Ok(Self { url: text.to_owned() })
+        Ok(Self { url: text.to_owned(), weight: one() })
     }
 }
 
@@ -99,6 +113,10 @@ fn origin(url: &str, (): &()) -> garde::Result {
         return Err(wrong("an address ends after its port; a path belongs to a route's `rewrite`"));
     }
     Ok(())
+}
+
+fn one() -> u32 {
+    1
 }
 
 fn one_second() -> Duration {

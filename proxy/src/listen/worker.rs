@@ -106,7 +106,15 @@ impl Shared {
     pub(crate) fn swap(&self, compiled: Compiled) {
         let generation = compiled.generation;
         self.current.store(Arc::new(compiled));
+        self.follow();
         self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Has every upstream's endpoints as the present config says.
+    pub(crate) fn follow(&self) {
+        for spec in &self.current.load().upstreams {
+            self.upstream_state(&spec.name).follow(spec, None);
+        }
     }
 
     pub(crate) fn upstream_state(&self, name: &str) -> Arc<UpstreamState> {

@@ -263,6 +263,7 @@ fn times(config: &Config, problems: &mut Vec<Problem>) {
     for (name, upstream) in &config.upstreams {
         times.push((format!("upstreams.{name}.connect_timeout"), upstream.connect_timeout));
         times.push((format!("upstreams.{name}.timeout"), upstream.timeout));
+        times.push((format!("upstreams.{name}.resolve_every"), upstream.resolve_every));
     }
     for (index, route) in config.routes.iter().enumerate() {
         times.extend(route.timeout.map(|timeout| (format!("routes[{index}].timeout"), timeout)));

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod again;
+mod balance;
 mod basics;
 mod client;
 mod failures;

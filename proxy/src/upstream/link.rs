@@ -11,8 +11,6 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{RequestBody, UpstreamState};
-use crate::{listen::Turn, socket::Socket};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::{
@@ -21,12 +19,17 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 
+use super::{RequestBody, UpstreamState, pool::Local};
+use crate::{listen::Turn, socket::Socket};
+
 pub(crate) struct Link {
     sender: SendRequest<RequestBody>,
     /// `None` once the connection is over.
     driver: Option<Box<Driver>>,
-    pub(super) endpoint: usize,
+    pub(super) local: Rc<Local>,
     open: Open,
+    /// While it carries a request, from its head to the end of its answer.
+    flight: Option<Flight>,
 }
 
 type Driver = Connection<TokioIo<Socket>, RequestBody>;
@@ -52,6 +55,27 @@ pub(crate) enum SendError {
     Late,
 }
 
+/// Counts a request as under way at its endpoint.
+struct Flight {
+    local: Rc<Local>,
+    worker: usize,
+}
+
+// === impl Flight ===
+
+impl Flight {
+    fn new(local: &Rc<Local>, worker: usize) -> Self {
+        local.endpoint.began(worker);
+        Self { local: Rc::clone(local), worker }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.local.endpoint.ended(self.worker);
+    }
+}
+
 // === impl Open ===
 
 impl Open {
@@ -70,9 +94,9 @@ impl Drop for Open {
 // === impl Link ===
 
 impl Link {
-    pub(super) async fn new(http: &Builder, socket: Socket, endpoint: usize, open: Open) -> hyper::Result<Self> {
+    pub(super) async fn new(http: &Builder, socket: Socket, local: &Rc<Local>, open: Open) -> hyper::Result<Self> {
         let (sender, driver) = http.handshake(TokioIo::new(socket)).await?;
-        Ok(Self { sender, driver: Some(Box::new(driver)), endpoint, open })
+        Ok(Self { sender, driver: Some(Box::new(driver)), local: Rc::clone(local), open, flight: None })
     }
 
     /// Sends a request and waits for the head of its answer, no longer than the client's [`Turn`] allows.
@@ -81,8 +105,7 @@ impl Link {
         request: Request<RequestBody>,
         turn: &Rc<Turn>,
     ) -> Result<Response<Incoming>, SendError> {
-        self.open.state.in_flight(self.open.worker, 1);
-        let flight = InFlight(&self.open);
+        self.flight = Some(Flight::new(&self.local, self.open.worker));
         let mut answer = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
         // The answer only ever comes out of the driver, which is polled here first: it needs no waker of its own. And the driver is first
@@ -115,7 +138,6 @@ impl Link {
             if turn.is_head_late() { Poll::Ready(None) } else { Poll::Pending }
         })
         .await;
-        drop(flight);
         match sent {
             None => {
                 self.driver = None;
@@ -154,6 +176,11 @@ impl Link {
         self.poll_drive(&mut Context::from_waker(Waker::noop()));
     }
 
+    /// The exchange is over; it may wait for the next one.
+    pub(super) fn rests(&mut self) {
+        self.flight = None;
+    }
+
     /// Whether the other end has closed an idle link, or said something unasked.
     pub(super) fn is_over(&mut self) -> bool {
         self.quiet();
@@ -164,15 +191,6 @@ impl Link {
     pub(crate) fn into_tunnel(self) -> Option<(Socket, Bytes, Open)> {
         let parts = self.driver?.into_parts();
         Some((parts.io.into_inner(), parts.read_buf, self.open))
-    }
-}
-
-/// Counts a request as under way.
-struct InFlight<'o>(&'o Open);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.state.in_flight(self.0.worker, -1);
     }
 }
 

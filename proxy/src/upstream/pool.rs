@@ -1,4 +1,4 @@
-//! One worker's connections to one upstream: idle ones are taken last-in first-out, new ones go round the endpoints.
+//! One worker's connections to one upstream: idle ones are taken last-in first-out from the endpoint whose turn it is.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,7 +11,10 @@ use std::{
 use hyper::client::conn::http1::Builder;
 use tokio::net::TcpStream;
 
-use super::{Link, Open, UpstreamSpec, UpstreamState, state::EndpointSpec};
+use super::{
+    Endpoint, Link, Open, UpstreamSpec, UpstreamState,
+    balance::{Dice, Endpoints},
+};
 use crate::{error::Fault, listen::Tick};
 
 /// How long an endpoint that refused is left out while another one can be asked.
@@ -24,14 +27,19 @@ pub(crate) struct Upstream {
     state: Arc<UpstreamState>,
     worker: usize,
     http: Builder,
-    endpoints: Vec<Endpoint>,
-    next: Cell<usize>,
+    endpoints: RefCell<Rc<Endpoints>>,
+    /// The generation of `endpoints`.
+    seen: Cell<u64>,
+    dice: Dice,
 }
 
-#[derive(Default)]
-struct Endpoint {
+/// One endpoint and its idle connections of one worker.
+pub(super) struct Local {
+    pub(super) endpoint: Arc<Endpoint>,
     idle: RefCell<Vec<Idle>>,
     refused: Cell<Option<Tick>>,
+    /// It is no endpoint of the upstream any more: its connections end with the requests that they carry.
+    is_gone: Cell<bool>,
 }
 
 struct Idle {
@@ -47,22 +55,26 @@ impl Upstream {
         if spec.is_legacy {
             http.preserve_header_case(true).title_case_headers(true);
         }
-        let endpoints = spec.endpoints.iter().map(|_| Endpoint::default()).collect();
-        Self { spec, state, worker, http, endpoints, next: Cell::new(0) }
+        // A generation that never is: the first request looks.
+        Self { spec, state, worker, http, endpoints: RefCell::default(), seen: Cell::new(u64::MAX), dice: Dice::new() }
     }
 
     /// An idle connection of the endpoint whose turn it is.
     pub(crate) fn take(&self, now: Tick) -> Option<Link> {
-        let first = self.turn(now);
-        self.endpoints[first].idle.borrow_mut().pop().map(|idle| idle.link)
+        let endpoints = self.endpoints();
+        let local = endpoints.pick(&self.dice, now, self.spec.slow_start)?;
+        let idle = local.idle.borrow_mut().pop();
+        idle.map(|idle| idle.link)
     }
 
     /// Gives a connection back, if another request may follow on it.
-    pub(crate) fn give_back(&self, link: Link, now: Tick) {
-        if !link.is_reusable() {
+    pub(crate) fn give_back(&self, mut link: Link, now: Tick) {
+        link.rests();
+        if !link.is_reusable() || link.local.is_gone.get() {
             return;
         }
-        let mut idle = self.endpoints[link.endpoint].idle.borrow_mut();
+        let local = Rc::clone(&link.local);
+        let mut idle = local.idle.borrow_mut();
         if idle.len() < MOST_IDLE {
             idle.push(Idle { link, since: now });
         }
@@ -70,17 +82,23 @@ impl Upstream {
 
     /// A new connection, to the first endpoint that takes one.
     pub(crate) async fn connect(&self, now: Tick) -> Result<Link, Fault> {
-        let (first, count) = (self.turn(now), self.endpoints.len());
+        let mut endpoints = self.endpoints();
+        if endpoints.all.is_empty() {
+            // Only a name that was not looked up yet, or is not known.
+            let found = tokio::time::timeout(self.spec.connect_timeout, self.state.found()).await;
+            found.map_err(|_| Fault::Refused)?;
+            endpoints = self.endpoints();
+        }
         let mut fault = Fault::NoSide;
-        for at in (0..count).map(|step| (first + step) % count) {
-            match dial(&self.spec.endpoints[at], self.spec.connect_timeout).await {
+        for local in endpoints.in_turn(&self.dice, now, self.spec.slow_start) {
+            match dial(local.endpoint.address, self.spec.connect_timeout).await {
                 Ok(stream) => {
-                    self.endpoints[at].refused.set(None);
+                    local.refused.set(None);
                     let open = Open::new(Arc::clone(&self.state), self.worker);
-                    return Link::new(&self.http, stream.into(), at, open).await.map_err(|_| Fault::Refused);
+                    return Link::new(&self.http, stream.into(), local, open).await.map_err(|_| Fault::Refused);
                 }
                 Err(why) => {
-                    self.endpoints[at].refused.set(Some(now));
+                    local.refused.set(Some(now));
                     fault = why;
                 }
             }
@@ -88,36 +106,55 @@ impl Upstream {
         Err(fault)
     }
 
-    /// Closes what was idle for too long, and what the other end has closed.
+    /// Closes what was idle for too long, what the other end has closed, and all connections to what is no endpoint any more.
     pub(crate) fn sweep(&self, now: Tick) {
         let most = Tick::try_from(self.spec.idle_time.as_millis()).unwrap_or(Tick::MAX / 2);
-        for endpoint in &self.endpoints {
-            endpoint.idle.borrow_mut().retain_mut(|idle| now.wrapping_sub(idle.since) < most && !idle.link.is_over());
+        for local in &self.endpoints().all {
+            local.idle.borrow_mut().retain_mut(|idle| now.wrapping_sub(idle.since) < most && !idle.link.is_over());
         }
     }
 
-    /// Whose turn it is; one that refused a moment ago is left out while there is another.
-    fn turn(&self, now: Tick) -> usize {
-        let count = self.endpoints.len();
-        if count == 1 {
-            return 0;
+    /// The endpoints as they are now.
+    fn endpoints(&self) -> Rc<Endpoints> {
+        let generation = self.state.generation();
+        if self.seen.replace(generation) != generation {
+            self.renew();
         }
-        let first = self.next.get();
-        self.next.set((first + 1) % count);
-        let is_shunned = |at: &usize| {
-            self.endpoints[*at].refused.get().is_some_and(|refused| now.wrapping_sub(refused) < SHUNNED_MS)
+        Rc::clone(&self.endpoints.borrow())
+    }
+
+    #[cold]
+    fn renew(&self) {
+        let old = Rc::clone(&self.endpoints.borrow());
+        let now = self.state.endpoints();
+        let local = |endpoint: &Arc<Endpoint>| {
+            let known = old.all.iter().find(|local| Arc::ptr_eq(&local.endpoint, endpoint));
+            known.cloned().unwrap_or_else(|| Rc::new(Local::new(Arc::clone(endpoint))))
         };
-        (0..count).map(|step| (first + step) % count).find(|at| !is_shunned(at)).unwrap_or(first)
+        let all: Vec<Rc<Local>> = now.iter().map(local).collect();
+        for gone in old.all.iter().filter(|old| !all.iter().any(|kept| Rc::ptr_eq(kept, old))) {
+            gone.is_gone.set(true);
+            gone.idle.borrow_mut().clear();
+        }
+        *self.endpoints.borrow_mut() = Rc::new(Endpoints::new(all));
     }
 }
 
-async fn dial(endpoint: &EndpointSpec, within: Duration) -> Result<TcpStream, Fault> {
-    let connected = tokio::time::timeout(within, async {
-        match endpoint.address {
-            Some(address) => TcpStream::connect::<SocketAddr>(address).await,
-            None => TcpStream::connect(endpoint.authority.as_str()).await,
-        }
-    });
+// === impl Local ===
+
+impl Local {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+        Self { endpoint, idle: RefCell::default(), refused: Cell::new(None), is_gone: Cell::new(false) }
+    }
+
+    /// It refused a moment ago.
+    pub(super) fn is_shunned(&self, now: Tick) -> bool {
+        self.refused.get().is_some_and(|refused| now.wrapping_sub(refused) < SHUNNED_MS)
+    }
+}
+
+async fn dial(address: SocketAddr, within: Duration) -> Result<TcpStream, Fault> {
+    let connected = tokio::time::timeout(within, TcpStream::connect(address));
     match connected.await {
         Ok(Ok(stream)) => {
             // Without it small answers would wait for each other; not having it is no reason to fail.

@@ -1,12 +1,19 @@
 //! What all workers know of an upstream: its settings, and how busy it is.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::Endpoint;
 use crate::config::{Config, IdempotencyKey};
 
 /// One upstream's settings, compiled.
@@ -17,6 +24,10 @@ pub(crate) struct UpstreamSpec {
     pub(crate) connect_timeout: Duration,
     pub(crate) timeout: Duration,
     pub(crate) idle_time: Duration,
+    /// How often names of endpoints are looked up.
+    pub(crate) resolve_every: Duration,
+    /// How long the share of an endpoint that came (back) grows; zero: it has all of it at once.
+    pub(crate) slow_start: Duration,
     /// It answers a repeated `Idempotency-Key` with the first answer.
     pub(crate) honours_keys: bool,
     /// It is some route's legacy side, or the default: header names keep their case.
@@ -26,21 +37,29 @@ pub(crate) struct UpstreamSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EndpointSpec {
     /// `host:port`.
-    pub(crate) authority: String,
-    /// Where the host is a literal address; a name is looked up at each connect.
+    pub(crate) authority: Arc<str>,
+    /// Where the host is a literal address; a name is looked up in the background.
     pub(crate) address: Option<SocketAddr>,
+    pub(crate) weight: u32,
 }
 
-/// How busy an upstream is. Each worker writes its own place, so that workers never contend for a cache line.
+/// What all workers and the background know of an upstream. What a worker counts has a place of its own, so that workers never contend for a
+/// cache line.
 #[derive(Debug)]
 pub(crate) struct UpstreamState {
     workers: Box<[Slot]>,
+    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    /// Counts changes of `endpoints` and of their standing, where every request looks.
+    generation: AtomicU64,
+    /// What names were last looked up to be. Never locked on the answering path.
+    looked_up: Mutex<BTreeMap<Arc<str>, Vec<SocketAddr>>>,
+    /// There are endpoints where there were none.
+    found: Notify,
 }
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Slot {
-    in_flight: AtomicUsize,
     connections: AtomicUsize,
 }
 
@@ -58,10 +77,12 @@ impl UpstreamSpec {
             .collect();
         let spec = |(name, upstream): (&String, &crate::config::Upstream)| Self {
             name: name.clone(),
-            endpoints: upstream.endpoints.iter().map(|endpoint| EndpointSpec::new(endpoint.0.authority())).collect(),
+            endpoints: upstream.endpoints.iter().map(|endpoint| EndpointSpec::new(&endpoint.0)).collect(),
             connect_timeout: upstream.connect_timeout,
             timeout: upstream.timeout,
             idle_time: upstream.idle_time,
+            resolve_every: upstream.resolve_every,
+            slow_start: upstream.slow_start.unwrap_or_default(),
             honours_keys: upstream.idempotency_key == IdempotencyKey::Honoured,
             is_legacy: legacy.contains(name.as_str()),
         };
@@ -72,9 +93,9 @@ impl UpstreamSpec {
 // === impl EndpointSpec ===
 
 impl EndpointSpec {
-    fn new(authority: String) -> Self {
-        let address = authority.parse().ok();
-        Self { authority, address }
+    fn new(endpoint: &crate::config::Endpoint) -> Self {
+        let authority = endpoint.authority();
+        Self { address: authority.parse().ok(), authority: authority.into(), weight: endpoint.weight }
     }
 }
 
@@ -82,22 +103,102 @@ impl EndpointSpec {
 
 impl UpstreamState {
     pub(crate) fn new(workers: usize) -> Self {
-        Self { workers: std::iter::repeat_with(Slot::default).take(workers).collect() }
+        Self {
+            workers: std::iter::repeat_with(Slot::default).take(workers).collect(),
+            endpoints: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            looked_up: Mutex::default(),
+            found: Notify::new(),
+        }
     }
 
     /// Requests under way and open connections, over all workers.
     pub(crate) fn busy(&self) -> (usize, usize) {
-        let sum =
-            |of: fn(&Slot) -> &AtomicUsize| self.workers.iter().map(|slot| of(slot).load(Ordering::Relaxed)).sum();
-        (sum(|slot| &slot.in_flight), sum(|slot| &slot.connections))
+        let in_flight = self.endpoints.load().iter().map(|endpoint| endpoint.in_flight()).sum();
+        let connections = self.workers.iter().map(|slot| slot.connections.load(Ordering::Relaxed)).sum();
+        (in_flight, connections)
     }
 
     pub(super) fn connected(&self, worker: usize, change: isize) {
         change_by(&self.workers[worker].connections, change);
     }
 
-    pub(super) fn in_flight(&self, worker: usize, change: isize) {
-        change_by(&self.workers[worker].in_flight, change);
+    // --- endpoints
+
+    /// The endpoints now; [`generation`](Self::generation) says when to look again.
+    pub(crate) fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
+        self.endpoints.load_full()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The standing of an endpoint has changed.
+    pub(super) fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Waits until there are any endpoints.
+    pub(super) async fn found(&self) {
+        loop {
+            let found = self.found.notified();
+            if !self.endpoints.load().is_empty() {
+                return;
+            }
+            found.await;
+        }
+    }
+
+    /// Workers look at the weights anew while an endpoint warms up, and once it is warm.
+    pub(super) fn warm_up(&self, spec: &UpstreamSpec) {
+        for endpoint in self.endpoints.load().iter().filter(|endpoint| endpoint.is_warming()) {
+            endpoint.warmed(spec.slow_start);
+            self.changed();
+        }
+    }
+
+    /// Takes over what the file says, or what a name was looked up to be. Endpoints that stay keep all that is known of them. Says whether
+    /// anything changed.
+    pub(crate) fn follow(&self, spec: &UpstreamSpec, looked_up: Option<(&Arc<str>, Vec<SocketAddr>)>) -> bool {
+        let mut names = self.looked_up.lock().unwrap_or_else(PoisonError::into_inner);
+        names.retain(|name, _| spec.endpoints.iter().any(|endpoint| endpoint.authority == *name));
+        if let Some((name, addresses)) = looked_up {
+            names.insert(Arc::clone(name), addresses);
+        }
+        let old = self.endpoints.load();
+        let mut new: Vec<Arc<Endpoint>> = Vec::new();
+        let mut is_same = true;
+        for wanted in &spec.endpoints {
+            let named = names.get(&wanted.authority).map_or(&[][..], Vec::as_slice);
+            for address in wanted.address.as_slice().iter().chain(named) {
+                if new.iter().any(|other| other.address == *address) {
+                    continue;
+                }
+                let known =
+                    old.iter().find(|known| known.address == *address && known.authority == wanted.authority).cloned();
+                let endpoint = known.unwrap_or_else(|| {
+                    is_same = false;
+                    let (authority, workers) = (Arc::clone(&wanted.authority), self.workers.len());
+                    let fresh = Endpoint::new(authority, *address, wanted.weight, workers);
+                    // The first ones of all have nobody beside them who could take the load meanwhile.
+                    if !old.is_empty() && !spec.slow_start.is_zero() {
+                        fresh.warms();
+                    }
+                    Arc::new(fresh)
+                });
+                is_same &= endpoint.weight() == wanted.weight;
+                endpoint.set_weight(wanted.weight);
+                new.push(endpoint);
+            }
+        }
+        is_same &= new.len() == old.len();
+        if !is_same {
+            self.endpoints.store(Arc::new(new));
+            self.changed();
+            self.found.notify_waiters();
+        }
+        !is_same
     }
 }
 
