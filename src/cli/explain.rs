@@ -14,7 +14,7 @@ use banyan_proxy::{
     config::{Config, Fallback, Keyless},
     links::Owner,
     split::{BUCKETS, Choice, Reason, RecentWrites, Signer, Split, find_key},
-    table::{DEFAULT, Explanation, Normal, Route, RouteTable, normalise},
+    table::{DEFAULT, Explanation, Miss, MissedBy, Normal, Route, RouteTable, normalise},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use serde::Serialize;
@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// A header of it: `-H 'x-user-id: ann'`. As often as needed.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// The client's address, for routes that draw by it.
+    /// The client's address, for routes that match or draw by it.
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     client: IpAddr,
     /// How to print the result.
@@ -46,6 +46,8 @@ struct Answer {
     matched: String,
     /// Other routes that match, in order of precedence.
     others: Vec<String>,
+    /// The routes that do not match, the nearest first.
+    misses: Vec<Missed>,
     /// The path that was matched.
     path: String,
     side: Owner,
@@ -65,6 +67,18 @@ struct Answer {
     fallback: &'static str,
 }
 
+/// A route that does not match.
+#[derive(Serialize)]
+struct Missed {
+    route: String,
+    /// What did not hold.
+    by: MissedBy,
+    why: String,
+}
+
+/// People are shown so many of the routes that do not match.
+const MOST_MISSES: usize = 30;
+
 pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let accepted = match config::load(path) {
         Ok(accepted) => accepted,
@@ -83,7 +97,8 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let path = normalise(raw).with_context(|| format!("`{raw}` is no path; Banyan answers it with 400"))?;
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let host = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    let request = Normal { method: &args.method, host, path: &path, headers: &headers };
+    let client = args.client.to_canonical();
+    let request = Normal { method: &args.method, host, path: &path, query, headers: &headers, client };
     let explanation = table.explain(&request);
     let prefix_end = table.find(&request).prefix_end;
 
@@ -101,6 +116,7 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         route: route.name.to_string(),
         matched: explanation.matched.clone(),
         others: explanation.others.iter().map(|(other, _)| other.name.to_string()).collect(),
+        misses: explanation.misses.iter().map(Missed::of).collect(),
         path: explanation.path.clone(),
         side: choice.side,
         upstream: target.map(|target| target.upstream.to_string()),
@@ -124,6 +140,14 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         Format::Text => output::data(&sentences(&answer, &explanation, &choice, raw, &config))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+// === impl Missed ===
+
+impl Missed {
+    fn of(miss: &Miss) -> Self {
+        Self { route: miss.route.name.to_string(), by: miss.by, why: miss.why.clone() }
+    }
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -184,6 +208,15 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
                 "reads follow the owner while sync `{sync}` is behind, and for a while after the user's own write"
             ),
         );
+    }
+    for (other, why) in &explanation.others {
+        line("behind", &other.name, &format!("matches too: {why}"));
+    }
+    for (at, miss) in answer.misses.iter().take(MOST_MISSES).enumerate() {
+        line(if at == 0 { "not" } else { "" }, &miss.route, &miss.why);
+    }
+    if let Some(more) = answer.misses.len().checked_sub(MOST_MISSES).filter(|more| *more > 0) {
+        line("", "…", &format!("and {more} more; `-o json` lists them all"));
     }
     out
 }

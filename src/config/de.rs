@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 
+use banyan_proxy::config::TEXT_OR_MAP;
 use serde::{
     Deserializer,
     de::{
@@ -248,8 +249,9 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'de> {
         self.variant(visitor).map_err(|fault| fault.or_at(self.node.id, false))
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_newtype_struct(self).map_err(|fault| fault.or_at(self.node.id, false))
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        if name == TEXT_OR_MAP { self.visit_text(visitor) } else { visitor.visit_newtype_struct(self) }
+            .map_err(|fault| fault.or_at(self.node.id, false))
     }
 
     // An empty value where a list or map stands with a default is that: `routes:` alone is no routes.

@@ -15,7 +15,6 @@ const KEYS: &[(Above, &[&str])] = &[
         &["routes"],
         &["pin", "force", "reads", "fallback_on", "cookies", "rollout", "redirect", "respond", "rate_limit", "retries"],
     ),
-    (&["routes", "match"], &["path_regex", "query", "client"]),
     (&["routes", "legacy"], &["headers", "host"]),
     (&["routes", "modern"], &["headers", "host"]),
     (&["routes", "shadow"], &["methods", "resend"]),
@@ -60,7 +59,12 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["routes"], "routes: [{name: payments, match: {path_prefix: /payments}, legacy: monolith}]"),
         (&["routes", "name"], "name: payments"),
         (&["routes", "match"], "match: {path_prefix: /payments}"),
+        (&["routes", "match", "path_regex"], "path_regex: \"/payments/[0-9]+\""),
         (&["routes", "match", "headers"], "headers: {x-tenant: acme}"),
+        (&["routes", "match", "headers", "*"], "headers: {x-tenant: acme, x-beta: {present: true}}"),
+        (&["routes", "match", "query"], "query: {version: \"2\"}"),
+        (&["routes", "match", "query", "*"], "query: {version: \"2\", debug: {present: false}}"),
+        (&["routes", "match", "client"], "client: [10.0.0.0/8, 192.0.2.7]"),
         (&["routes", "match", "methods"], "methods: [GET, HEAD]"),
         (&["routes", "legacy"], "legacy: monolith"),
         (&["routes", "modern"], "modern: payments"),
@@ -224,7 +228,7 @@ mod tests {
     fn a_key_is_later_only_where_it_will_stand() {
         assert!(later_key(&Step::parse("routes[3].rollout")));
         assert!(later_key(&Step::parse("upstreams.payments.tls")));
-        assert!(later_key(&Step::parse("routes[0].match[1].query")));
+        assert!(later_key(&Step::parse("routes[0].shadow.methods")));
         assert!(!later_key(&Step::parse("rollout")));
         assert!(!later_key(&Step::parse("routes[0].rolout")));
         assert!(later_value(&Step::parse("syncs.payments.order"), "key"));

@@ -47,7 +47,7 @@ pub(crate) enum Differs {
 /// Longer values say less than that they changed.
 const LONGEST: usize = 60;
 /// Keys whose texts are names and places; of others only numbers, times, sizes and truth values are shown.
-const SHOWN: [&str; 16] = [
+const SHOWN: [&str; 17] = [
     "bind",
     "default",
     "dir",
@@ -61,6 +61,7 @@ const SHOWN: [&str; 16] = [
     "owner",
     "path",
     "path_prefix",
+    "path_regex",
     "protocol",
     "sync",
     "upstream",

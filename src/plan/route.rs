@@ -214,7 +214,8 @@ fn upstream(side: &Option<ShortOr<Side>>) -> Option<&str> {
 /// The first match by its path, and how many more there are.
 fn matched(matches: &OneOrMany<Match>) -> String {
     let Some(first) = matches.0.first() else { return "nothing".to_owned() };
-    let path = first.path.as_deref().or(first.path_prefix.as_deref()).unwrap_or("/");
+    let path =
+        first.path.as_ref().or(first.path_prefix.as_ref()).or(first.path_regex.as_ref()).map_or("/", String::as_str);
     let host = first.host.as_deref().unwrap_or_default();
     match matches.0.len() - 1 {
         0 => format!("{host}{path}"),

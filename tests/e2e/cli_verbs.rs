@@ -119,6 +119,18 @@ fn explain_says_route_side_and_why() {
     let done = folder.banyan(&["explain", "GET", "/orders"]);
     assert!(out(&done).starts_with("route     default"), "{}", out(&done));
     assert_eq!(code(&folder.banyan(&["explain", "GET", "/%zz"])), 1);
+    let request = ["explain", "GET", "/orders?v=hidden-1", "-H", "x-a: hidden-2"];
+    let folder =
+        Folder::with(&GOOD.replace(
+            "routes:",
+            "routes:\n  - {name: v2, match: {path: /orders, query: {v: hidden-3}}, legacy: monolith}",
+        ));
+    let text = out(&folder.banyan(&request));
+    assert!(text.contains("not       v2           query parameter v is not as it wants"), "{text}");
+    assert!(text.contains("          payments     the path is not under /payments"), "{text}");
+    let json: Value = serde_json::from_str(&out(&folder.banyan(&[&request[..], &["-o", "json"]].concat()))).unwrap();
+    assert_eq!((&json["misses"][0]["by"], &json["misses"][1]["by"]), (&"query".into(), &"path".into()));
+    assert!(!(text + &json.to_string()).contains("hidden"));
 }
 
 #[test]

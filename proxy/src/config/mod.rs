@@ -3,6 +3,7 @@
 //! `src/config.rs` of the root package joins it with the connectors' share; `table/` turns it into what a request is matched against.
 //! A key is here only when it works.
 
+mod matches;
 mod observe;
 mod route;
 mod short;
@@ -18,9 +19,10 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use matches::{HeaderName, Match, Method, Networks, Wanted};
 pub use observe::{AccessLog, Errors, LogTarget, Observe};
-pub use route::{Compare, Fallback, HeaderName, Keyless, Match, Method, Rewrite, Route, Shadow, Side, Sticky};
-pub use short::{OneOrMany, Short, ShortOr};
+pub use route::{Compare, Fallback, Keyless, Rewrite, Route, Shadow, Side, Sticky};
+pub use short::{OneOrMany, Short, ShortOr, TEXT_OR_MAP};
 pub use upstream::{Endpoint, IdempotencyKey, Upstream};
 pub use weight::{Percent, Weight};
 

@@ -1,13 +1,13 @@
 //! `routes:` — a match, its legacy upstream, its modern upstream, and the weight between them.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use garde::Validate;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
-use super::{OneOrMany, Percent, Short, ShortOr, Weight};
+use super::{HeaderName, Match, OneOrMany, Percent, Short, ShortOr, Weight};
 
 /// One route.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
@@ -70,27 +70,6 @@ pub struct Route {
     #[serde(default)]
     #[garde(dive)]
     pub compare: Option<Compare>,
-}
-
-/// What a route answers: all that is given must hold. Paths are matched in normalised form.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Match {
-    /// The request's host, without port; case does not count. `*.shop.example` is every name below `shop.example`.
-    #[garde(inner(length(min = 1, max = 253)))]
-    pub host: Option<String>,
-    /// Exactly this path, in normal form.
-    #[garde(inner(pattern(r"^/")))]
-    pub path: Option<String>,
-    /// This path and everything below it, on segment borders: `/pay` does not match `/payments`. In normal form.
-    #[garde(inner(pattern(r"^/")))]
-    pub path_prefix: Option<String>,
-    /// One of these methods.
-    #[garde(skip)]
-    pub methods: Option<Vec<Method>>,
-    /// Each header must have exactly this value.
-    #[garde(skip)]
-    pub headers: BTreeMap<HeaderName, String>,
 }
 
 /// One side of a route.
@@ -186,14 +165,6 @@ pub struct Compare {
     pub samples: usize,
 }
 
-/// A header's name, checked and in lower case.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HeaderName(String);
-
-/// A method, checked; in capitals as on the wire.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Method(http::Method);
-
 // === impl Side ===
 
 impl Short for Side {
@@ -201,68 +172,6 @@ impl Short for Side {
 
     fn short(text: &str) -> Result<Self, String> {
         Ok(Self { upstream: text.to_owned(), rewrite: None })
-    }
-}
-
-// === impl HeaderName ===
-
-impl HeaderName {
-    /// In lower case.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for HeaderName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match http::HeaderName::from_bytes(text.as_bytes()) {
-            Ok(name) => Ok(Self(name.as_str().to_owned())),
-            Err(_) => {
-                Err(de::Error::custom(format_args!("`{text}` is no header name; expected letters, digits and `-`")))
-            }
-        }
-    }
-}
-
-impl JsonSchema for HeaderName {
-    fn schema_name() -> Cow<'static, str> {
-        "HeaderName".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" })
-    }
-}
-
-// === impl Method ===
-
-impl Method {
-    /// As the `http` crate knows it.
-    #[must_use]
-    pub fn get(&self) -> &http::Method {
-        &self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Method {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match http::Method::from_bytes(text.as_bytes()) {
-            Ok(method) if !text.bytes().any(|b| b.is_ascii_lowercase()) => Ok(Self(method)),
-            _ => Err(de::Error::custom(format_args!("`{text}` is no method; expected capitals such as `GET`"))),
-        }
-    }
-}
-
-impl JsonSchema for Method {
-    fn schema_name() -> Cow<'static, str> {
-        "Method".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[A-Z!#$%&'*+.^_`|~0-9-]+$" })
     }
 }
 

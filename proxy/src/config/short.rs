@@ -12,6 +12,10 @@ use serde::{
     },
 };
 
+/// The name of the newtype that a [`ShortOr`] deserializes as: a deserializer that knows it gives bare numbers and truth values as the text
+/// that they were written as (`headers: {x-version: 007}`).
+pub const TEXT_OR_MAP: &str = "text, or a map";
+
 /// A type whose commonest form is a bare text.
 pub trait Short: Sized {
     /// What stands in an error message in place of a value: `an upstream's name, or a map`.
@@ -48,11 +52,15 @@ impl<'de, T: Deserialize<'de> + Short> Deserialize<'de> for ShortOr<T> {
                 T::short(text).map_err(E::custom)
             }
 
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+                deserializer.deserialize_any(self)
+            }
+
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
                 T::deserialize(MapAccessDeserializer::new(map))
             }
         }
-        deserializer.deserialize_any(Form(PhantomData)).map(ShortOr)
+        deserializer.deserialize_newtype_struct(TEXT_OR_MAP, Form(PhantomData)).map(ShortOr)
     }
 }
 

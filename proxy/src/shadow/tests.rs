@@ -79,7 +79,7 @@ impl Stage {
 
     fn offer(&self, method: &str, has_body: bool) -> Option<Ticket> {
         let head = head(method);
-        let found = self.table.find(&Normal::of(&head, "/r/7"));
+        let found = self.table.find(&Normal::of(&head, "/r/7", [127, 0, 0, 1].into()));
         let choice = self.split.choose(found.route, &head, IpAddr::V4(Ipv4Addr::LOCALHOST), SystemTime::now());
         self.shadows.offer(&Offer { found, head: &head, path: "/r/7", choice: &choice, has_body })
     }

@@ -55,17 +55,17 @@ impl<S: Service<Located, Response = Reply, Error = Failure>> Service<Checked> fo
 fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
     let (head, compiled) = (&checked.arrival.head, &checked.arrival.table.compiled);
     let path = normalise(head.uri.path()).map_err(|bad| Box::new(checked.fails(Fault::Path(bad))))?;
-    let found = compiled.table.find(&Normal::of(head, &path));
-    let (route, prefix_end, matched) = (found.route.index, found.prefix_end, found.matched);
-    let path = match path {
-        Cow::Borrowed(_) => None,
-        Cow::Owned(path) => Some(path),
-    };
     let peer = checked.arrival.turn.peer();
     let is_peer_trusted = forwarded::is_trusted(&compiled.trusted, peer);
     let client = match is_peer_trusted {
         true => forwarded::client(&compiled.trusted, peer, &head.headers),
         false => peer,
+    };
+    let found = compiled.table.find(&Normal::of(head, &path, client));
+    let (route, prefix_end, matched) = (found.route.index, found.prefix_end, found.matched);
+    let path = match path {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(path) => Some(path),
     };
     if let Some(note) = &checked.arrival.note {
         note.located(matched, path.as_deref().unwrap_or_else(|| head.uri.path()), client);

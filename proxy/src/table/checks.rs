@@ -4,12 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::ExposeSecret;
 
-use super::{
-    DEFAULT, Problem,
-    matcher::{PathRule, Rule},
-};
+use super::{DEFAULT, Problem};
 use crate::{
-    config::{self, Config, Fallback, Match, Sticky, Weight},
+    config::{self, Config, Fallback, Match, Sticky, Wanted, Weight},
     links::Owner,
     shadow::SHADOW_MEMORY,
     split::LEAST_SECRET,
@@ -23,9 +20,15 @@ pub(super) fn one_match(at: &str, one: &Match, problems: &mut Vec<Problem>) {
                 .hint("say `path_prefix: /` if that is meant, or change `default:`"),
         );
     }
-    if one.path.is_some() && one.path_prefix.is_some() {
+    let paths = [
+        ("path", one.path.is_some()),
+        ("path_prefix", one.path_prefix.is_some()),
+        ("path_regex", one.path_regex.is_some()),
+    ];
+    let mut given = paths.into_iter().filter_map(|(key, is_given)| is_given.then_some(key));
+    if let (Some(first), Some(second)) = (given.next(), given.next()) {
         problems.push(
-            Problem::error(format!("{at}.path_prefix"), "a match has either `path` or `path_prefix`")
+            Problem::error(format!("{at}.{second}"), format!("a match has either `{first}` or `{second}`"))
                 .hint("make it a list of two matches if either may hold"),
         );
     }
@@ -34,6 +37,24 @@ pub(super) fn one_match(at: &str, one: &Match, problems: &mut Vec<Problem>) {
             Problem::error(format!("{at}.methods"), "an empty list of methods matches nothing")
                 .hint("leave `methods` out to match all of them"),
         );
+    }
+    if one.client.as_ref().is_some_and(|client| client.get().is_empty()) {
+        problems.push(
+            Problem::error(format!("{at}.client"), "an empty list of networks matches nobody")
+                .hint("leave `client` out to match everybody"),
+        );
+    }
+    for (key, name, wanted) in wanted(one) {
+        let ways = [wanted.exact.is_some(), wanted.regex.is_some(), wanted.present.is_some()];
+        if ways.into_iter().filter(|is_given| *is_given).count() != 1 {
+            problems.push(
+                Problem::error(format!("{at}.{key}.{name}"), "this says not exactly one thing of the value")
+                    .hint("expected one of a text, `{regex: …}` and `{present: …}`"),
+            );
+        }
+    }
+    if one.query.contains_key("") {
+        problems.push(Problem::error(format!("{at}.query"), "a query parameter has a name"));
     }
     if let Some(host) = &one.host {
         let name = host.strip_prefix("*.").unwrap_or(host);
@@ -44,6 +65,12 @@ pub(super) fn one_match(at: &str, one: &Match, problems: &mut Vec<Problem>) {
             );
         }
     }
+}
+
+/// What a match wants of headers and of query parameters, each with the key that it stands under and its name.
+fn wanted(one: &Match) -> impl Iterator<Item = (&'static str, &str, &Wanted)> {
+    let headers = one.headers.iter().map(|(name, wanted)| ("headers", name.as_str(), &wanted.0));
+    headers.chain(one.query.iter().map(|(name, wanted)| ("query", name.as_str(), &wanted.0)))
 }
 
 /// Rules about routes.
@@ -277,49 +304,4 @@ fn times(config: &Config, problems: &mut Vec<Problem>) {
     problems.extend(
         zero.map(|(at, _)| Problem::error(at, "nothing can happen in no time").hint("expected more than `0s`")),
     );
-}
-
-/// Matches that never get a request, because an earlier route takes all of them. Where host, path and headers differ, precedence lets the
-/// narrower one win whatever the order; so only equal ones can hide each other.
-pub(super) fn unreachable(config: &Config, rules: &[Rule], problems: &mut Vec<Problem>) {
-    for (at, rule) in rules.iter().enumerate() {
-        let hiding: Vec<&Rule> = rules[..at]
-            .iter()
-            .filter(|other| other.host == rule.host && other.path == rule.path && same_headers(other, rule))
-            .filter(|other| other.methods.is_empty() == rule.methods.is_empty())
-            .collect();
-        let is_taken = |method| hiding.iter().any(|other| other.methods.contains(method));
-        let is_hidden = if rule.methods.is_empty() { !hiding.is_empty() } else { rule.methods.iter().all(is_taken) };
-        let Some(by) = hiding.iter().find(|other| other.route != rule.route) else { continue };
-        if !is_hidden {
-            continue;
-        }
-        let name = &config.routes[rule.route].name;
-        let many = config.routes[rule.route].matches.0.len() > 1;
-        let place = if many {
-            format!("routes[{}].match[{}]", rule.route, rule.index)
-        } else {
-            format!("routes[{}].match", rule.route)
-        };
-        let path = match &rule.path {
-            PathRule::Exact(path) => path,
-            PathRule::Prefix(prefix) if prefix.is_empty() => "/",
-            PathRule::Prefix(prefix) => prefix,
-        };
-        let what = if many { "this match of route" } else { "route" };
-        problems.push(
-            Problem::warning(
-                place,
-                format!(
-                    "{what} `{name}` never answers: route `{}` takes the same requests of `{path}` before it",
-                    config.routes[by.route].name
-                ),
-            )
-            .hint("the earlier one of two equal matches wins; tell them apart by host, method or header"),
-        );
-    }
-}
-
-fn same_headers(a: &Rule, b: &Rule) -> bool {
-    a.headers.len() == b.headers.len() && a.headers.iter().all(|header| b.headers.contains(header))
 }

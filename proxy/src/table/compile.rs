@@ -4,11 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     DEFAULT, Group, KeySource, Problem, Route, RouteTable, Severity, SyncRoute, Target, checks,
-    matcher::{HostRule, Matcher, PathRule, Rule},
+    matcher::Matcher,
     normalise,
+    pattern::Pattern,
+    rule::{HostRule, PathRule, Rare, Rule, Value},
+    unreachable::unreachable,
 };
 use crate::{
-    config::{self, Config, Fallback, Match, Weight},
+    config::{self, Config, Fallback, Match, Wanted, Weight},
     links::DataLinks,
 };
 
@@ -18,7 +21,7 @@ pub(super) fn compile(config: &Config, links: &dyn DataLinks) -> Result<(RouteTa
         config.routes.iter().enumerate().map(|(index, route)| compiler.route(index, route)).collect();
     routes.push(compiler.default_route());
     checks::routes(config, &mut compiler.problems);
-    checks::unreachable(config, &compiler.rules, &mut compiler.problems);
+    unreachable(config, &compiler.rules, &mut compiler.problems);
     let Compiler { mut problems, rules, .. } = compiler;
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
@@ -130,23 +133,14 @@ impl Compiler<'_> {
         for (number, one) in matches.iter().enumerate() {
             let at = if matches.len() == 1 { format!("{at}.match") } else { format!("{at}.match[{number}]") };
             let rule = self.rule(&at, one, index, number);
-            self.rules.push(rule);
+            self.rules.extend(rule);
         }
     }
 
-    fn rule(&mut self, at: &str, one: &Match, route: usize, index: usize) -> Rule {
+    /// `None` when its path is wrong: nothing can be said of what it would match.
+    fn rule(&mut self, at: &str, one: &Match, route: usize, index: usize) -> Option<Rule> {
         checks::one_match(at, one, &mut self.problems);
-        let path = match (&one.path, &one.path_prefix) {
-            (Some(path), _) => {
-                self.normal_form(&format!("{at}.path"), path);
-                PathRule::Exact(path.as_str().into())
-            }
-            (None, Some(prefix)) => {
-                self.normal_form(&format!("{at}.path_prefix"), prefix);
-                PathRule::Prefix(prefix.strip_suffix('/').unwrap_or(prefix).into())
-            }
-            (None, None) => PathRule::Prefix("".into()),
-        };
+        let path = self.path(at, one);
         let host = match one.host.as_deref().map(str::to_ascii_lowercase) {
             None => HostRule::Any,
             Some(host) => match host.strip_prefix('*') {
@@ -154,16 +148,58 @@ impl Compiler<'_> {
                 None => HostRule::Exact(host.into()),
             },
         };
-        let headers = one
-            .headers
-            .iter()
-            .filter_map(|(name, value)| {
-                let name = http::HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
-                Some((name, value.as_bytes().into()))
-            })
-            .collect();
+        let mut headers = Vec::new();
+        let mut rare = Rare::default();
+        for (name, wanted) in &one.headers {
+            let value = self.value(&format!("{at}.headers.{}", name.as_str()), &wanted.0);
+            match (http::HeaderName::from_bytes(name.as_str().as_bytes()), value) {
+                (Ok(name), Some(Value::Exact(value))) => headers.push((name, value)),
+                (Ok(name), Some(value)) => rare.headers.push((name, value)),
+                _ => {}
+            }
+        }
+        for (name, wanted) in &one.query {
+            let value = self.value(&format!("{at}.query.{name}"), &wanted.0);
+            rare.query.extend(value.map(|value| (name.as_str().into(), value)));
+        }
+        rare.client = one.client.as_ref().map(|client| client.get().to_vec()).unwrap_or_default();
         let methods = one.methods.iter().flatten().map(|method| method.get().clone()).collect();
-        Rule { host, path, methods, headers, route, index }
+        let rare = (rare != Rare::default()).then(|| Box::new(rare));
+        Some(Rule { host, path: path?, methods, headers, rare, route, index })
+    }
+
+    fn path(&mut self, at: &str, one: &Match) -> Option<PathRule> {
+        if let Some(path) = &one.path {
+            self.normal_form(&format!("{at}.path"), path);
+            return Some(PathRule::Exact(path.as_str().into()));
+        }
+        if let Some(prefix) = &one.path_prefix {
+            self.normal_form(&format!("{at}.path_prefix"), prefix);
+            return Some(PathRule::Prefix(prefix.strip_suffix('/').unwrap_or(prefix).into()));
+        }
+        match &one.path_regex {
+            Some(text) => self.pattern(&format!("{at}.path_regex"), text).map(PathRule::Regex),
+            None => Some(PathRule::Prefix("".into())),
+        }
+    }
+
+    fn value(&mut self, at: &str, wanted: &Wanted) -> Option<Value> {
+        match wanted {
+            Wanted { exact: Some(text), .. } => Some(Value::Exact(text.as_bytes().into())),
+            Wanted { regex: Some(text), .. } => self.pattern(&format!("{at}.regex"), text).map(Value::Fits),
+            Wanted { present, .. } => present.map(Value::Present),
+        }
+    }
+
+    fn pattern(&mut self, at: &str, text: &str) -> Option<Pattern> {
+        let pattern = Pattern::try_new(text);
+        if let Err(error) = &pattern {
+            self.problems.push(
+                Problem::error(at, error.to_string())
+                    .hint("patterns are those of Rust's `regex`, without look-around; the whole value must fit"),
+            );
+        }
+        pattern.ok()
     }
 
     /// A path in the file must stand in the form that requests are matched in.

@@ -1,53 +1,11 @@
 //! Finds the route of a request: one index by host, under it a tree of path segments. Precedence as Gateway API has it: the most specific
-//! host, an exact path before a prefix, the longest prefix, a match with methods, the most headers, then the file's order.
+//! host, an exact path, then patterns, then the longest prefix, and of those what [`Rule::precedence`] says.
 //!
 //! A segment with parameters (`/payments;v=1/7`) also matches without them: servlet containers drop them before they route.
+//!
+//! Hosts and segments are found by binary search; only patterns are tried one by one.
 
-use http::{HeaderMap, Method};
-
-/// What a request is matched by.
-#[derive(Debug, Clone, Copy)]
-pub struct Normal<'r> {
-    /// The method.
-    pub method: &'r Method,
-    /// Without port; in any case.
-    pub host: &'r str,
-    /// In the normal form of [`normalise`](super::normalise).
-    pub path: &'r str,
-    /// All headers.
-    pub headers: &'r HeaderMap,
-}
-
-/// One compiled match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rule {
-    pub(super) host: HostRule,
-    pub(super) path: PathRule,
-    /// Empty: any.
-    pub(super) methods: Vec<Method>,
-    pub(super) headers: Vec<(http::HeaderName, Box<[u8]>)>,
-    /// Which route it belongs to.
-    pub(super) route: usize,
-    /// Which of the route's matches it is.
-    pub(super) index: usize,
-}
-
-/// Hosts are in lower case.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum HostRule {
-    Exact(Box<str>),
-    /// `*.shop.example`, kept as `.shop.example`.
-    Below(Box<str>),
-    Any,
-}
-
-/// Paths are in the normal form.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum PathRule {
-    Exact(Box<str>),
-    /// Without a trailing slash; empty is every path.
-    Prefix(Box<str>),
-}
+use super::rule::{HostRule, Normal, PathRule, Rule};
 
 /// The index over all rules.
 #[derive(Debug, Default)]
@@ -55,7 +13,7 @@ pub(super) struct Matcher {
     rules: Vec<Rule>,
     /// Sorted by length, then text.
     exact: Vec<(Box<str>, Paths)>,
-    /// The longest first.
+    /// `.shop.example`; sorted by length, then text.
     below: Vec<(Box<str>, Paths)>,
     any: Paths,
 }
@@ -71,6 +29,8 @@ pub(super) struct Hit<'m> {
 #[derive(Debug)]
 struct Paths {
     nodes: Vec<Node>,
+    /// Rules whose path is a pattern, in order of precedence.
+    patterns: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -82,59 +42,6 @@ struct Node {
     prefix: Vec<usize>,
     /// Rules whose exact path ends here, in order of precedence.
     exact: Vec<usize>,
-}
-
-// === impl Normal ===
-
-impl<'r> Normal<'r> {
-    /// A request's head with its normalised path. The host is the target's (absolute form) or the `Host` header's.
-    #[must_use]
-    pub fn of(head: &'r http::request::Parts, path: &'r str) -> Self {
-        let host = match head.uri.authority() {
-            Some(authority) => authority.as_str(),
-            None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
-        };
-        Self { method: &head.method, host: without_port(host), path, headers: &head.headers }
-    }
-}
-
-/// `shop.example:8080` and `shop.example.` are both `shop.example`.
-fn without_port(host: &str) -> &str {
-    let host = match host.rfind(':') {
-        Some(colon) if host[colon..].bytes().skip(1).all(|b| b.is_ascii_digit()) => &host[..colon],
-        _ => host,
-    };
-    host.strip_suffix('.').unwrap_or(host)
-}
-
-// === impl PathRule ===
-
-impl PathRule {
-    /// As the file has it, and nothing of a request.
-    pub(super) fn text(&self) -> &str {
-        match self {
-            Self::Exact(path) => path,
-            Self::Prefix(prefix) if prefix.is_empty() => "/",
-            Self::Prefix(prefix) => prefix,
-        }
-    }
-}
-
-// === impl Rule ===
-
-impl Rule {
-    fn holds(&self, request: &Normal<'_>) -> bool {
-        (self.methods.is_empty() || self.methods.contains(request.method))
-            && self
-                .headers
-                .iter()
-                .all(|(name, value)| request.headers.get_all(name).iter().any(|given| given.as_bytes() == &**value))
-    }
-
-    /// Sorts rules of one host and one path by precedence.
-    fn precedence(&self) -> impl Ord + use<> {
-        (self.methods.is_empty(), std::cmp::Reverse(self.headers.len()), self.route, self.index)
-    }
 }
 
 // === impl Matcher ===
@@ -155,8 +62,13 @@ impl Matcher {
             paths.insert(&rule.path, at);
         }
         matcher.exact.sort_by(|(a, _), (b, _)| by_length(a, b));
-        matcher.below.sort_by(|(a, _), (b, _)| by_length(b, a));
+        matcher.below.sort_by(|(a, _), (b, _)| by_length(a, b));
         matcher
+    }
+
+    /// In the file's order.
+    pub(super) fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
     /// The first rule in order of precedence that holds.
@@ -171,19 +83,32 @@ impl Matcher {
 
     /// All rules that hold, in order of precedence, until the visitor has enough.
     pub(super) fn visit<'m>(&'m self, request: &Normal<'_>, visitor: &mut dyn FnMut(Hit<'m>) -> bool) {
-        if !self.exact.is_empty()
-            && let Ok(at) = self.exact.binary_search_by(|(host, _)| by_length_in_any_case(host, request.host))
-            && !self.exact[at].1.visit(&self.rules, request, visitor)
+        let host = request.host;
+        if let Some(paths) = place(&self.exact, host)
+            && !paths.visit(&self.rules, request, visitor)
         {
             return;
         }
-        for (suffix, paths) in &self.below {
-            if ends_below(request.host, suffix) && !paths.visit(&self.rules, request, visitor) {
-                return;
+        if !self.below.is_empty() {
+            // From the first dot on: the longest is met first.
+            for dot in memchr::memchr_iter(b'.', host.as_bytes()).filter(|dot| *dot > 0) {
+                if let Some(paths) = place(&self.below, &host[dot..])
+                    && !paths.visit(&self.rules, request, visitor)
+                {
+                    return;
+                }
             }
         }
         self.any.visit(&self.rules, request, visitor);
     }
+}
+
+fn place<'m>(hosts: &'m [(Box<str>, Paths)], host: &str) -> Option<&'m Paths> {
+    if hosts.is_empty() {
+        return None;
+    }
+    let at = hosts.binary_search_by(|(known, _)| by_length_in_any_case(known, host)).ok()?;
+    Some(&hosts[at].1)
 }
 
 fn of_host<'v>(hosts: &'v mut Vec<(Box<str>, Paths)>, host: &str) -> &'v mut Paths {
@@ -203,16 +128,11 @@ fn by_length_in_any_case(lower: &str, given: &str) -> std::cmp::Ordering {
     lower.len().cmp(&given.len()).then_with(|| lower.bytes().cmp(given.bytes().map(|b| b.to_ascii_lowercase())))
 }
 
-fn ends_below(host: &str, suffix: &str) -> bool {
-    let (host, suffix) = (host.as_bytes(), suffix.as_bytes());
-    host.len() > suffix.len() && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
-}
-
 // === impl Paths ===
 
 impl Default for Paths {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()] }
+        Self { nodes: vec![Node::default()], patterns: Vec::new() }
     }
 }
 
@@ -222,6 +142,10 @@ impl Paths {
         let (text, is_exact) = match path {
             PathRule::Exact(text) => (text, true),
             PathRule::Prefix(text) => (text, false),
+            PathRule::Regex(_) => {
+                self.patterns.push(rule);
+                return;
+            }
         };
         let mut node = 0;
         for segment in text.split('/').skip(1) {
@@ -264,6 +188,9 @@ impl Paths {
         if end == path.len() && !offer(&self.nodes[node].exact, end, visitor) {
             return false;
         }
+        if !self.patterns.is_empty() && !self.visit_patterns(rules, request, visitor) {
+            return false;
+        }
         loop {
             if !offer(&self.nodes[node].prefix, end, visitor) {
                 return false;
@@ -275,6 +202,33 @@ impl Paths {
             end = memchr::memrchr(b'/', &path.as_bytes()[..end]).unwrap_or(0);
         }
     }
+}
+
+impl Paths {
+    fn visit_patterns<'m>(
+        &self,
+        rules: &'m [Rule],
+        request: &Normal<'_>,
+        visitor: &mut dyn FnMut(Hit<'m>) -> bool,
+    ) -> bool {
+        let path = request.path;
+        let bare = memchr::memchr(b';', path.as_bytes()).map(|_| without_parameters(path));
+        self.patterns.iter().all(|at| {
+            let rule = &rules[*at];
+            let PathRule::Regex(pattern) = &rule.path else { return true };
+            let fits = pattern.fits(path.as_bytes()) || bare.as_ref().is_some_and(|bare| pattern.fits(bare.as_bytes()));
+            !(fits && rule.holds(request)) || visitor(Hit { rule, prefix_end: path.len() })
+        })
+    }
+}
+
+fn without_parameters(path: &str) -> String {
+    let mut bare = String::with_capacity(path.len());
+    for segment in path.split('/').skip(1) {
+        bare.push('/');
+        bare.push_str(segment.split_once(';').map_or(segment, |(name, _)| name));
+    }
+    bare
 }
 
 // === impl Node ===

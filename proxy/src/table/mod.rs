@@ -7,19 +7,23 @@ mod compile;
 mod explain;
 mod matcher;
 mod path;
+mod pattern;
 mod problem;
+mod query;
 mod route;
+mod rule;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unreachable;
 
 use std::sync::Arc;
 
-pub use explain::Explanation;
+pub use explain::{Explanation, Miss, MissedBy};
 use matcher::Matcher;
-pub use matcher::Normal;
 pub use path::{BadPath, normalise};
 pub use problem::{Problem, Severity, nearest};
 pub use route::{DEFAULT, Group, KeySource, Route, Stage, SyncRoute, Target};
+pub use rule::Normal;
 
 use crate::{config::Config, links::DataLinks, split::Lowered};
 

@@ -6,11 +6,14 @@ use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Normal, Problem, RouteTable, Severity};
+use super::{MissedBy, Normal, Problem, RouteTable, Severity};
 use crate::{
     config::{Config, Fallback, State, SyncRules, Weight},
     links::{DataLinks, Owner, SyncLink},
 };
+
+/// Who asks.
+const CLIENT: [u8; 4] = [192, 0, 2, 7];
 
 /// A config with upstreams `monolith` (the default) and `payments`, syncs `money` (owner legacy) and `users` (owner modern), and these routes.
 pub(crate) fn config(routes: Value) -> Config {
@@ -105,8 +108,14 @@ fn found(table: &RouteTable, method: &str, host: &str, path: &str, headers: &[(&
     let headers: HeaderMap =
         headers.iter().map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
     let method: Method = method.parse().unwrap();
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
     let path = super::normalise(path).unwrap();
-    table.find(&Normal { method: &method, host, path: &path, headers: &headers }).route.name.to_string()
+    let normal = Normal { method: &method, host, path: &path, query, headers: &headers, client: CLIENT.into() };
+    table.find(&normal).route.name.to_string()
+}
+
+fn normal<'r>(method: &'r Method, path: &'r str, headers: &'r HeaderMap) -> Normal<'r> {
+    Normal { method, host: "h", path, query: None, headers, client: CLIENT.into() }
 }
 
 fn route(name: &str, matches: &Value) -> Value {
@@ -175,6 +184,99 @@ fn precedence_is_host_then_exact_then_longest_prefix_then_method_then_headers_th
 }
 
 #[test]
+fn an_exact_path_comes_before_patterns_and_patterns_before_prefixes() {
+    let table = table(json!([
+        route("all", &json!({"path_prefix": "/"})),
+        route("prefix", &json!({"path_prefix": "/a/b/c"})),
+        route("pattern", &json!({"path_regex": "/a/b/[a-z]+(/.*)?"})),
+        route("same", &json!({"path_regex": "/a/b/[a-z]+(/.*)?"})),
+        route("put", &json!({"path_regex": "/a/.*", "methods": ["PUT"]})),
+        route("exact", &json!({"path": "/a/b/c"})),
+        route("host", &json!({"path_prefix": "/", "host": "shop.example"})),
+    ]));
+    for (method, host, path, expected) in [
+        ("GET", "h", "/a/b/c", "exact"),
+        ("GET", "h", "/a/b/c/d", "pattern"),
+        ("GET", "h", "/a/b/x;v=1/y", "pattern"),
+        ("GET", "h", "/a//b/%78", "pattern"),
+        ("PUT", "h", "/a/b/c/d", "put"),
+        ("GET", "h", "/a/b/7", "all"),
+        ("GET", "h", "/x/a/b/c", "all"),
+        ("GET", "shop.example", "/a/b/c/d", "host"),
+    ] {
+        assert_eq!(found(&table, method, host, path, &[]), expected, "{method} {host} {path}");
+    }
+}
+
+#[test]
+fn headers_and_query_parameters_match_by_value_pattern_and_presence() {
+    let with =
+        |key: &str, wanted: Value| table(json!([route("r", &json!({"path_prefix": "/a", key: {"x-v": wanted}}))]));
+    type Given = (Option<&'static str>, bool);
+    let cases: [(Value, &[Given]); 4] = [
+        (json!("2"), &[(Some("2"), true), (Some("20"), false), (Some(""), false), (None, false)]),
+        (json!({"regex": "2|3[0-9]"}), &[(Some("2"), true), (Some("31"), true), (Some("3"), false), (None, false)]),
+        (json!({"present": true}), &[(Some("2"), true), (Some(""), true), (None, false)]),
+        (json!({"present": false}), &[(Some("2"), false), (None, true)]),
+    ];
+    for (wanted, given) in cases {
+        for (value, expected) in given {
+            let expected = if *expected { "r" } else { "default" };
+            let headers: Vec<(&'static str, &'static str)> = value.iter().map(|value| ("x-v", *value)).collect();
+            assert_eq!(
+                found(&with("headers", wanted.clone()), "GET", "h", "/a", &headers),
+                expected,
+                "{wanted} {value:?}"
+            );
+            let path = value.map_or("/a".to_owned(), |value| format!("/a?b=1&x%2Dv={value}&x-v=other"));
+            assert_eq!(found(&with("query", wanted.clone()), "GET", "h", &path, &[]), expected, "{wanted} {path}");
+        }
+    }
+    // A header holds by any of its lines.
+    let mut headers = HeaderMap::new();
+    headers.append("x-v", HeaderValue::from_static("1"));
+    headers.append("x-v", HeaderValue::from_static("2"));
+    for wanted in [json!("2"), json!({"regex": "[2-9]"})] {
+        let table = with("headers", wanted.clone());
+        assert_eq!(&*table.find(&normal(&Method::GET, "/a", &headers)).route.name, "r", "{wanted}");
+    }
+}
+
+#[test]
+fn a_client_matches_by_network() {
+    let table = table(json!([
+        route("one", &json!({"path_prefix": "/one", "client": "192.0.2.7"})),
+        route("many", &json!({"path_prefix": "/many", "client": ["10.0.0.0/8", "2001:db8::/32", "192.0.2.0/24"]})),
+        route("none", &json!({"path_prefix": "/none", "client": ["10.0.0.0/8", "192.0.2.8"]})),
+    ]));
+    for (path, expected) in [("/one", "one"), ("/many", "many"), ("/none", "default")] {
+        assert_eq!(found(&table, "GET", "h", path, &[]), expected, "{path}");
+    }
+}
+
+#[test]
+fn of_equal_paths_the_narrower_match_wins_whatever_the_order() {
+    let table = table(json!([
+        route("plain", &json!({"path": "/a"})),
+        route("client", &json!({"path": "/a", "client": "192.0.2.7"})),
+        route("query", &json!({"path": "/a", "query": {"v": "1"}})),
+        route("queries", &json!({"path": "/a", "query": {"v": "1", "w": {"present": false}}})),
+        route("header", &json!({"path": "/a", "headers": {"x": {"present": true}}})),
+        route("method", &json!({"path": "/a", "methods": ["PUT"]})),
+        route("other", &json!({"path": "/a", "client": "192.0.2.8"})),
+    ]));
+    for (method, path, headers, expected) in [
+        ("GET", "/a", &[][..], "client"),
+        ("GET", "/a?v=1&w", &[], "query"),
+        ("GET", "/a?v=1", &[], "queries"),
+        ("GET", "/a?v=1", &[("x", "1")], "header"),
+        ("PUT", "/a?v=1", &[("x", "1")], "method"),
+    ] {
+        assert_eq!(found(&table, method, "h", path, headers), expected, "{method} {path} {headers:?}");
+    }
+}
+
+#[test]
 fn a_more_specific_host_without_a_match_leaves_the_request_to_the_others() {
     let table = table(json!([
         route("shop", &json!({"host": "shop.example", "path_prefix": "/only"})),
@@ -196,7 +298,7 @@ fn a_host_counts_without_its_port() {
         ("shop.example:x", "default"),
     ] {
         let head = http::Request::get("/x").header("host", host).body(()).unwrap().into_parts().0;
-        assert_eq!(&*table.find(&Normal::of(&head, "/x")).route.name, expected, "{host}");
+        assert_eq!(&*table.find(&Normal::of(&head, "/x", CLIENT.into())).route.name, expected, "{host}");
     }
 }
 
@@ -209,7 +311,7 @@ fn a_rewrite_replaces_the_prefix_that_matched() {
     let rewritten = |raw: &str, query| {
         let path = super::normalise(raw).unwrap();
         let (method, headers) = (Method::GET, HeaderMap::new());
-        let found = table.find(&Normal { method: &method, host: "h", path: &path, headers: &headers });
+        let found = table.find(&normal(&method, &path, &headers));
         let target = found.route.modern.as_ref().unwrap();
         target.path_and_query(&path, found.prefix_end, query)
     };
@@ -288,6 +390,17 @@ fn what_a_config_can_get_wrong_is_told_once_each() {
     error(with(json!([])), "routes[0].match", "matches nothing");
     error(with(json!([{"path": "/a"}, {}])), "routes[0].match[1]", "every request");
     error(with(json!({"path": "/a", "path_prefix": "/b"})), "routes[0].match.path_prefix", "either");
+    error(with(json!({"path_prefix": "/a", "path_regex": "/b"})), "routes[0].match.path_regex", "either");
+    error(with(json!({"path_regex": "/b("})), "routes[0].match.path_regex", "unclosed group");
+    error(with(json!({"path": "/a", "client": []})), "routes[0].match.client", "matches nobody");
+    error(with(json!({"path": "/a", "query": {"": "1"}})), "routes[0].match.query", "has a name");
+    error(with(json!({"path": "/a", "query": {"a": {}}})), "routes[0].match.query.a", "exactly one");
+    error(with(json!({"path": "/a", "query": {"a": {"regex": "["}}})), "routes[0].match.query.a.regex", "unclosed");
+    error(
+        with(json!({"path": "/a", "headers": {"x-a": {"regex": "a", "present": true}}})),
+        "routes[0].match.headers.x-a",
+        "exactly one",
+    );
     error(with(json!({"path": "/a", "methods": []})), "routes[0].match.methods", "matches nothing");
     error(with(json!({"path": "/a", "host": "http://x"})), "routes[0].match.host", "no host name");
     error(with(json!({"path": "//a"})), "routes[0].match.path", "normal form");
@@ -362,6 +475,105 @@ fn a_route_that_an_earlier_one_makes_unreachable_is_told_with_its_name() {
 }
 
 #[test]
+fn a_match_that_another_takes_whole_is_told_and_no_other() {
+    let of = |matches: Value| {
+        let mut whole = json!({"path_prefix": "/a"});
+        whole.as_object_mut().unwrap().extend(matches.as_object().unwrap().clone());
+        whole
+    };
+    for (first, second, is_hidden) in [
+        (of(json!({"query": {"v": "1"}})), of(json!({"query": {"v": "1"}})), true),
+        (of(json!({"query": {"v": "1"}})), of(json!({"query": {"v": "2"}})), false),
+        (of(json!({"query": {"v": {"present": true}}})), of(json!({"query": {"v": "2"}})), true),
+        (of(json!({"query": {"v": {"regex": "[0-9]"}}})), of(json!({"query": {"v": "2"}})), true),
+        (of(json!({"query": {"v": {"regex": "[0-9]"}}})), of(json!({"query": {"v": "x"}})), false),
+        (of(json!({"query": {"v": {"regex": "[0-9]"}}})), of(json!({"query": {"v": {"present": true}}})), false),
+        (of(json!({"query": {"v": {"present": false}}})), of(json!({"query": {"v": "x"}})), false),
+        (of(json!({"headers": {"x": {"present": true}}})), of(json!({"headers": {"x": "2"}})), true),
+        (of(json!({"headers": {"x": "2"}})), of(json!({"headers": {"x": {"present": true}}})), false),
+        (of(json!({"headers": {"x": "2"}})), of(json!({"headers": {"y": "2"}})), false),
+        (of(json!({"client": "10.0.0.0/8"})), of(json!({"client": ["10.1.0.0/16", "10.2.0.1"]})), true),
+        (of(json!({"client": "10.0.0.0/8"})), of(json!({"client": ["10.1.0.0/16", "11.2.0.1"]})), false),
+        (of(json!({"client": "10.0.0.0/8"})), of(json!({})), false),
+        (of(json!({})), of(json!({"client": "10.0.0.0/8"})), false),
+        (json!({"path": "/a"}), json!({"path_regex": "/a"}), true),
+        (json!({"path": "/a", "methods": ["GET"]}), json!({"path_regex": "/a"}), false),
+        (json!({"path": "/a", "methods": ["GET"]}), json!({"path_regex": "/a", "methods": ["GET"]}), true),
+        (json!({"path": "/a"}), json!({"path_regex": "/a|/b"}), false),
+        (json!({"path": "/a"}), json!({"path_regex": "/."}), false),
+        (json!({"path_regex": "/a+"}), json!({"path_regex": "/a+"}), true),
+        (json!({"path_regex": "/.*"}), of(json!({"methods": ["PUT"]})), true),
+        (json!({"path_regex": "/.*", "methods": ["PUT"]}), of(json!({"methods": ["PUT"]})), true),
+        (json!({"path_regex": "/.*", "methods": ["PUT"]}), of(json!({})), false),
+        (json!({"path_regex": "/.*"}), json!({"path_prefix": "/"}), false),
+        (json!({"path_regex": ".*"}), json!({"path_prefix": "/"}), true),
+        (json!({"path_regex": "/.*", "host": "h"}), of(json!({})), false),
+        (json!({"path_regex": "/b.*"}), of(json!({})), false),
+        (json!({"path_regex": ".*"}), json!({"path_regex": "/a+"}), true),
+        (json!({"path_regex": "/a+"}), json!({"path_regex": ".*"}), false),
+        (json!({"path_regex": "/.*"}), json!({"path": "/a"}), false),
+    ] {
+        let routes = json!([route("one", &first), route("two", &second)]);
+        let told = problems(routes.clone());
+        let expected = if is_hidden { vec!["routes[1].match"] } else { Vec::new() };
+        assert_eq!(told.iter().map(|(path, ..)| path.as_str()).collect::<Vec<_>>(), expected, "{routes}: {told:?}");
+    }
+    // A pattern comes before prefixes, also of routes that stand before it.
+    warning(
+        json!([route("one", &json!({"path_prefix": "/a"})), route("two", &json!({"path_regex": "^/.*$"}))]),
+        "routes[0].match",
+        "route `two` takes all requests of `/a` before it",
+    );
+}
+
+#[test]
+fn a_match_that_no_request_can_meet_is_told() {
+    let one = |matches: &Value| json!([route("r", matches)]);
+    warning(one(&json!({"path_regex": "payments/.*"})), "routes[0].match", "no path fits the pattern");
+    warning(one(&json!({"path": "/a", "methods": ["CONNECT"]})), "routes[0].match", "refused before any route");
+    warning(one(&json!({"path": "/a", "headers": {"x-banyan-side": "modern"}})), "routes[0].match", "is stripped");
+    assert!(problems(one(&json!({"path": "/a", "headers": {"x-banyan-side": {"present": false}}}))).is_empty());
+}
+
+#[test]
+fn an_explanation_says_why_each_other_route_does_not_match() {
+    let table = table(json!([
+        route("host", &json!({"host": "*.shop.example", "path_prefix": "/pay"})),
+        route("path", &json!({"path_prefix": "/orders"})),
+        route("exact", &json!([{"path": "/pay"}, {"host": "g", "path": "/pay/7"}])),
+        route("pattern", &json!({"path_regex": "/pay/[a-z]+"})),
+        route("method", &json!({"path": "/pay/7", "methods": ["PUT", "POST"]})),
+        route(
+            "header",
+            &json!({"path_prefix": "/pay", "headers": {"x-tenant": "secret-1", "x-b": {"regex": "secret-2"}}})
+        ),
+        route("query", &json!({"path_prefix": "/pay", "query": {"v": "secret-3"}})),
+        route("client", &json!([{"path": "/nowhere"}, {"path_prefix": "/pay", "client": "10.0.0.0/8"}])),
+        route("pay", &json!({"path_prefix": "/pay"})),
+        route("later", &json!([{"path": "/nowhere"}, {"path_prefix": "/"}])),
+    ]));
+    let headers: HeaderMap =
+        [(http::HeaderName::from_static("x-tenant"), HeaderValue::from_static("secret-1"))].into_iter().collect();
+    let explanation = table.explain(&normal(&Method::GET, "/pay/7", &headers));
+    assert_eq!((&*explanation.route.name, explanation.others[0].1.as_str()), ("pay", "prefix /; a shorter prefix"));
+    let told: Vec<(&str, MissedBy, &str)> =
+        explanation.misses.iter().map(|miss| (&*miss.route.name, miss.by, miss.why.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            ("client", MissedBy::Client, "the client's address is in none of its networks"),
+            ("query", MissedBy::Query, "query parameter v is not as it wants"),
+            ("header", MissedBy::Header, "header x-b is not as it wants"),
+            ("method", MissedBy::Method, "the method is not PUT or POST"),
+            ("path", MissedBy::Path, "the path is not under /orders"),
+            ("exact", MissedBy::Path, "the path is not /pay"),
+            ("pattern", MissedBy::Path, "the path does not fit the pattern /pay/[a-z]+"),
+            ("host", MissedBy::Host, "the host is not *.shop.example"),
+        ]
+    );
+}
+
+#[test]
 fn a_secret_is_wanted_by_synced_routes_alone() {
     let told = |sync: bool, secret: Option<&str>| {
         let mut routes = json!([{"name": "r", "match": {"path": "/r"}, "legacy": "monolith"}]);
@@ -387,20 +599,31 @@ fn an_explanation_names_what_matched_and_what_else_would() {
     ]));
     let headers: HeaderMap =
         [(http::HeaderName::from_static("x-tenant"), HeaderValue::from_static("acme"))].into_iter().collect();
-    let explanation = table.explain(&Normal { method: &Method::GET, host: "h", path: "/pay/7", headers: &headers });
+    let explanation = table.explain(&normal(&Method::GET, "/pay/7", &headers));
     assert_eq!(&*explanation.route.name, "pay");
     assert_eq!(explanation.matched, "prefix /pay, method GET or PUT, header x-tenant");
     assert_eq!(explanation.others.len(), 1);
-    assert_eq!(explanation.others[0].1, "prefix /");
+    assert_eq!(explanation.others[0].1, "prefix /; a shorter prefix");
 }
 
 /// One match of the reference.
 #[derive(Debug, Clone)]
 struct Naive {
     host: Option<&'static str>,
-    path: Option<(bool, String)>,
+    path: Option<(Kind, String)>,
     methods: Vec<&'static str>,
     headers: Vec<&'static str>,
+    query: Vec<&'static str>,
+    /// The one client that asks is in it, or not.
+    client: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Exact,
+    /// The path with any byte in place of each `b`.
+    Regex,
+    Prefix,
 }
 
 // === impl Naive ===
@@ -411,8 +634,13 @@ impl Naive {
         if let Some(host) = self.host {
             matches.insert("host".into(), host.into());
         }
-        if let Some((exact, path)) = &self.path {
-            matches.insert(if *exact { "path" } else { "path_prefix" }.into(), path.as_str().into());
+        if let Some((kind, path)) = &self.path {
+            let (key, path) = match kind {
+                Kind::Exact => ("path", path.clone()),
+                Kind::Regex => ("path_regex", path.replace('b', ".")),
+                Kind::Prefix => ("path_prefix", path.clone()),
+            };
+            matches.insert(key.into(), path.into());
         }
         if !self.methods.is_empty() {
             matches.insert("methods".into(), json!(self.methods));
@@ -421,11 +649,19 @@ impl Naive {
             let headers: serde_json::Map<_, _> = self.headers.iter().map(|name| ((*name).into(), "1".into())).collect();
             matches.insert("headers".into(), headers.into());
         }
+        if !self.query.is_empty() {
+            let query: serde_json::Map<_, _> =
+                self.query.iter().map(|name| ((*name).into(), json!({"regex": "[1-3]"}))).collect();
+            matches.insert("query".into(), query.into());
+        }
+        if let Some(is_in) = self.client {
+            matches.insert("client".into(), if is_in { "192.0.2.0/24" } else { "10.0.0.0/8" }.into());
+        }
         matches.into()
     }
 
     /// How well it matches; the greatest wins, the first of equals.
-    fn rank(&self, method: &str, host: &str, path: &str, headers: &[&str]) -> Option<impl Ord + use<>> {
+    fn rank(&self, method: &str, host: &str, path: &str, headers: &[&str], query: &[&str]) -> Option<impl Ord + use<>> {
         let host_rank = match self.host {
             None => 0,
             Some(name) => match name.strip_prefix('*') {
@@ -437,9 +673,16 @@ impl Naive {
         };
         let path_rank = match &self.path {
             None => 0,
-            Some((true, exact)) if exact == path => 10_000,
-            Some((true, _)) => return None,
-            Some((false, prefix)) => {
+            Some((Kind::Exact, exact)) if exact == path => 10_000,
+            Some((Kind::Regex, pattern)) => {
+                let fits = |(wanted, given): (char, char)| wanted == 'b' || wanted == given;
+                if pattern.len() != path.len() || !pattern.chars().zip(path.chars()).all(fits) {
+                    return None;
+                }
+                5_000
+            }
+            Some((Kind::Exact, _)) => return None,
+            Some((Kind::Prefix, prefix)) => {
                 let prefix = prefix.trim_end_matches('/');
                 let rest = path.strip_prefix(prefix)?;
                 if !rest.is_empty() && !rest.starts_with('/') {
@@ -449,11 +692,16 @@ impl Naive {
             }
         };
         let is_method = self.methods.is_empty() || self.methods.contains(&method);
-        (is_method && self.headers.iter().all(|name| headers.contains(name))).then_some((
+        let has_all = |wanted: &[&str], given: &[&str]| wanted.iter().all(|name| given.contains(name));
+        let holds =
+            is_method && has_all(&self.headers, headers) && has_all(&self.query, query) && self.client.unwrap_or(true);
+        holds.then_some((
             host_rank,
             path_rank,
             !self.methods.is_empty(),
             self.headers.len(),
+            self.query.len(),
+            self.client.is_some(),
         ))
     }
 }
@@ -466,11 +714,13 @@ fn any_path() -> impl Strategy<Value = String> {
 fn any_match() -> impl Strategy<Value = Naive> {
     (
         prop::option::of(prop::sample::select(vec!["h.x", "*.x", "*.h.x", "g"])),
-        prop::option::of((any::<bool>(), any_path())),
+        prop::option::of((prop::sample::select(vec![Kind::Exact, Kind::Regex, Kind::Prefix]), any_path())),
         prop::sample::subsequence(vec!["GET", "PUT"], 0..=2),
         prop::sample::subsequence(vec!["x-a", "x-b"], 0..=2),
+        prop::sample::subsequence(vec!["qa", "q b"], 0..=2),
+        prop::option::weighted(0.2, any::<bool>()),
     )
-        .prop_map(|(host, path, methods, headers)| Naive { host, path, methods, headers })
+        .prop_map(|(host, path, methods, headers, query, client)| Naive { host, path, methods, headers, query, client })
         .prop_filter("an empty match is refused", |naive| naive.json() != json!({}))
 }
 
@@ -482,16 +732,19 @@ proptest! {
         host in prop::sample::select(vec!["h.x", "a.h.x", "x", "g", "z"]),
         path in any_path(),
         headers in prop::sample::subsequence(vec!["x-a", "x-b"], 0..=2),
+        query in prop::sample::subsequence(vec!["qa", "q b"], 0..=2),
     ) {
         let routes: Vec<Value> = matches.iter().enumerate().map(|(at, one)| route(&format!("r{at}"), &one.json())).collect();
         let table = table(routes.into());
         let expected = matches
             .iter()
             .enumerate()
-            .filter_map(|(at, one)| Some((one.rank(method, host, &path, &headers)?, std::cmp::Reverse(at))))
+            .filter_map(|(at, one)| Some((one.rank(method, host, &path, &headers, &query)?, std::cmp::Reverse(at))))
             .max()
             .map_or("default".to_owned(), |(_, std::cmp::Reverse(at))| format!("r{at}"));
         let given: Vec<(&'static str, &'static str)> = headers.iter().map(|name| (*name, "1")).collect();
+        let pairs: Vec<String> = query.iter().map(|name| format!("{}=2", name.replace(' ', "+"))).collect();
+        let path = format!("{path}?{}", pairs.join("&"));
         prop_assert_eq!(found(&table, method, host, &path, &given), expected);
     }
 }

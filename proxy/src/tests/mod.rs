@@ -10,6 +10,7 @@ mod framing;
 mod limits;
 mod parking;
 mod reloads;
+mod routing;
 mod tunnels;
 mod upstream;
 mod wire;
