@@ -58,6 +58,10 @@ pub(crate) enum Fault {
     Refused,
     #[error("no connection to the upstream in time")]
     ConnectTimeout,
+    #[error("the TLS handshake with the upstream failed")]
+    Tls,
+    #[error("the upstream's certificate is not to be trusted")]
+    Certificate,
     #[error("the upstream did not answer in time")]
     Timeout,
     #[error("the upstream closed the connection before its answer")]
@@ -103,7 +107,9 @@ impl Fault {
                 StatusCode::BAD_REQUEST
             }
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Refused | Self::Reset | Self::BadAnswer | Self::Unasked => StatusCode::BAD_GATEWAY,
+            Self::Refused | Self::Tls | Self::Certificate | Self::Reset | Self::BadAnswer | Self::Unasked => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::ConnectTimeout | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::OwnerAway | Self::NoSide => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -130,6 +136,8 @@ impl Fault {
             Self::ClientBody => "client_body",
             Self::Refused => "refused",
             Self::ConnectTimeout => "connect_timeout",
+            Self::Tls => "tls",
+            Self::Certificate => "certificate",
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::BadAnswer => "bad_answer",

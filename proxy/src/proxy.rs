@@ -23,7 +23,7 @@ use crate::{
     shadow::Shadow,
     split::{RecentWrites, Signer, Split},
     table::{Problem, RouteTable, Stage, SyncRoute},
-    upstream::Warden,
+    upstream::{TrustWatch, Warden},
 };
 
 /// A running proxy.
@@ -32,6 +32,7 @@ pub struct Proxy {
     crew: Crew,
     shadow: Arc<Shadow>,
     _warden: Warden,
+    _trusts: TrustWatch,
     generation: AtomicU64,
 }
 
@@ -133,7 +134,8 @@ impl Proxy {
             current.table.routes().iter().map(|route| (Arc::clone(&route.name), route.weight, route.weight)).collect()
         })?))?;
         let crew = Crew::start(&shared, &sockets, park_at_once)?;
-        Ok(Self { shared, crew, shadow, _warden: warden, generation: AtomicU64::new(0) })
+        let trusts = TrustWatch::start(Arc::clone(&shared), background);
+        Ok(Self { shared, crew, shadow, _warden: warden, _trusts: trusts, generation: AtomicU64::new(0) })
     }
 
     /// Compiles the whole config and swaps it in; requests under way end with the old one, connections stay open.

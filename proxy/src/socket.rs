@@ -15,7 +15,6 @@ use tokio_rustls::TlsStream;
 use crate::gather;
 
 /// One end of a connection.
-#[expect(dead_code, reason = "TLS on both legs follows")]
 pub(crate) enum Socket {
     Plain(TcpStream),
     /// Boxed: the state of a TLS session is a kilobyte.

@@ -10,7 +10,7 @@ const KEYS: &[(Above, &[&str])] = &[
     (&["listeners"], &["tls", "proxy_protocol"]),
     (&["admin"], &["tls", "tokens"]),
     (&["state"], &["shared"]),
-    (&["upstreams", "*"], &["health", "limits", "tls", "circuit", "ejection", "protocol"]),
+    (&["upstreams", "*"], &["health", "limits", "circuit", "ejection", "protocol"]),
     (
         &["routes"],
         &["pin", "force", "reads", "fallback_on", "cookies", "rollout", "redirect", "respond", "rate_limit", "retries"],
@@ -55,6 +55,7 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["upstreams"], "upstreams: {monolith: {endpoints: [\"http://127.0.0.1:7001\"]}}"),
         (&["upstreams", "*"], "{endpoints: [\"http://127.0.0.1:7001\"]}"),
         (&["upstreams", "*", "endpoints"], "endpoints: [\"http://127.0.0.1:7001\"]"),
+        (&["upstreams", "*", "tls"], "tls: {ca: /etc/banyan/ca.pem}"),
         (&["default"], "default: monolith"),
         (&["routes"], "routes: [{name: payments, match: {path_prefix: /payments}, legacy: monolith}]"),
         (&["routes", "name"], "name: payments"),
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn a_key_is_later_only_where_it_will_stand() {
         assert!(later_key(&Step::parse("routes[3].rollout")));
-        assert!(later_key(&Step::parse("upstreams.payments.tls")));
+        assert!(later_key(&Step::parse("upstreams.payments.protocol")));
         assert!(later_key(&Step::parse("routes[0].shadow.methods")));
         assert!(!later_key(&Step::parse("rollout")));
         assert!(!later_key(&Step::parse("routes[0].rolout")));

@@ -8,6 +8,7 @@ mod observe;
 mod route;
 mod short;
 mod upstream;
+mod upstream_tls;
 mod weight;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -24,6 +25,7 @@ pub use observe::{AccessLog, Errors, LogTarget, Observe};
 pub use route::{Compare, Fallback, Keyless, Rewrite, Route, Shadow, Side, Sticky};
 pub use short::{OneOrMany, Short, ShortOr, TEXT_OR_MAP};
 pub use upstream::{Endpoint, IdempotencyKey, Upstream};
+pub use upstream_tls::UpstreamTls;
 pub use weight::{Percent, Weight};
 
 /// A map with names as keys, sorted by them.

@@ -6,7 +6,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Short, ShortOr};
+use super::{Short, ShortOr, UpstreamTls};
 
 /// One upstream.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
@@ -15,7 +15,7 @@ pub struct Upstream {
     /// Where it listens; each request goes to the less busy one of two that are drawn by their weights.
     #[garde(length(min = 1), dive)]
     pub endpoints: Vec<ShortOr<Endpoint>>,
-    /// How long a connect may take. Default 1s.
+    /// How long a connect may take, the TLS handshake included. Default 1s.
     #[serde(with = "humantime_serde", default = "one_second")]
     #[garde(skip)]
     #[schemars(with = "String")]
@@ -44,13 +44,18 @@ pub struct Upstream {
     #[serde(default)]
     #[garde(skip)]
     pub idempotency_key: IdempotencyKey,
+    /// Whom TLS trusts and who Banyan says it is; left out, the endpoints' scheme still decides whether there is TLS.
+    #[serde(default)]
+    #[garde(dive)]
+    pub tls: Option<UpstreamTls>,
 }
 
-/// One endpoint: `http://host:port`, or `{url: …}`.
+/// One endpoint: `http://host:port`, `https://host:port`, or `{url: …}`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
-    /// `http://host:port`, nothing behind the port. A name is looked up in the background; each of its addresses is an endpoint.
+    /// `http://host:port`, or `https://host:port` for TLS; nothing behind the port. A name is looked up in the background; each of its addresses
+    /// is an endpoint.
     #[garde(custom(origin))]
     pub url: String,
     /// Its share of the requests, against the weights of the others. Default 1, at most 100.
@@ -70,16 +75,33 @@ pub enum IdempotencyKey {
     Honoured,
 }
 
+// === impl Upstream ===
+
+impl Upstream {
+    /// Its endpoints are spoken to over TLS. Only meaningful once compiled: then either all of them are, or none.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.0.is_tls())
+    }
+}
+
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// `host:port`, with port 80 where none is given. Only meaningful once validated.
+    /// Its address begins with `https://`.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.url.starts_with("https://")
+    }
+
+    /// `host:port`, with the scheme's port where none is given. Only meaningful once validated.
     #[must_use]
     pub fn authority(&self) -> String {
-        let rest = self.url.strip_prefix("http://").unwrap_or(&self.url);
+        let (scheme, rest) = self.url.split_once("://").unwrap_or(("http", &self.url));
         let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let port = if scheme == "https" { 443 } else { 80 };
         match rest.parse::<http::uri::Authority>() {
-            Ok(authority) if authority.port().is_none() => format!("{authority}:80"),
+            Ok(authority) if authority.port().is_none() => format!("{authority}:{port}"),
             _ => rest.to_owned(),
         }
     }
@@ -95,12 +117,9 @@ impl Short for Endpoint {
 
 fn origin(url: &str, (): &()) -> garde::Result {
     let wrong = |why: &str| garde::Error::new(format!("{why}; expected an address such as `http://127.0.0.1:7001`"));
-    if url.starts_with("https://") {
-        return Err(wrong("TLS to upstreams is not available in this version"));
-    }
     let uri: http::Uri = url.parse().map_err(|_| wrong("not an address"))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(wrong("the address must begin with `http://`"));
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(wrong("the address must begin with `http://` or `https://`"));
     }
     let Some(authority) = uri.authority() else { return Err(wrong("the address names no host")) };
     if authority.host().is_empty() {

@@ -69,7 +69,7 @@ impl Compiled {
         shadows: Shadows,
         limits: Vec<Limits>,
     ) -> Self {
-        let upstreams = UpstreamSpec::all(config).into_iter().map(Arc::new).collect();
+        let upstreams = UpstreamSpec::all(config, table.trusts()).into_iter().map(Arc::new).collect();
         Self {
             generation,
             table,

@@ -68,7 +68,7 @@ impl Shadow {
     /// Compiles the shadows of a table that was compiled from this config.
     #[must_use]
     pub fn compile(self: &Arc<Self>, config: &Config, table: &RouteTable) -> Shadows {
-        let mut origins = Origins::new(config);
+        let mut origins = Origins::new(config, table.trusts());
         let routes = table.routes().iter().map(|route| self.route(route, &mut origins).map(Arc::new)).collect();
         Shadows { shadow: Arc::clone(self), routes }
     }

@@ -17,9 +17,15 @@ use hyper::{
     client::conn::http1::{Builder, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinSet, time::Instant};
+use tokio::{task::JoinSet, time::Instant};
 
-use crate::{config::Config, links::Owner, table::Target};
+use crate::{
+    config::Config,
+    error::Fault,
+    links::Owner,
+    table::{Target, Trusts},
+    upstream::{Trust, dial},
+};
 
 /// Idle connections that are kept; more are closed.
 const IDLE: usize = 64;
@@ -31,6 +37,7 @@ const HEAD: usize = 64 << 10;
 pub(super) struct Origin {
     /// `host:port`.
     endpoints: Vec<String>,
+    trust: Option<Arc<Trust>>,
     next: AtomicUsize,
     connect_timeout: Duration,
     idle_time: Duration,
@@ -50,6 +57,7 @@ pub(super) struct Connection {
 /// The origins of one config, made when they are first wanted.
 pub(super) struct Origins<'c> {
     config: &'c Config,
+    trusts: &'c Trusts,
     known: HashMap<(usize, Owner), Arc<Origin>>,
 }
 
@@ -57,9 +65,7 @@ pub(super) struct Origins<'c> {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
     #[error("the shadow upstream cannot be reached")]
-    Connect(#[source] std::io::Error),
-    #[error("the shadow upstream took too long to take a connection")]
-    ConnectTimeout,
+    Connect(#[source] Fault),
     #[error("the shadow upstream broke off")]
     Http(#[source] hyper::Error),
 }
@@ -67,15 +73,17 @@ pub(super) enum SendError {
 // === impl Origins ===
 
 impl<'c> Origins<'c> {
-    pub(super) fn new(config: &'c Config) -> Self {
-        Self { config, known: HashMap::new() }
+    pub(super) fn new(config: &'c Config, trusts: &'c Trusts) -> Self {
+        Self { config, trusts, known: HashMap::new() }
     }
 
     pub(super) fn get(&mut self, target: &Target, side: Owner) -> Option<Arc<Origin>> {
         let upstream = self.config.upstreams.get(&*target.upstream)?;
+        let trust = self.trusts.of(&target.upstream);
         let new = || {
             Arc::new(Origin {
                 endpoints: upstream.endpoints.iter().map(|endpoint| endpoint.0.authority()).collect(),
+                trust: trust.cloned(),
                 next: AtomicUsize::new(0),
                 connect_timeout: upstream.connect_timeout,
                 idle_time: upstream.idle_time,
@@ -131,16 +139,12 @@ impl Origin {
     async fn connect(&self) -> Result<Connection, SendError> {
         let at = self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len().max(1);
         let endpoint = self.endpoints.get(at).map(String::as_str).unwrap_or_default();
-        let stream = tokio::time::timeout(self.connect_timeout, TcpStream::connect(endpoint))
-            .await
-            .map_err(|_| SendError::ConnectTimeout)?
-            .map_err(SendError::Connect)?;
-        // A copy is small and sent whole; without this it only waits a little longer.
-        drop(stream.set_nodelay(true));
+        let socket = dial(endpoint, endpoint, self.trust.as_deref(), self.connect_timeout);
+        let socket = socket.await.map_err(SendError::Connect)?;
         let (sender, connection) = Builder::new()
             .title_case_headers(self.title_case)
             .max_buf_size(HEAD)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(socket))
             .await
             .map_err(SendError::Http)?;
         let mut driver = JoinSet::new();

@@ -103,7 +103,8 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
         }
     }
     let is_unsent_write = choice.is_write && compiled.sync.is_some() && !missed.sent;
-    let is_away = matches!(missed.fault, Fault::Refused | Fault::ConnectTimeout | Fault::Reset);
+    let is_away =
+        matches!(missed.fault, Fault::Refused | Fault::ConnectTimeout | Fault::Tls | Fault::Certificate | Fault::Reset);
     let fault = if is_unsent_write && is_away { Fault::OwnerAway } else { missed.fault };
     let own_write = choice
         .after_write
@@ -210,7 +211,7 @@ impl Way {
 fn outcome(fault: Fault) -> Outcome {
     match fault {
         Fault::Timeout | Fault::ConnectTimeout => Outcome::Timeout,
-        Fault::Refused | Fault::NoSide => Outcome::Refused,
+        Fault::Refused | Fault::Tls | Fault::Certificate | Fault::NoSide => Outcome::Refused,
         Fault::ClientBody => Outcome::Cancelled,
         _ => Outcome::Error,
     }

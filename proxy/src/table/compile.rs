@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    DEFAULT, Group, KeySource, Problem, Route, RouteTable, Severity, SyncRoute, Target, checks,
+    DEFAULT, Group, KeySource, Problem, Route, RouteTable, Severity, SyncRoute, Target, Trusts, checks,
     matcher::Matcher,
     normalise,
     pattern::Pattern,
@@ -22,13 +22,14 @@ pub(super) fn compile(config: &Config, links: &dyn DataLinks) -> Result<(RouteTa
     routes.push(compiler.default_route());
     checks::routes(config, &mut compiler.problems);
     unreachable(config, &compiler.rules, &mut compiler.problems);
+    let trusts = Trusts::compile(config, &mut compiler.problems);
     let Compiler { mut problems, rules, .. } = compiler;
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
         return Err(problems);
     }
     let routes = routes.into_iter().map(Arc::new).collect();
-    Ok((RouteTable { routes, matcher: Matcher::new(rules) }, problems))
+    Ok((RouteTable { routes, matcher: Matcher::new(rules), trusts }, problems))
 }
 
 struct Compiler<'c> {

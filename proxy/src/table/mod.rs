@@ -14,6 +14,7 @@ mod route;
 mod rule;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trusts;
 mod unreachable;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use path::{BadPath, normalise};
 pub use problem::{Problem, Severity, nearest};
 pub use route::{DEFAULT, Group, KeySource, Route, Stage, SyncRoute, Target};
 pub use rule::Normal;
+pub(crate) use trusts::Trusts;
 
 use crate::{config::Config, links::DataLinks, split::Lowered};
 
@@ -33,6 +35,7 @@ pub struct RouteTable {
     /// In the file's order; `default` is the last.
     routes: Vec<Arc<Route>>,
     matcher: Matcher,
+    trusts: Trusts,
 }
 
 /// The route of a request.
@@ -59,6 +62,7 @@ impl RouteTable {
 
     /// Tells a table that is not used yet which one it comes after, so that users whom a lower weight moves back can be counted.
     pub fn follow(&mut self, before: &Self) {
+        self.trusts.follow(&before.trusts);
         for route in &mut self.routes {
             let old = before.routes.iter().find(|old| old.name == route.name && old.group == route.group);
             if let (Some(old), Some(route)) = (old, Arc::get_mut(route))
@@ -85,6 +89,10 @@ impl RouteTable {
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    pub(crate) fn trusts(&self) -> &Trusts {
+        &self.trusts
     }
 
     /// Why a request is answered by the route that [`find`](Self::find) finds.

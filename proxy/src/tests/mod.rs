@@ -11,6 +11,8 @@ mod limits;
 mod parking;
 mod reloads;
 mod routing;
+mod secure;
+mod tls_upstreams;
 mod tunnels;
 mod upstream;
 mod wire;

@@ -2,20 +2,19 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
 use hyper::client::conn::http1::Builder;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 
 use super::{
-    Endpoint, Link, Open, UpstreamSpec, UpstreamState,
+    Endpoint, Link, Open, Trust, UpstreamSpec, UpstreamState,
     balance::{Dice, Endpoints},
 };
-use crate::{error::Fault, listen::Tick};
+use crate::{error::Fault, listen::Tick, socket::Socket};
 
 /// How long an endpoint that refused is left out while another one can be asked.
 const SHUNNED_MS: Tick = 1000;
@@ -91,11 +90,12 @@ impl Upstream {
         }
         let mut fault = Fault::NoSide;
         for local in endpoints.in_turn(&self.dice, now, self.spec.slow_start) {
-            match dial(local.endpoint.address, self.spec.connect_timeout).await {
-                Ok(stream) => {
+            let Endpoint { address, authority, .. } = &*local.endpoint;
+            match dial(*address, authority, self.spec.trust.as_deref(), self.spec.connect_timeout).await {
+                Ok(socket) => {
                     local.refused.set(None);
                     let open = Open::new(Arc::clone(&self.state), self.worker);
-                    return Link::new(&self.http, stream.into(), local, open).await.map_err(|_| Fault::Refused);
+                    return Link::new(&self.http, socket, local, open).await.map_err(|_| Fault::Refused);
                 }
                 Err(why) => {
                     local.refused.set(Some(now));
@@ -153,17 +153,23 @@ impl Local {
     }
 }
 
-async fn dial(address: SocketAddr, within: Duration) -> Result<TcpStream, Fault> {
-    let connected = tokio::time::timeout(within, TcpStream::connect(address));
-    match connected.await {
-        Ok(Ok(stream)) => {
-            // Without it small answers would wait for each other; not having it is no reason to fail.
-            drop(stream.set_nodelay(true));
-            Ok(stream)
+/// A connection, and TLS on it where the upstream wants that. `authority`: the endpoint's `host:port`, which its certificate is for.
+pub(crate) async fn dial(
+    to: impl ToSocketAddrs,
+    authority: &str,
+    trust: Option<&Trust>,
+    within: Duration,
+) -> Result<Socket, Fault> {
+    let connected = tokio::time::timeout(within, async {
+        let stream = TcpStream::connect(to).await.map_err(|_| Fault::Refused)?;
+        // Without it small answers would wait for each other; not having it is no reason to fail.
+        drop(stream.set_nodelay(true));
+        match trust {
+            None => Ok(Socket::Plain(stream)),
+            Some(trust) => Ok(Socket::Tls(Box::new(trust.handshake(stream, authority).await?.into()))),
         }
-        Ok(Err(_)) => Err(Fault::Refused),
-        Err(_) => Err(Fault::ConnectTimeout),
-    }
+    });
+    connected.await.unwrap_or(Err(Fault::ConnectTimeout))
 }
 
 /// Pools outlive a reload that leaves their upstream as it was.

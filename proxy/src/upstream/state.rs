@@ -13,8 +13,11 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::Endpoint;
-use crate::config::{Config, IdempotencyKey};
+use super::{Endpoint, Trust};
+use crate::{
+    config::{Config, IdempotencyKey},
+    table::Trusts,
+};
 
 /// One upstream's settings, compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub(crate) struct UpstreamSpec {
     pub(crate) honours_keys: bool,
     /// It is some route's legacy side, or the default: header names keep their case.
     pub(crate) is_legacy: bool,
+    /// Its endpoints are spoken to over TLS.
+    pub(crate) trust: Option<Arc<Trust>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +72,7 @@ struct Slot {
 
 impl UpstreamSpec {
     /// All upstreams of a config, in the order of their names.
-    pub(crate) fn all(config: &Config) -> Vec<Self> {
+    pub(crate) fn all(config: &Config, trusts: &Trusts) -> Vec<Self> {
         let legacy: BTreeSet<&str> = config
             .routes
             .iter()
@@ -85,6 +90,7 @@ impl UpstreamSpec {
             slow_start: upstream.slow_start.unwrap_or_default(),
             honours_keys: upstream.idempotency_key == IdempotencyKey::Honoured,
             is_legacy: legacy.contains(name.as_str()),
+            trust: trusts.of(name).cloned(),
         };
         config.upstreams.iter().map(spec).collect()
     }
