@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::{observe::LogError, split::SignerError, table::BadPath, table::Problem};
+use crate::{observe::LogError, split::SignerError, table::BadPath, table::Problem, trace::TraceId};
 
 /// Why the proxy could not start.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,7 @@ struct ProblemJson<'p> {
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'p str>,
     fault: Blame,
+    trace_id: &'p str,
 }
 
 // === impl Fault ===
@@ -153,15 +154,15 @@ impl Fault {
     }
 
     /// The whole answer. `plain`: the client asked for `text/plain`.
-    pub(crate) fn answer(self, route: Option<&str>, plain: bool) -> (StatusCode, HeaderMap, Bytes) {
+    pub(crate) fn answer(self, route: Option<&str>, trace: TraceId, plain: bool) -> (StatusCode, HeaderMap, Bytes) {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
         let detail = self.to_string();
         let mut headers = HeaderMap::with_capacity(4);
         let body = if plain {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-            let at = route.map(|route| format!(" (route `{route}`)")).unwrap_or_default();
-            format!("{} {title}: {detail}{at}\n", status.as_u16()).into_bytes()
+            let at = route.map(|route| format!("route `{route}`, ")).unwrap_or_default();
+            format!("{} {title}: {detail} ({at}trace {trace})\n", status.as_u16()).into_bytes()
         } else {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
             let problem = ProblemJson {
@@ -171,6 +172,7 @@ impl Fault {
                 detail: &detail,
                 route,
                 fault: self.blame(),
+                trace_id: &trace.to_string(),
             };
             serde_json::to_vec(&problem).unwrap_or_default()
         };
@@ -190,27 +192,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_names_the_route_and_the_fault() {
-        let (status, headers, body) = Fault::Refused.answer(Some("payments"), false);
+    fn an_error_names_the_route_the_fault_and_the_trace() {
+        let trace = TraceId::random();
+        let (status, headers, body) = Fault::Refused.answer(Some("payments"), trace, false);
         assert_eq!(status, 502);
         assert_eq!(headers["content-type"], "application/problem+json");
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["route"], "payments");
         assert_eq!(body["fault"], "upstream");
         assert_eq!(body["status"], 502);
+        assert_eq!(body["trace_id"], trace.to_string());
     }
 
     #[test]
     fn an_error_is_plain_text_for_who_asks_for_it() {
-        let (_, headers, body) = Fault::Timeout.answer(Some("payments"), true);
+        let trace = TraceId::random();
+        let (_, headers, body) = Fault::Timeout.answer(Some("payments"), trace, true);
         assert_eq!(headers["content-type"], "text/plain; charset=utf-8");
-        let expected = "504 Gateway Timeout: the upstream did not answer in time (route `payments`)\n";
+        let expected =
+            format!("504 Gateway Timeout: the upstream did not answer in time (route `payments`, trace {trace})\n");
         assert_eq!(body, expected.as_bytes());
     }
 
     #[test]
     fn only_a_client_at_fault_loses_its_connection() {
-        assert!(Fault::Framing.answer(None, false).1.contains_key("connection"));
-        assert!(!Fault::Refused.answer(None, false).1.contains_key("connection"));
+        assert!(Fault::Framing.answer(None, TraceId::random(), false).1.contains_key("connection"));
+        assert!(!Fault::Refused.answer(None, TraceId::random(), false).1.contains_key("connection"));
     }
 }

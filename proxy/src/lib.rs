@@ -17,6 +17,7 @@ mod socket;
 pub mod split;
 mod stations;
 pub mod table;
+mod trace;
 mod tunnel;
 mod upstream;
 

@@ -76,6 +76,10 @@ pub(crate) struct File {
     #[serde(default)]
     #[garde(dive)]
     pub(crate) access_log: Option<http::AccessLog>,
+    /// Makes Banyan a hop of its own in traces. Left out: a trace that comes is passed on as it is, and none is begun.
+    #[serde(default)]
+    #[garde(dive)]
+    pub(crate) tracing: Option<http::Tracing>,
 }
 
 /// A file that holds, in the shapes that the halves take.
@@ -115,7 +119,7 @@ impl File {
             default: self.default.clone(),
             routes: self.routes.clone(),
             syncs: self.syncs.iter().map(|(name, sync)| (name.clone(), rules(sync))).collect(),
-            observe: http::Observe { access_log: self.access_log.clone() },
+            observe: http::Observe { access_log: self.access_log.clone(), tracing: self.tracing.clone() },
         }
     }
 

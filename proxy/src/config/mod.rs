@@ -21,7 +21,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 pub use matches::{HeaderName, Match, Method, Networks, Wanted};
-pub use observe::{AccessLog, Errors, LogTarget, Observe};
+pub use observe::{AccessLog, Errors, LogTarget, Observe, Tracing};
 pub use route::{Compare, Fallback, Keyless, Rewrite, Route, Shadow, Side, Sticky};
 pub use short::{OneOrMany, Short, ShortOr, TEXT_OR_MAP};
 pub use upstream::{Endpoint, IdempotencyKey, Upstream};

@@ -1,4 +1,4 @@
-//! `access_log:` — what is kept of each request besides the counts.
+//! `access_log:` and `tracing:` — what is kept of each request besides the counts.
 
 use std::{borrow::Cow, path::PathBuf};
 
@@ -13,6 +13,8 @@ use super::Percent;
 pub struct Observe {
     /// One line a request; `None`: none.
     pub access_log: Option<AccessLog>,
+    /// Whether Banyan is a hop of its own in traces; `None`: it passes them on.
+    pub tracing: Option<Tracing>,
 }
 
 /// One line of JSON a request. What stands in it is listed in `docs/reference/access-log.md`.
@@ -34,6 +36,16 @@ pub struct AccessLog {
     /// Adds the request's path, which may be personal data; never its query. Default false: only what the route's `match` says.
     #[garde(skip)]
     pub path: bool,
+}
+
+/// Banyan as a hop in traces (W3C Trace Context).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tracing {
+    /// Percent of the traces that begin here and are marked as sampled, which services take for a decision. A trace that comes with a request
+    /// keeps its mark. Default 100.
+    #[garde(skip)]
+    pub sample: Percent,
 }
 
 /// Where the access log is written.
@@ -62,6 +74,14 @@ pub enum Errors {
 impl Default for AccessLog {
     fn default() -> Self {
         Self { to: LogTarget::default(), sample: Percent::FULL, errors: Errors::default(), client: false, path: false }
+    }
+}
+
+// === impl Tracing ===
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Self { sample: Percent::FULL }
     }
 }
 

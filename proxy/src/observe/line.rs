@@ -43,6 +43,8 @@ struct Line<'r> {
     fault: Option<Blame>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
 }
 
 /// Whether it failed: a 5xx, an answer of Banyan's own that is an error, an answer that broke off, a client that went away.
@@ -77,6 +79,7 @@ pub(super) fn write(record: &Record, out: &mut Vec<u8>) {
         fallback,
         fault: record.trouble.map(|trouble| trouble.blame),
         error: record.trouble.map(|trouble| trouble.code),
+        trace_id: record.trace.map(|trace| trace.to_string()),
     };
     // Nothing in it can fail to be written into memory.
     if serde_json::to_writer(&mut *out, &line).is_ok() {

@@ -11,7 +11,7 @@ use http::{Method, StatusCode, Version, request};
 use hyper::body::Frame;
 
 use super::Trouble;
-use crate::links::Owner;
+use crate::{links::Owner, trace::TraceId};
 
 /// One request under way, shared by its stations and the body of its answer.
 pub(crate) struct Note {
@@ -31,6 +31,7 @@ pub(crate) struct Note {
     /// From the head until an upstream's answer had come, or none could any more.
     pub(super) came: Cell<Option<Duration>>,
     pub(super) bytes_out: Cell<u64>,
+    pub(super) trace: Cell<Option<TraceId>>,
     pub(super) trouble: Cell<Option<Trouble>>,
     is_ended: Cell<bool>,
 }
@@ -53,6 +54,7 @@ impl Note {
             overhead: Cell::new(None),
             came: Cell::new(None),
             bytes_out: Cell::new(0),
+            trace: Cell::new(None),
             trouble: Cell::new(None),
             is_ended: Cell::new(false),
         }
@@ -69,6 +71,11 @@ impl Note {
         if self.wants_client {
             self.client.set(Some(client));
         }
+    }
+
+    /// The trace that it belongs to.
+    pub(crate) fn traced(&self, trace: TraceId) {
+        self.trace.set(Some(trace));
     }
 
     /// It goes to an upstream of this side.

@@ -1,7 +1,6 @@
 //! From the workers to the background: a bounded queue a worker, emptied every 50 ms.
 
 use std::{
-    cell::RefCell,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -9,7 +8,6 @@ use std::{
 
 use http::request;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc},
@@ -26,6 +24,7 @@ use crate::{
     config::{AccessLog, Errors, Observe},
     metrics::{ACCESS_LOG_DROPPED, ACCESS_LOG_LINES, LABEL_REASON},
     split::BUCKETS,
+    trace::draw_below,
 };
 
 /// Records that wait in one worker's queue: what it can answer in two ticks, and more.
@@ -72,7 +71,6 @@ pub(crate) struct Scribe {
     queue: mpsc::Sender<Record>,
     dropped: IntCounter,
     rules: AccessLog,
-    dice: RefCell<SmallRng>,
 }
 
 // === impl Recorder ===
@@ -114,12 +112,7 @@ impl Recorder {
             queues.push(Queue { sender, receiver: Some(receiver) });
         }
         self.shared.begun.notify_one();
-        Some(Scribe {
-            queue: queues[worker].sender.clone(),
-            dropped: self.shared.counts.dropped_queue.clone(),
-            rules,
-            dice: RefCell::new(SmallRng::seed_from_u64(getrandom::u64().unwrap_or(worker as u64))),
-        })
+        Some(Scribe { queue: queues[worker].sender.clone(), dropped: self.shared.counts.dropped_queue.clone(), rules })
     }
 
     /// Comes back when everything that ended so far is written, or after `at_most`.
@@ -201,7 +194,7 @@ impl Scribe {
     /// The note of a request that is to be kept, or may have to be.
     pub(crate) fn note(&self, head: &request::Parts) -> Option<Rc<Note>> {
         let sample = self.rules.sample.buckets();
-        let is_drawn = sample >= BUCKETS || self.dice.borrow_mut().random_range(0..BUCKETS) < sample;
+        let is_drawn = sample >= BUCKETS || draw_below(BUCKETS) < sample;
         let is_kept = is_drawn || self.rules.errors == Errors::Always;
         is_kept.then(|| Rc::new(Note::new(head, is_drawn, self.rules.client, self.rules.path)))
     }

@@ -13,6 +13,7 @@ use crate::{
     error::{Blame, Fault},
     links::Owner,
     metrics::Answerer,
+    trace::TraceId,
 };
 
 /// All that is known of it. Names, numbers and enums; of the request's own words only the method, and what the file asks for.
@@ -38,6 +39,7 @@ pub(crate) struct Record {
     /// How often it was put on an upstream's wire.
     pub(super) sends: u32,
     pub(super) trouble: Option<Trouble>,
+    pub(super) trace: Option<TraceId>,
     pub(super) is_drawn: bool,
 }
 
@@ -83,6 +85,7 @@ impl Record {
             bytes_out: note.bytes_out.get(),
             sends,
             trouble,
+            trace: note.trace.get(),
             is_drawn: note.is_drawn,
         }
     }

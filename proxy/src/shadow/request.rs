@@ -12,7 +12,11 @@ use http::{
 };
 use http_body_util::Empty;
 
-use crate::{split::WRITES_COOKIE, table::Target};
+use crate::{
+    split::WRITES_COOKIE,
+    table::Target,
+    trace::{TRACEPARENT, Trace},
+};
 
 /// Tells the shadow upstream that nobody waits for its answer.
 const MARK: HeaderName = HeaderName::from_static("x-banyan-shadow");
@@ -47,6 +51,13 @@ fn clean(given: &HeaderMap) -> HeaderMap {
         if name == COOKIE {
             if let Some(rest) = without_own_writes(value) {
                 headers.append(name, rest);
+            }
+            continue;
+        }
+        if name == TRACEPARENT {
+            // In the same trace, but nobody's child: what nobody waits for is not recorded beside what the client got.
+            if let Some(trace) = Trace::parse(value.as_bytes()) {
+                headers.insert(name, trace.child().unsampled().header());
             }
             continue;
         }
@@ -132,5 +143,14 @@ mod tests {
     fn a_copy_is_rewritten_for_its_own_side() {
         let copy = copy(&head(&[]), &target(Some("/v2")), "/payments/7", 9).unwrap();
         assert_eq!(copy.uri(), "/v2/7?x=1");
+    }
+
+    #[test]
+    fn a_copy_stays_in_its_trace_and_is_not_recorded() {
+        let head = head(&[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]);
+        let copy = copy(&head, &target(None), "/payments/7", 9).unwrap();
+        let told = copy.headers()[TRACEPARENT].to_str().unwrap();
+        assert!(told.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && told.ends_with("-00"), "{told}");
+        assert!(!told.contains("b7ad6b7169203331"), "{told}");
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     body::{Answer, Kind, Told},
     metrics::Answerer,
     split::add_private,
+    trace::TraceId,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -116,11 +117,14 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
 }
 
 fn ours(failure: Failure, mut told: Told) -> Response<Answer> {
-    let Failure { fault, route, plain, own_write } = failure;
+    let Failure { fault, route, plain, own_write, trace } = failure;
+    // Also of a request that came without one: whoever reports the error can be found in the log.
+    let trace = trace.unwrap_or_else(TraceId::random);
     let name = route.map(|route| &*told.table.route(route).name);
-    let (status, mut headers, body) = fault.answer(name, plain);
+    let (status, mut headers, body) = fault.answer(name, trace, plain);
     if let Some(note) = &told.note {
         note.is_in(fault.into());
+        note.traced(trace);
     }
     if let Some(cookie) = own_write {
         headers.append(header::SET_COOKIE, cookie);

@@ -14,6 +14,7 @@ use crate::{
     observe::Note,
     split::Choice,
     table::Route,
+    trace::TraceId,
 };
 
 /// A request as hyper gave it.
@@ -80,6 +81,8 @@ pub(crate) struct Failure {
     pub(super) plain: bool,
     /// Of a write whose outcome is unknown: its user must read at the owner for a while.
     pub(super) own_write: Option<HeaderValue>,
+    /// Where the request belongs to one.
+    pub(super) trace: Option<TraceId>,
 }
 
 // === impl Arrival ===
@@ -99,7 +102,8 @@ impl Arrival {
 
 impl Checked {
     pub(super) fn fails(&self, fault: Fault) -> Failure {
-        Failure { fault, route: None, plain: self.seen.plain, own_write: None }
+        let trace = self.seen.trace.map(|trace| trace.id);
+        Failure { fault, route: None, plain: self.seen.plain, own_write: None, trace }
     }
 }
 

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, Method, Uri, header};
 use tower::{Layer, Service};
 
 use super::arrival::{Arrival, Checked, Failure, Reply};
-use crate::error::Fault;
+use crate::{error::Fault, trace::Trace};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stage;
@@ -36,6 +36,9 @@ pub(crate) struct Seen {
     banyan: bool,
     /// The client would rather have plain text.
     pub(super) plain: bool,
+    pub(super) traceparent: bool,
+    /// What it says; `None` when it is malformed, or there is more than one. Later the hop that the upstream is told.
+    pub(super) trace: Option<Trace>,
 }
 
 const OURS: &str = "x-banyan-";
@@ -97,6 +100,10 @@ impl Seen {
                 _ => match name.as_str() {
                     "keep-alive" | "proxy-connection" => seen.hop = true,
                     "idempotency-key" => seen.idempotency_key = true,
+                    "traceparent" => {
+                        let is_first = !std::mem::replace(&mut seen.traceparent, true);
+                        seen.trace = if is_first { Trace::parse(value.as_bytes()) } else { None };
+                    }
                     name if name.starts_with(OURS) => seen.banyan = true,
                     name if name.starts_with(THEIRS) => seen.forwarded = true,
                     _ => {}

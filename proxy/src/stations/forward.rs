@@ -110,7 +110,8 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
         .after_write
         .filter(|_| missed.sent)
         .and_then(|write| way.table.compiled.split.answered(compiled, &write, SystemTime::now()));
-    Err(Failure { fault, route: Some(route), plain: seen.plain, own_write })
+    let trace = seen.trace.map(|trace| trace.id);
+    Err(Failure { fault, route: Some(route), plain: seen.plain, own_write, trace })
 }
 
 // === impl Way ===

@@ -6,6 +6,7 @@ mod check;
 mod choose;
 mod forward;
 mod forwarded;
+mod hop;
 mod hop_by_hop;
 mod locate;
 mod prepare;

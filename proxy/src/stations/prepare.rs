@@ -1,4 +1,4 @@
-//! Makes the head that an upstream gets: without what belongs to the client's hop, and with who the client is.
+//! Makes the head that an upstream gets: without what belongs to the client's hop, with the trace and who the client is.
 
 use std::task::{Context, Poll};
 
@@ -7,7 +7,7 @@ use tower::{Layer, Service};
 
 use super::{
     arrival::{Chosen, Failure, Prepared, Reply},
-    forwarded, hop_by_hop,
+    forwarded, hop, hop_by_hop,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -40,13 +40,15 @@ impl<S: Service<Prepared, Response = Reply, Error = Failure>> Service<Chosen> fo
     fn call(&mut self, mut chosen: Chosen) -> S::Future {
         let is_peer_trusted = chosen.located.is_peer_trusted;
         let checked = &mut chosen.located.checked;
-        let (seen, arrival) = (checked.seen, &mut checked.arrival);
+        let (seen, arrival) = (&mut checked.seen, &mut checked.arrival);
         let headers = &mut arrival.head.headers;
         let is_websocket = seen.upgrade && arrival.body.is_end_stream() && hop_by_hop::asks_websocket(headers);
         hop_by_hop::strip_request(headers, seen.connection, seen.hop);
         if is_websocket {
             hop_by_hop::put_websocket(headers);
         }
+        let tracing = arrival.table.compiled.observe.tracing.as_ref();
+        hop::pass_on(headers, seen, tracing, arrival.note.as_deref());
         forwarded::tell(headers, arrival.turn.peer_value(), is_peer_trusted, seen.forwarded);
         self.0.call(Prepared { chosen, is_websocket })
     }

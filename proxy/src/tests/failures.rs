@@ -40,7 +40,9 @@ async fn a_refused_connection_is_a_502_that_names_the_route_and_the_fault() {
     assert_eq!((&problem["route"], &problem["fault"]), (&json!("payments"), &json!("upstream")));
     assert!(!problem.to_string().contains("127.0.0.1"), "{problem}");
     let answer = bench.ask("GET /payments HTTP/1.1\r\nHost: a\r\nAccept: text/plain\r\n\r\n").await;
-    assert_eq!(answer.text(), "502 Bad Gateway: no connection to the upstream (route `payments`)\n");
+    let (before, id) = answer.text().split_once(", trace ").unwrap();
+    assert_eq!(before, "502 Bad Gateway: no connection to the upstream (route `payments`");
+    assert_eq!(id.strip_suffix(")\n").map(str::len), Some(32), "{id}");
     let refused = bench.metric("banyan_route_attempts_total", &[("route", "payments"), ("outcome", "refused")]);
     assert!((refused - 2.0).abs() < 0.1, "{refused}");
 }

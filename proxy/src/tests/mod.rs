@@ -13,6 +13,7 @@ mod reloads;
 mod routing;
 mod secure;
 mod tls_upstreams;
+mod traces;
 mod tunnels;
 mod upstream;
 mod wire;
