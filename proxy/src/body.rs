@@ -10,14 +10,14 @@ use std::{
 
 use bytes::Bytes;
 use http::StatusCode;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 use crate::{
     listen::{Turn, Worker, WorkerTable},
     metrics::Answerer,
     observe::{Ending, Note},
     shadow::Ticket,
-    upstream::{Link, Upstream, poll_quietly},
+    upstream::{BodyError, Incoming, Leg, Upstream},
 };
 
 /// What the client is sent behind the head.
@@ -48,7 +48,7 @@ pub(crate) struct Stream {
     incoming: Incoming,
     /// Read ahead to see whether more would follow.
     first: Option<Bytes>,
-    link: Option<Link>,
+    link: Option<Leg>,
     upstream: Rc<Upstream>,
     worker: Rc<Worker>,
     turn: Rc<Turn>,
@@ -83,9 +83,9 @@ impl Answer {
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = self.kind.poll_frame(cx);
         if let (Some(note), Poll::Ready(frame)) = (&self.told.note, &polled) {
             note.frame(frame.as_ref(), self.kind.is_end_stream());
@@ -108,16 +108,16 @@ impl Kind {
     /// The body behind a head that came on `link`. What has come whole already is taken out, and the link goes back to the pool at once.
     pub(crate) fn of(
         mut incoming: Incoming,
-        link: Link,
+        link: Leg,
         upstream: &Rc<Upstream>,
         worker: &Rc<Worker>,
         turn: &Rc<Turn>,
     ) -> Self {
         let mut first = None;
-        if link.is_reusable() {
+        if link.is_reusable() || link.is_shared() {
             if !incoming.is_end_stream()
                 && incoming.size_hint().exact().is_some()
-                && let Poll::Ready(Some(Ok(frame))) = poll_quietly(&mut incoming)
+                && let Poll::Ready(Some(Ok(frame))) = incoming.poll_quietly()
             {
                 first = frame.into_data().ok();
             }
@@ -150,7 +150,7 @@ impl Kind {
         *self = Self::Tee(Box::new(Tee { kind, ticket: Some(ticket) }));
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Upstream(stream) => stream.poll_frame(cx),
@@ -178,7 +178,7 @@ impl Kind {
 // === impl Tee ===
 
 impl Tee {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = self.kind.poll_frame(cx);
         if let (Poll::Ready(Some(Ok(frame))), Some(ticket)) = (&polled, &mut self.ticket)
             && let Some(chunk) = frame.data_ref()
@@ -204,16 +204,16 @@ impl Tee {
 // === impl Stream ===
 
 impl Stream {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        let mut polled = poll_quietly(&mut self.incoming);
+        let mut polled = self.incoming.poll_frame(cx);
         if polled.is_pending() {
             if let Some(link) = &mut self.link {
                 link.poll_drive(cx);
             }
-            polled = poll_quietly(&mut self.incoming);
+            polled = self.incoming.poll_frame(cx);
         }
         match &polled {
             Poll::Ready(None) => self.release(),

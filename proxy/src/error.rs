@@ -62,11 +62,15 @@ pub(crate) enum Fault {
     Tls,
     #[error("the upstream's certificate is not to be trusted")]
     Certificate,
+    #[error("the upstream does not speak HTTP/2, which its `protocol` asks for")]
+    NoHttp2,
+    #[error("the upstream speaks HTTP/2, over which Banyan opens no WebSocket")]
+    NoWebSocket,
     #[error("the upstream did not answer in time")]
     Timeout,
     #[error("the upstream closed the connection before its answer")]
     Reset,
-    #[error("the upstream's answer is no valid HTTP/1.1")]
+    #[error("the upstream's answer is no valid HTTP")]
     BadAnswer,
     #[error("the upstream switched protocols without being asked")]
     Unasked,
@@ -108,9 +112,14 @@ impl Fault {
                 StatusCode::BAD_REQUEST
             }
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Refused | Self::Tls | Self::Certificate | Self::Reset | Self::BadAnswer | Self::Unasked => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Refused
+            | Self::Tls
+            | Self::Certificate
+            | Self::NoHttp2
+            | Self::NoWebSocket
+            | Self::Reset
+            | Self::BadAnswer
+            | Self::Unasked => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::OwnerAway | Self::NoSide => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -138,6 +147,8 @@ impl Fault {
             Self::Refused => "refused",
             Self::ConnectTimeout => "connect_timeout",
             Self::Tls => "tls",
+            Self::NoHttp2 => "no_http2",
+            Self::NoWebSocket => "no_websocket",
             Self::Certificate => "certificate",
             Self::Timeout => "timeout",
             Self::Reset => "reset",

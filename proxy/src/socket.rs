@@ -24,6 +24,10 @@ pub(crate) enum Socket {
 // === impl Socket ===
 
 impl Socket {
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// The TCP socket below.
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {

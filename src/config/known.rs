@@ -10,7 +10,7 @@ const KEYS: &[(Above, &[&str])] = &[
     (&["listeners"], &["tls", "proxy_protocol"]),
     (&["admin"], &["tls", "tokens"]),
     (&["state"], &["shared"]),
-    (&["upstreams", "*"], &["health", "limits", "circuit", "ejection", "protocol"]),
+    (&["upstreams", "*"], &["health", "limits", "circuit", "ejection"]),
     (
         &["routes"],
         &["pin", "force", "reads", "fallback_on", "cookies", "rollout", "redirect", "respond", "rate_limit", "retries"],
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_key_is_later_only_where_it_will_stand() {
         assert!(later_key(&Step::parse("routes[3].rollout")));
-        assert!(later_key(&Step::parse("upstreams.payments.protocol")));
+        assert!(later_key(&Step::parse("upstreams.payments.circuit")));
         assert!(later_key(&Step::parse("routes[0].shadow.methods")));
         assert!(!later_key(&Step::parse("rollout")));
         assert!(!later_key(&Step::parse("routes[0].rolout")));

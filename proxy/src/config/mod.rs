@@ -24,7 +24,7 @@ pub use matches::{HeaderName, Match, Method, Networks, Wanted};
 pub use observe::{AccessLog, Errors, LogTarget, Observe, Tracing};
 pub use route::{Compare, Fallback, Keyless, Rewrite, Route, Shadow, Side, Sticky};
 pub use short::{OneOrMany, Short, ShortOr, TEXT_OR_MAP};
-pub use upstream::{Endpoint, IdempotencyKey, Upstream};
+pub use upstream::{Endpoint, IdempotencyKey, Protocol, Upstream};
 pub use upstream_tls::UpstreamTls;
 pub use weight::{Percent, Weight};
 

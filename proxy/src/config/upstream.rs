@@ -44,6 +44,10 @@ pub struct Upstream {
     #[serde(default)]
     #[garde(skip)]
     pub idempotency_key: IdempotencyKey,
+    /// What its endpoints speak. `http1` (default) or `http2`; `auto`: over TLS, what they choose.
+    #[serde(default)]
+    #[garde(skip)]
+    pub protocol: Protocol,
     /// Whom TLS trusts and who Banyan says it is; left out, the endpoints' scheme still decides whether there is TLS.
     #[serde(default)]
     #[garde(dive)]
@@ -73,6 +77,19 @@ pub enum IdempotencyKey {
     Ignored,
     /// The upstream answers a repeated key with the first answer.
     Honoured,
+}
+
+/// What is spoken with an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1: one request at a time on a connection.
+    #[default]
+    Http1,
+    /// HTTP/2, in the clear too (h2c, by prior knowledge): requests share connections.
+    Http2,
+    /// Over TLS what the upstream chooses (ALPN); in the clear HTTP/1.1.
+    Auto,
 }
 
 // === impl Upstream ===

@@ -11,7 +11,7 @@ use http::{Method, StatusCode, Version, request};
 use hyper::body::Frame;
 
 use super::Trouble;
-use crate::{links::Owner, trace::TraceId};
+use crate::{links::Owner, trace::TraceId, upstream::BodyError};
 
 /// One request under way, shared by its stations and the body of its answer.
 pub(crate) struct Note {
@@ -97,7 +97,7 @@ impl Note {
     }
 
     /// A part of the answer's body was handed over, or its end, or it broke off.
-    pub(crate) fn frame(&self, frame: Option<&hyper::Result<Frame<Bytes>>>, is_last: bool) {
+    pub(crate) fn frame(&self, frame: Option<&Result<Frame<Bytes>, BodyError>>, is_last: bool) {
         match frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);

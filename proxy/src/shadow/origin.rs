@@ -10,27 +10,27 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, uri::Scheme};
 use http_body_util::Empty;
 use hyper::{
     body::Incoming,
-    client::conn::http1::{Builder, SendRequest},
+    client::conn::{TrySendError, http1, http2},
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
-    config::Config,
+    config::{Config, Protocol},
     error::Fault,
     links::Owner,
     table::{Target, Trusts},
-    upstream::{Trust, dial},
+    upstream::{Trust, dial, speaks_http2, target},
 };
 
 /// Idle connections that are kept; more are closed.
 const IDLE: usize = 64;
 /// The head of a shadow's answer may be as long.
-const HEAD: usize = 64 << 10;
+const HEAD: u32 = 64 << 10;
 
 /// One upstream as the shadows see it.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub(super) struct Origin {
     /// `host:port`.
     endpoints: Vec<String>,
     trust: Option<Arc<Trust>>,
+    protocol: Protocol,
     next: AtomicUsize,
     connect_timeout: Duration,
     idle_time: Duration,
@@ -50,8 +51,15 @@ pub(super) struct Origin {
 /// One connection; dropping it closes it, whatever its driver waits for.
 #[derive(Debug)]
 pub(super) struct Connection {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: Sender,
     _driver: JoinSet<()>,
+}
+
+/// One copy at a time, whatever the protocol.
+#[derive(Debug)]
+enum Sender {
+    One(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>, Scheme),
 }
 
 /// The origins of one config, made when they are first wanted.
@@ -84,6 +92,7 @@ impl<'c> Origins<'c> {
             Arc::new(Origin {
                 endpoints: upstream.endpoints.iter().map(|endpoint| endpoint.0.authority()).collect(),
                 trust: trust.cloned(),
+                protocol: upstream.protocol,
                 next: AtomicUsize::new(0),
                 connect_timeout: upstream.connect_timeout,
                 idle_time: upstream.idle_time,
@@ -107,7 +116,7 @@ impl Origin {
             if connection.sender.ready().await.is_err() {
                 continue;
             }
-            match connection.sender.try_send_request(request).await {
+            match connection.sender.send(request).await {
                 Ok(response) => return Ok((connection, response)),
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) => request = unsent,
@@ -116,7 +125,7 @@ impl Origin {
             }
         }
         let mut connection = self.connect().await?;
-        let response = connection.sender.send_request(request).await.map_err(SendError::Http)?;
+        let response = connection.sender.send(request).await.map_err(|failed| SendError::Http(failed.into_error()))?;
         Ok((connection, response))
     }
 
@@ -141,17 +150,50 @@ impl Origin {
         let endpoint = self.endpoints.get(at).map(String::as_str).unwrap_or_default();
         let socket = dial(endpoint, endpoint, self.trust.as_deref(), self.connect_timeout);
         let socket = socket.await.map_err(SendError::Connect)?;
-        let (sender, connection) = Builder::new()
-            .title_case_headers(self.title_case)
-            .max_buf_size(HEAD)
-            .handshake(TokioIo::new(socket))
-            .await
-            .map_err(SendError::Http)?;
+        let is_http2 = speaks_http2(self.protocol, &socket).map_err(SendError::Connect)?;
+        let scheme = if socket.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
+        // What goes wrong on a connection comes out at its request.
         let mut driver = JoinSet::new();
-        driver.spawn(async move {
-            // What goes wrong on a connection comes out at its request.
-            drop(connection.await);
-        });
+        let sender = if is_http2 {
+            let mut http = http2::Builder::new(TokioExecutor::new());
+            let made = http.max_header_list_size(HEAD).handshake(TokioIo::new(socket)).await;
+            let (sender, connection) = made.map_err(SendError::Http)?;
+            driver.spawn(async move { drop(connection.await) });
+            Sender::Http2(sender, scheme)
+        } else {
+            let mut http = http1::Builder::new();
+            let made = http
+                .title_case_headers(self.title_case)
+                .max_buf_size(HEAD as usize)
+                .handshake(TokioIo::new(socket))
+                .await;
+            let (sender, connection) = made.map_err(SendError::Http)?;
+            driver.spawn(async move { drop(connection.await) });
+            Sender::One(sender)
+        };
         Ok(Connection { sender, _driver: driver })
+    }
+}
+
+// === impl Sender ===
+
+type Copied = Request<Empty<Bytes>>;
+
+impl Sender {
+    async fn ready(&mut self) -> hyper::Result<()> {
+        match self {
+            Self::One(sender) => sender.ready().await,
+            Self::Http2(sender, _) => sender.ready().await,
+        }
+    }
+
+    async fn send(&mut self, mut request: Copied) -> Result<Response<Incoming>, TrySendError<Copied>> {
+        match self {
+            Self::One(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender, scheme) => {
+                target(&mut request, scheme);
+                sender.try_send_request(request).await
+            }
+        }
     }
 }

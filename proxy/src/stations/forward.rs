@@ -9,7 +9,6 @@ use std::{
 
 use futures_util::future::LocalBoxFuture;
 use http::{Response, StatusCode, response};
-use hyper::body::Incoming;
 use tower::Service;
 
 use super::{
@@ -24,7 +23,7 @@ use crate::{
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
     tunnel::{Far, Tenure},
-    upstream::{Link, SendError, Upstream},
+    upstream::{Incoming, Leg, SendError, Upstream},
 };
 
 /// The innermost station.
@@ -49,6 +48,8 @@ struct Attempt<'w> {
 
 /// How many idle connections may turn out to be dead before a new one is made.
 const STALE_LINKS: usize = 2;
+/// How often a peer may refuse to look at a stream, before that counts as no answer.
+const REFUSALS: usize = 3;
 
 // === impl Station ===
 
@@ -103,8 +104,10 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
         }
     }
     let is_unsent_write = choice.is_write && compiled.sync.is_some() && !missed.sent;
-    let is_away =
-        matches!(missed.fault, Fault::Refused | Fault::ConnectTimeout | Fault::Tls | Fault::Certificate | Fault::Reset);
+    let is_away = matches!(
+        missed.fault,
+        Fault::Refused | Fault::ConnectTimeout | Fault::Tls | Fault::Certificate | Fault::NoHttp2 | Fault::Reset
+    );
     let fault = if is_unsent_write && is_away { Fault::OwnerAway } else { missed.fault };
     let own_write = choice
         .after_write
@@ -135,7 +138,7 @@ impl Way {
 
         // Some link took a byte of it, and died before it answered.
         let mut written = false;
-        let mut dead = 0;
+        let (mut dead, mut refused) = (0, 0);
         let answered = loop {
             let pooled = if dead < STALE_LINKS { upstream.take(self.worker.now()) } else { None };
             let is_pooled = pooled.is_some();
@@ -147,7 +150,16 @@ impl Way {
                 Ok(link) => link,
                 Err(fault) => break Err(Missed { fault, sent: written }),
             };
-            let Some(request) = outgoing.request(target, &self.turn, again, upstream.spec.is_legacy) else {
+            let is_shared = link.is_shared();
+            if is_shared {
+                if self.is_websocket {
+                    break Err(Missed { fault: Fault::NoWebSocket, sent: written });
+                }
+                // The peer may refuse the stream when some of it is on its way already.
+                outgoing.keep_body(&self.turn);
+            }
+            let keeps_case = upstream.spec.is_legacy && !is_shared;
+            let Some(request) = outgoing.request(target, &self.turn, again || is_shared, keeps_case) else {
                 break Err(Missed { fault: Fault::Reset, sent: true });
             };
             self.turn.await_head(self.worker.now(), self.table.ticks(timeout));
@@ -159,6 +171,11 @@ impl Way {
                         break Err(Missed { fault: Fault::Reset, sent: written });
                     }
                 }
+                Err(SendError::Refused) if refused < REFUSALS => {
+                    refused += 1;
+                    continue;
+                }
+                Err(SendError::Refused) => break Err(Missed { fault: Fault::Reset, sent: written }),
                 Err(SendError::Unknown { body: true, .. }) => {
                     break Err(Missed { fault: Fault::ClientBody, sent: true });
                 }
@@ -183,7 +200,7 @@ impl Way {
     fn accept(
         &self,
         answer: Response<Incoming>,
-        link: Link,
+        link: Leg,
         upstream: &Rc<Upstream>,
         side: Owner,
     ) -> Result<(response::Parts, Kind), Missed> {
@@ -212,7 +229,7 @@ impl Way {
 fn outcome(fault: Fault) -> Outcome {
     match fault {
         Fault::Timeout | Fault::ConnectTimeout => Outcome::Timeout,
-        Fault::Refused | Fault::Tls | Fault::Certificate | Fault::NoSide => Outcome::Refused,
+        Fault::Refused | Fault::Tls | Fault::Certificate | Fault::NoHttp2 | Fault::NoSide => Outcome::Refused,
         Fault::ClientBody => Outcome::Cancelled,
         _ => Outcome::Error,
     }

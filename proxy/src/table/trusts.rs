@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::Problem;
+use super::{Problem, Severity};
 use crate::{
-    config::{Config, Upstream},
+    config::{Config, Protocol, Upstream},
     upstream::Trust,
 };
 
@@ -18,9 +18,9 @@ impl Trusts {
     pub(super) fn compile(config: &Config, problems: &mut Vec<Problem>) -> Self {
         let mut trusts = Self::default();
         for (name, upstream) in &config.upstreams {
-            let before = problems.len();
+            let before = errors(problems);
             rules(name, upstream, problems);
-            if !upstream.is_tls() || problems.len() > before {
+            if !upstream.is_tls() || errors(problems) > before {
                 continue;
             }
             match Trust::load(name, upstream) {
@@ -54,6 +54,10 @@ impl Trusts {
     }
 }
 
+fn errors(problems: &[Problem]) -> usize {
+    problems.iter().filter(|problem| problem.severity == Severity::Error).count()
+}
+
 fn rules(name: &str, upstream: &Upstream, problems: &mut Vec<Problem>) {
     let at = format!("upstreams.{name}");
     let clear = upstream.endpoints.iter().position(|endpoint| !endpoint.0.is_tls());
@@ -73,6 +77,15 @@ fn rules(name: &str, upstream: &Upstream, problems: &mut Vec<Problem>) {
             .hint("begin the endpoints with `https://`, or leave `tls` out"),
         ),
         _ => {}
+    }
+    if upstream.protocol == Protocol::Auto && !upstream.is_tls() {
+        problems.push(
+            Problem::warning(
+                format!("{at}.protocol"),
+                "`auto` is chosen in the TLS handshake: without `https://` it is HTTP/1.1",
+            )
+            .hint("say `http2` for HTTP/2 in the clear, or leave it out"),
+        );
     }
     let Some(tls) = &upstream.tls else { return };
     let half = match (&tls.client_cert, &tls.client_key) {

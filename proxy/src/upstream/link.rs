@@ -5,7 +5,7 @@
 
 use std::{
     future::Future,
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::{
-    body::{Body, Frame, Incoming},
+    body::Incoming,
     client::conn::http1::{Builder, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
@@ -37,7 +37,7 @@ type Driver = Connection<TokioIo<Socket>, RequestBody>;
 /// Counts a connection as open for as long as it lives.
 pub(crate) struct Open {
     state: Arc<UpstreamState>,
-    worker: usize,
+    pub(super) worker: usize,
 }
 
 /// Why there is no answer.
@@ -51,12 +51,14 @@ pub(crate) enum SendError {
         /// The client's own body failed.
         body: bool,
     },
+    /// The peer of a shared connection says that it will not look at this request (RFC 9113, 8.7): it may be sent again, whatever it is.
+    Refused,
     /// The head of the answer is late.
     Late,
 }
 
 /// Counts a request as under way at its endpoint.
-struct Flight {
+pub(super) struct Flight {
     local: Rc<Local>,
     worker: usize,
 }
@@ -64,7 +66,7 @@ struct Flight {
 // === impl Flight ===
 
 impl Flight {
-    fn new(local: &Rc<Local>, worker: usize) -> Self {
+    pub(super) fn new(local: &Rc<Local>, worker: usize) -> Self {
         local.endpoint.began(worker);
         Self { local: Rc::clone(local), worker }
     }
@@ -192,9 +194,4 @@ impl Link {
         let parts = self.driver?.into_parts();
         Some((parts.io.into_inner(), parts.read_buf, self.open))
     }
-}
-
-/// A body's next frame without a waker: its frames only come out of a driver that the caller has just polled.
-pub(crate) fn poll_quietly(body: &mut Incoming) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-    Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }

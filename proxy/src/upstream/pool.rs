@@ -11,13 +11,16 @@ use hyper::client::conn::http1::Builder;
 use tokio::net::{TcpStream, ToSocketAddrs};
 
 use super::{
-    Endpoint, Link, Open, Trust, UpstreamSpec, UpstreamState,
+    Endpoint, Leg, Link, Open, Session, Trust, UpstreamSpec, UpstreamState,
     balance::{Dice, Endpoints},
+    sessions::{Made, Sessions},
 };
-use crate::{error::Fault, listen::Tick, socket::Socket};
+use crate::{config::Protocol, error::Fault, listen::Tick, socket::Socket};
 
 /// How long an endpoint that refused is left out while another one can be asked.
 const SHUNNED_MS: Tick = 1000;
+/// As ALPN names it (RFC 9113, 3.1).
+pub(super) const HTTP2: &[u8] = b"h2";
 /// Idle connections kept an endpoint and worker.
 const MOST_IDLE: usize = 1024;
 
@@ -39,6 +42,8 @@ pub(super) struct Local {
     refused: Cell<Option<Tick>>,
     /// It is no endpoint of the upstream any more: its connections end with the requests that they carry.
     is_gone: Cell<bool>,
+    /// Connections that several requests are on at once.
+    sessions: Sessions,
 }
 
 struct Idle {
@@ -58,16 +63,19 @@ impl Upstream {
         Self { spec, state, worker, http, endpoints: RefCell::default(), seen: Cell::new(u64::MAX), dice: Dice::new() }
     }
 
-    /// An idle connection of the endpoint whose turn it is.
-    pub(crate) fn take(&self, now: Tick) -> Option<Link> {
+    /// An idle connection of the endpoint whose turn it is, or a stream on a shared one.
+    pub(crate) fn take(&self, now: Tick) -> Option<Leg> {
         let endpoints = self.endpoints();
         let local = endpoints.pick(&self.dice, now, self.spec.slow_start)?;
-        let idle = local.idle.borrow_mut().pop();
-        idle.map(|idle| idle.link)
+        if let Some(idle) = local.idle.borrow_mut().pop() {
+            return Some(Leg::One(idle.link));
+        }
+        local.sessions.take(local).map(Leg::Shared)
     }
 
     /// Gives a connection back, if another request may follow on it.
-    pub(crate) fn give_back(&self, mut link: Link, now: Tick) {
+    pub(crate) fn give_back(&self, leg: Leg, now: Tick) {
+        let Leg::One(mut link) = leg else { return };
         link.rests();
         if !link.is_reusable() || link.local.is_gone.get() {
             return;
@@ -79,8 +87,8 @@ impl Upstream {
         }
     }
 
-    /// A new connection, to the first endpoint that takes one.
-    pub(crate) async fn connect(&self, now: Tick) -> Result<Link, Fault> {
+    /// A new connection, to the first endpoint that takes one; or a stream on one that was made meanwhile.
+    pub(crate) async fn connect(&self, now: Tick) -> Result<Leg, Fault> {
         let mut endpoints = self.endpoints();
         if endpoints.all.is_empty() {
             // Only a name that was not looked up yet, or is not known.
@@ -90,12 +98,15 @@ impl Upstream {
         }
         let mut fault = Fault::NoSide;
         for local in endpoints.in_turn(&self.dice, now, self.spec.slow_start) {
-            let Endpoint { address, authority, .. } = &*local.endpoint;
-            match dial(*address, authority, self.spec.trust.as_deref(), self.spec.connect_timeout).await {
-                Ok(socket) => {
+            let made = match self.spec.protocol {
+                Protocol::Http1 => self.make(local).await.and_then(|made| local.sessions.keep(made, local)),
+                // Boxed: it is rare and large.
+                Protocol::Http2 | Protocol::Auto => Box::pin(local.sessions.open(local, self.make(local))).await,
+            };
+            match made {
+                Ok(leg) => {
                     local.refused.set(None);
-                    let open = Open::new(Arc::clone(&self.state), self.worker);
-                    return Link::new(&self.http, socket, local, open).await.map_err(|_| Fault::Refused);
+                    return Ok(leg);
                 }
                 Err(why) => {
                     local.refused.set(Some(now));
@@ -106,11 +117,24 @@ impl Upstream {
         Err(fault)
     }
 
+    /// A connection to one endpoint, in the protocol that was chosen.
+    async fn make(&self, local: &Rc<Local>) -> Result<Made, Fault> {
+        let (spec, Endpoint { address, authority, .. }) = (&self.spec, &*local.endpoint);
+        let socket = dial(*address, authority, spec.trust.as_deref(), spec.connect_timeout).await?;
+        let is_shared = speaks_http2(spec.protocol, &socket)?;
+        let open = Open::new(Arc::clone(&self.state), self.worker);
+        if is_shared {
+            return Session::new(socket, open).await.map(Made::Shared).map_err(|_| Fault::Refused);
+        }
+        Link::new(&self.http, socket, local, open).await.map(Made::One).map_err(|_| Fault::Refused)
+    }
+
     /// Closes what was idle for too long, what the other end has closed, and all connections to what is no endpoint any more.
     pub(crate) fn sweep(&self, now: Tick) {
         let most = Tick::try_from(self.spec.idle_time.as_millis()).unwrap_or(Tick::MAX / 2);
         for local in &self.endpoints().all {
             local.idle.borrow_mut().retain_mut(|idle| now.wrapping_sub(idle.since) < most && !idle.link.is_over());
+            local.sessions.sweep(now, most);
         }
     }
 
@@ -135,6 +159,7 @@ impl Upstream {
         for gone in old.all.iter().filter(|old| !all.iter().any(|kept| Rc::ptr_eq(kept, old))) {
             gone.is_gone.set(true);
             gone.idle.borrow_mut().clear();
+            gone.sessions.clear();
         }
         *self.endpoints.borrow_mut() = Rc::new(Endpoints::new(all));
     }
@@ -144,12 +169,31 @@ impl Upstream {
 
 impl Local {
     pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
-        Self { endpoint, idle: RefCell::default(), refused: Cell::new(None), is_gone: Cell::new(false) }
+        Self {
+            endpoint,
+            idle: RefCell::default(),
+            refused: Cell::new(None),
+            is_gone: Cell::new(false),
+            sessions: Sessions::default(),
+        }
     }
 
     /// It refused a moment ago.
     pub(super) fn is_shunned(&self, now: Tick) -> bool {
         self.refused.get().is_some_and(|refused| now.wrapping_sub(refused) < SHUNNED_MS)
+    }
+}
+
+/// What a new connection speaks: the file says so, or the peer has chosen it in the handshake.
+pub(crate) fn speaks_http2(protocol: Protocol, socket: &Socket) -> Result<bool, Fault> {
+    let is_chosen = match socket {
+        Socket::Plain(_) => protocol == Protocol::Http2,
+        Socket::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
+    };
+    match protocol {
+        Protocol::Http1 => Ok(false),
+        Protocol::Http2 if !is_chosen => Err(Fault::NoHttp2),
+        Protocol::Http2 | Protocol::Auto => Ok(is_chosen),
     }
 }
 

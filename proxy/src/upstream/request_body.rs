@@ -79,6 +79,14 @@ impl RequestBody {
         }
     }
 
+    /// What holds it back, if anything does.
+    pub(super) fn gate(&self) -> Option<Arc<Gate>> {
+        match self {
+            Self::Gated { gate, .. } => Some(Arc::clone(gate)),
+            _ => None,
+        }
+    }
+
     /// Holds the body back until the gate opens, or for a second.
     pub(crate) fn gated(self, gate: Arc<Gate>) -> Self {
         Self::Gated { gate, timer: Box::pin(tokio::time::sleep(CONTINUE_AFTER)), body: Box::new(self) }

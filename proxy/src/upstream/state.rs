@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::{Endpoint, Trust};
 use crate::{
-    config::{Config, IdempotencyKey},
+    config::{Config, IdempotencyKey, Protocol},
     table::Trusts,
 };
 
@@ -35,6 +35,7 @@ pub(crate) struct UpstreamSpec {
     pub(crate) honours_keys: bool,
     /// It is some route's legacy side, or the default: header names keep their case.
     pub(crate) is_legacy: bool,
+    pub(crate) protocol: Protocol,
     /// Its endpoints are spoken to over TLS.
     pub(crate) trust: Option<Arc<Trust>>,
 }
@@ -90,6 +91,7 @@ impl UpstreamSpec {
             slow_start: upstream.slow_start.unwrap_or_default(),
             honours_keys: upstream.idempotency_key == IdempotencyKey::Honoured,
             is_legacy: legacy.contains(name.as_str()),
+            protocol: upstream.protocol,
             trust: trusts.of(name).cloned(),
         };
         config.upstreams.iter().map(spec).collect()

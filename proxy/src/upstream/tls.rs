@@ -15,8 +15,9 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::pool::HTTP2;
 use crate::{
-    config::{self, UpstreamTls},
+    config::{self, Protocol, UpstreamTls},
     error::Fault,
     table::Problem,
 };
@@ -25,6 +26,7 @@ use crate::{
 pub(crate) struct Trust {
     upstream: String,
     settings: UpstreamTls,
+    protocol: Protocol,
     current: ArcSwap<Material>,
 }
 
@@ -51,8 +53,9 @@ impl Trust {
     /// The first thing that is wrong with them, at its key.
     pub(crate) fn load(name: &str, upstream: &config::Upstream) -> Result<Self, Problem> {
         let settings = upstream.tls.clone().unwrap_or_default();
-        let material = Material::read(name, &settings)?;
-        Ok(Self { upstream: name.to_owned(), settings, current: ArcSwap::from_pointee(material) })
+        let protocol = upstream.protocol;
+        let material = Material::new(name, &settings, protocol, &Files::read(name, &settings)?)?;
+        Ok(Self { upstream: name.to_owned(), settings, protocol, current: ArcSwap::from_pointee(material) })
     }
 
     pub(crate) fn upstream(&self) -> &str {
@@ -78,7 +81,8 @@ impl Trust {
         if files.digest() == self.current.load().digest {
             return Ok(false);
         }
-        self.current.store(Arc::new(Material::new(&self.upstream, &self.settings, &files)?));
+        let material = Material::new(&self.upstream, &self.settings, self.protocol, &files)?;
+        self.current.store(Arc::new(material));
         Ok(true)
     }
 
@@ -102,7 +106,7 @@ impl Trust {
 /// Two of the same keys are the same: what the files say is looked at apart.
 impl PartialEq for Trust {
     fn eq(&self, other: &Self) -> bool {
-        (&self.upstream, &self.settings) == (&other.upstream, &other.settings)
+        (&self.upstream, &self.settings, self.protocol) == (&other.upstream, &other.settings, other.protocol)
     }
 }
 
@@ -124,11 +128,7 @@ fn fault(error: &io::Error) -> Fault {
 // === impl Material ===
 
 impl Material {
-    fn read(upstream: &str, settings: &UpstreamTls) -> Result<Self, Problem> {
-        Self::new(upstream, settings, &Files::read(upstream, settings)?)
-    }
-
-    fn new(upstream: &str, settings: &UpstreamTls, files: &Files) -> Result<Self, Problem> {
+    fn new(upstream: &str, settings: &UpstreamTls, protocol: Protocol, files: &Files) -> Result<Self, Problem> {
         let roots = match (&files.ca, &settings.ca) {
             (Some(pem), Some(path)) => roots(&at(upstream, "ca"), path, pem)?,
             _ => system_roots(upstream)?,
@@ -138,13 +138,18 @@ impl Material {
             .with_safe_default_protocol_versions()
             .map_err(|error| Problem::error(at(upstream, ""), error.to_string()))?
             .with_root_certificates(roots);
-        let client = match (&files.client, &settings.client_cert, &settings.client_key) {
+        let mut client = match (&files.client, &settings.client_cert, &settings.client_key) {
             (Some((cert, key)), Some(cert_path), Some(key_path)) => {
                 let chain = certificates(&at(upstream, "client_cert"), cert_path, cert)?;
                 let key = private_key(&at(upstream, "client_key"), key_path, key)?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| mismatch(upstream, key_path, &error))?
             }
             _ => builder.with_no_client_auth(),
+        };
+        client.alpn_protocols = match protocol {
+            Protocol::Http1 => Vec::new(),
+            Protocol::Http2 => vec![HTTP2.to_vec()],
+            Protocol::Auto => vec![HTTP2.to_vec(), b"http/1.1".to_vec()],
         };
         Ok(Self { client: Arc::new(client), digest: files.digest() })
     }
