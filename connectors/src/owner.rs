@@ -53,7 +53,8 @@ pub(crate) async fn read(
     }
 }
 
-fn parse(owner: &str, epoch: i64, state: &str) -> Result<OwnerRow, FlowError> {
+/// What the columns of an owner row say.
+pub(crate) fn parse(owner: &str, epoch: i64, state: &str) -> Result<OwnerRow, FlowError> {
     let owner = [Side::Legacy, Side::Modern].into_iter().find(|side| side.as_str() == owner);
     match (owner, state) {
         (Some(owner), "open" | "closed") => Ok(OwnerRow { owner, epoch, open: state == "open" }),

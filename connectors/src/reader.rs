@@ -1,20 +1,34 @@
-//! Who owns a sync and how far the other side is behind, read from the databases alone: it needs no running connector.
+//! Who owns a sync, how far the other side is behind, and up to where it shows what the owner wrote; read from the databases alone: it needs
+//! no running connector.
 
 use std::time::{Duration, SystemTime};
 
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Row, Statement, types::PgLsn};
 
 use crate::{
     config::{Side, Sync},
     database::{DatabaseUrl, Session},
     error::{FlowError, UrlError},
-    names::{Flow, FlowNames},
+    names::Flow,
     owner::{self, OwnerRow},
     position::Lsn,
 };
 
 /// A database that answers later than this has not answered.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// All that one database says, in one statement: what its owner row is, where its log ends, which server it is, and how far the flow into it
+/// has applied. A standby has no end of its own.
+const SAYS: &str = "
+SELECT o.owner, o.epoch, o.state, l.written, l.inserted, clock_timestamp(),
+       (SELECT system_identifier::text FROM pg_control_system()),
+       ('x' || substr(pg_walfile_name(l.inserted), 1, 8))::bit(32)::int,
+       p.applied, p.source_time, p.system_id, p.timeline
+FROM (SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn() END AS written,
+             CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END AS inserted) l
+LEFT JOIN banyan.owner o ON o.install = $1 AND o.sync = $2 AND o.side = $3
+LEFT JOIN banyan.position p ON p.install = $1 AND p.sync = $2 AND p.flow = $4 AND p.partition = 0
+     AND p.phase = 'stream' AND p.role = 'applying'";
 
 /// Reads one sync. Keeps a connection to each database, and makes it again when it broke.
 #[derive(Debug)]
@@ -23,6 +37,8 @@ pub struct SyncReader {
     sync: String,
     legacy: Link,
     modern: Link,
+    /// Asked first: what it had written then, the other must have applied when it is asked.
+    owner: Side,
 }
 
 /// What both databases say at one moment.
@@ -32,11 +48,40 @@ pub struct SyncReading {
     pub owner: Option<(Side, i64)>,
     /// Age of what the side away from the owner shows. Nothing is unknown, and counts as infinite.
     pub lag: Option<Duration>,
+    /// The end of the owner's log: all that was committed before the reading began stands before it.
+    pub written: Option<Lsn>,
+    /// Up to where the side away from the owner shows that log. Nothing when it does not follow this very server and timeline.
+    pub applied: Option<Lsn>,
 }
 
 struct Link {
     url: DatabaseUrl,
-    session: Option<Session>,
+    session: Option<(Session, Statement)>,
+}
+
+/// What one database says.
+struct Says {
+    owner: Option<OwnerRow>,
+    end: Option<End>,
+    applied: Option<Applied>,
+}
+
+/// The end of a database's log.
+struct End {
+    /// Handed to the system.
+    written: Lsn,
+    /// With what stands in memory only: nothing that was committed is behind it.
+    inserted: Lsn,
+    now: SystemTime,
+    server: (String, i32),
+}
+
+/// How far a flow has applied.
+struct Applied {
+    upto: Lsn,
+    source_time: SystemTime,
+    /// System identifier and timeline of the server that it reads from: places in the logs of two servers have no order.
+    server: (String, i32),
 }
 
 // === impl SyncReader ===
@@ -56,85 +101,92 @@ impl SyncReader {
             sync: name.to_owned(),
             legacy: link(&sync.legacy)?,
             modern: link(&sync.modern)?,
+            owner: sync.owner,
         })
     }
 
     /// Asks both databases; either may be down. Returns within a few seconds whatever happens.
     pub async fn read(&mut self) -> SyncReading {
+        let reading = self.read_in_order(self.owner).await;
+        match reading.owner {
+            Some((owner, _)) if owner != self.owner => {
+                self.owner = owner;
+                self.read_in_order(owner).await
+            }
+            _ => reading,
+        }
+    }
+
+    async fn read_in_order(&mut self, first: Side) -> SyncReading {
         let (install, sync) = (self.install.as_str(), self.sync.as_str());
-        let (legacy, modern) = tokio::join!(
-            self.legacy.owner(install, sync, Side::Legacy),
-            self.modern.owner(install, sync, Side::Modern)
-        );
-        // The higher epoch wins, and of two alike the one that is open.
-        let owner = [legacy, modern].into_iter().flatten().max_by_key(|row| (row.epoch, row.open));
-        let Some(owner) = owner.map(|row| (row.owner, row.epoch)) else { return SyncReading::default() };
-        let flow = if owner.0 == Side::Legacy { Flow::LegacyToModern } else { Flow::ModernToLegacy };
-        let names = FlowNames::new(install, sync, flow);
-        let (source, target) = match owner.0 {
+        let (source, target) = match first {
             Side::Legacy => (&mut self.legacy, &mut self.modern),
             Side::Modern => (&mut self.modern, &mut self.legacy),
         };
-        // The source first: what it had written then, the target must have now.
-        let lag = match source.end().await {
-            Some((end, now)) => target.applied(&names).await.map(|(applied, source_time)| {
-                if applied >= end { Duration::ZERO } else { now.duration_since(source_time).unwrap_or_default() }
-            }),
-            None => None,
+        let source = source.says(install, sync, first).await;
+        let target = target.says(install, sync, first.other()).await;
+        // The higher epoch wins, and of two alike the one that is open.
+        let rows = [&source, &target].into_iter().flatten().filter_map(|says| says.owner);
+        let Some(owner) = rows.max_by_key(|row| (row.epoch, row.open)) else { return SyncReading::default() };
+        let owner = Some((owner.owner, owner.epoch));
+        let Some(end) = source.and_then(|says| says.end).filter(|_| owner.is_some_and(|(owner, _)| owner == first))
+        else {
+            return SyncReading { owner, ..SyncReading::default() };
         };
-        SyncReading { owner: Some(owner), lag }
+        let applied = target.and_then(|says| says.applied).filter(|applied| applied.server == end.server);
+        let lag = applied.as_ref().map(|applied| match applied.upto >= end.written {
+            true => Duration::ZERO,
+            false => end.now.duration_since(applied.source_time).unwrap_or_default(),
+        });
+        SyncReading { owner, lag, written: Some(end.inserted), applied: applied.map(|applied| applied.upto) }
     }
 }
 
 // === impl Link ===
 
 impl Link {
-    /// Runs `ask` on the connection; a failure or a late answer drops it.
-    async fn ask<T>(&mut self, install: &str, ask: impl AsyncFnOnce(&Session) -> Result<T, FlowError>) -> Option<T> {
+    /// Asks on the connection; a failure or a late answer drops it.
+    async fn says(&mut self, install: &str, sync: &str, side: Side) -> Option<Says> {
         let url = &self.url;
-        let kept = self.session.take().filter(|session| !session.is_closed());
+        let kept = self.session.take().filter(|(session, _)| !session.is_closed());
         let asked = tokio::time::timeout(PATIENCE, async {
-            let session = match kept {
-                Some(session) => session,
-                None => url.connect(&format!("{install}/reader")).await?,
+            let sql = |error| FlowError::sql("reading the sync", &error);
+            let (session, statement) = match kept {
+                Some(kept) => kept,
+                None => {
+                    let session = url.connect(&format!("{install}/reader")).await?;
+                    let statement = session.prepare(SAYS).await.map_err(sql)?;
+                    (session, statement)
+                }
             };
-            let answer = ask(&session).await?;
-            Ok::<_, FlowError>((session, answer))
+            let into = if side == Side::Modern { Flow::LegacyToModern } else { Flow::ModernToLegacy };
+            let row = session.query_one(&statement, &[&install, &sync, &side.as_str(), &into.as_str()]).await;
+            let says = Says::read(&row.map_err(sql)?)?;
+            Ok::<_, FlowError>(((session, statement), says))
         });
-        let (session, answer) = asked.await.ok()?.ok()?;
+        let (session, says) = asked.await.ok()?.ok()?;
         self.session = Some(session);
-        Some(answer)
+        Some(says)
     }
+}
 
-    async fn owner(&mut self, install: &str, sync: &str, side: Side) -> Option<OwnerRow> {
-        self.ask(install, async |session| owner::read(session, install, sync, side).await).await.flatten()
-    }
+// === impl Says ===
 
-    async fn end(&mut self) -> Option<(Lsn, SystemTime)> {
-        self.ask("banyan", async |session| {
-            let row = session
-                .query_one("SELECT pg_current_wal_lsn(), clock_timestamp()", &[])
-                .await
-                .map_err(|e| FlowError::sql("measuring", &e))?;
-            Ok((row.get::<_, PgLsn>(0).into(), row.get(1)))
-        })
-        .await
-    }
-
-    async fn applied(&mut self, names: &FlowNames) -> Option<(Lsn, SystemTime)> {
-        self.ask(&names.install, async |session| {
-            let row = session
-                .query_opt(
-                    "SELECT applied, source_time FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3 AND partition = 0 \
-                     AND phase = 'stream' AND role = 'applying'",
-                    &[&names.install, &names.sync, &names.flow.as_str()],
-                )
-                .await
-                .map_err(|e| FlowError::sql("measuring", &e))?;
-            Ok(row.map(|row| (row.get::<_, PgLsn>(0).into(), row.get(1))))
-        })
-        .await
-        .flatten()
+impl Says {
+    fn read(row: &Row) -> Result<Self, FlowError> {
+        let lsn = |at: usize| row.get::<_, Option<PgLsn>>(at).map(Lsn::from);
+        let server = |at: usize| row.get::<_, Option<String>>(at).zip(row.get::<_, Option<i32>>(at + 1));
+        let owner =
+            row.get::<_, Option<&str>>(0).map(|owner| owner::parse(owner, row.get(1), row.get(2))).transpose()?;
+        let end = match (lsn(3), lsn(4), server(6)) {
+            (Some(written), Some(inserted), Some(server)) => Some(End { written, inserted, now: row.get(5), server }),
+            _ => None,
+        };
+        let applied = match (lsn(8), server(10)) {
+            (Some(upto), Some(server)) => Some(Applied { upto, source_time: row.get(9), server }),
+            _ => None,
+        };
+        Ok(Self { owner, end, applied })
     }
 }
 

@@ -1,7 +1,10 @@
 //! What the proxy asks of the data side: who owns a sync, and how far is the other side behind? The root package answers, by reading the
 //! databases; nothing here knows how.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +27,18 @@ pub trait SyncLink: Send + Sync {
 
     /// How far the other side is behind the owner. `None` is unknown, and counts as infinite.
     fn lag(&self) -> Option<Duration>;
+
+    /// The watermark as a moment of this process: what the owner had committed before it, through whichever replica, the other side shows.
+    /// [`Moment::NEVER`] while nobody knows. Does not go back.
+    fn watermark(&self) -> Moment;
+
+    /// A write was answered at this moment, or will be at the latest: its user waits for the watermark to pass it.
+    fn wrote(&self, at: Moment);
 }
+
+/// A point in this process's own time, in milliseconds: it never goes back, and nobody sets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(u64);
 
 /// All syncs of the file.
 ///
@@ -44,5 +58,45 @@ impl Owner {
             Self::Legacy => "legacy",
             Self::Modern => "modern",
         }
+    }
+}
+
+// === impl Moment ===
+
+impl Moment {
+    /// Before the process began.
+    pub const NEVER: Self = Self(0);
+
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Self(u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+
+    /// From its number.
+    #[must_use]
+    pub const fn new(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Its number, as an atomic keeps it.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Time that had gone by since `earlier`; none when that is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
     }
 }

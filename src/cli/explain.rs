@@ -6,14 +6,13 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
-    time::SystemTime,
 };
 
 use anyhow::{Context as _, bail};
 use banyan_proxy::{
     config::{Config, Fallback, Keyless},
     links::Owner,
-    split::{BUCKETS, Choice, Reason, RecentWrites, Signer, Split, find_key},
+    split::{BUCKETS, Choice, Now, Reason, RecentWrites, Signer, Split, find_key},
     table::{DEFAULT, Explanation, Miss, MissedBy, Normal, Route, RouteTable, normalise},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
@@ -109,7 +108,7 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     // Nothing that is signed leaves this process.
     let split = Split::new(Signer::try_new(&[0; 32])?, Arc::new(RecentWrites::default()));
     let route = &explanation.route;
-    let choice = split.choose(route, &parts, args.client, SystemTime::now());
+    let choice = split.choose(route, &parts, args.client, Now::read());
 
     let target = route.target(choice.side);
     let answer = Answer {

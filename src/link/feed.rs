@@ -1,4 +1,5 @@
-//! Reads owner and lag of every sync from both databases, once a second, and tells the links.
+//! Reads owner, lag and watermark of every sync from both databases, and tells the links: once a second, and every few milliseconds while
+//! somebody waits to see a write of theirs.
 
 use std::{
     collections::BTreeMap,
@@ -11,18 +12,23 @@ use banyan_connectors::{
     SyncReader, SyncReading,
     config::{Database, Sync},
 };
+use banyan_proxy::links::Moment;
 use secrecy::ExposeSecret as _;
 use tokio::{
     task::{AbortHandle, JoinSet},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
-use super::{Known, Link, Links, Source, UNKNOWN};
+use super::{Known, Link, Links, Source, UNKNOWN, shown::Shown};
 use crate::config;
 
 /// How often a sync is read; also how old a lag may be.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How often while a write that was answered is not shown; longer where that takes longer.
+const SOON: Duration = Duration::from_millis(20);
+/// What a first write waits for: by then it may have been applied, and others have been answered.
+const GATHER: Duration = Duration::from_millis(5);
 /// A reading that takes longer than this is none.
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -88,12 +94,38 @@ impl Links {
     }
 
     async fn read(self: Arc<Self>, name: String, mut reader: SyncReader, link: Feeding) {
-        let mut ticks = interval(PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let link = &link.0;
+        let mut shown = Shown::default();
+        // Since when a write waits and the watermark has not moved.
+        let mut waiting = None;
         loop {
-            ticks.tick().await;
+            let began = Moment::now();
             let reading = timeout(PATIENCE, reader.read()).await.unwrap_or_default();
-            self.take(&name, &link.0, reading);
+            let before = link.known();
+            self.take(&name, link, reading);
+            let known = link.known();
+            let is_theirs = |(side, epoch): (_, i64)| {
+                config::owner(side) == known.owner && u64::try_from(epoch).is_ok_and(|epoch| epoch == known.epoch)
+            };
+            if (before.owner, before.epoch) != (known.owner, known.epoch) {
+                shown.forget();
+            }
+            if !reading.owner.is_some_and(is_theirs) {
+                // Nobody answered, or one who knows less.
+                shown.forget();
+            } else if let Some(moment) = shown.read(began, reading.written, reading.applied) {
+                link.watermark.fetch_max(moment.get(), Ordering::AcqRel);
+                waiting = None;
+            }
+            if link.is_awaited() {
+                let since = *waiting.get_or_insert(began);
+                sleep((Moment::now().since(since) / 2).clamp(SOON, PERIOD)).await;
+            } else {
+                waiting = None;
+                if timeout(PERIOD, link.is_written()).await.is_ok() {
+                    sleep(GATHER).await;
+                }
+            }
         }
     }
 
@@ -172,7 +204,7 @@ mod tests {
     }
 
     fn says(owner: Option<(Side, i64)>, lag_ms: Option<u64>) -> SyncReading {
-        SyncReading { owner, lag: lag_ms.map(Duration::from_millis) }
+        SyncReading { owner, lag: lag_ms.map(Duration::from_millis), ..SyncReading::default() }
     }
 
     #[test]

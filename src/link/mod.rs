@@ -5,12 +5,13 @@
 
 mod feed;
 mod kept;
+mod shown;
 
 use std::{
     collections::BTreeMap,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,10 +19,10 @@ use std::{
 use banyan_connectors::config as data;
 use banyan_proxy::{
     config::Config,
-    links::{DataLinks, Owner, SyncLink},
+    links::{DataLinks, Moment, Owner, SyncLink},
 };
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::config::Loaded;
 use kept::Kept;
@@ -42,6 +43,13 @@ pub(crate) struct Link {
     owner: AtomicU64,
     /// In microseconds; [`UNKNOWN`] when nobody knows.
     lag: AtomicU64,
+    /// A [`Moment`].
+    watermark: AtomicU64,
+    /// The [`Moment`] of the latest write that was answered here.
+    wrote: AtomicU64,
+    /// Whoever reads the databases was woken since it last found that nobody waits: one wake-up serves all writes.
+    is_awake: AtomicBool,
+    wakes: Notify,
 }
 
 /// Where an owner is known from; a later one wins over an earlier one.
@@ -166,7 +174,29 @@ impl DataLinks for Links {
 
 impl Link {
     fn new(known: Known) -> Self {
-        Self { owner: AtomicU64::new(known.pack()), lag: AtomicU64::new(UNKNOWN) }
+        Self {
+            owner: AtomicU64::new(known.pack()),
+            lag: AtomicU64::new(UNKNOWN),
+            watermark: AtomicU64::new(Moment::NEVER.get()),
+            wrote: AtomicU64::new(Moment::NEVER.get()),
+            is_awake: AtomicBool::new(false),
+            wakes: Notify::new(),
+        }
+    }
+
+    /// Whether a write that was answered here may not be seen at the other side.
+    fn is_awaited(&self) -> bool {
+        self.wrote.load(Ordering::Acquire) >= self.watermark.load(Ordering::Acquire)
+    }
+
+    /// Comes back when a write is answered; at once when one was.
+    async fn is_written(&self) {
+        self.is_awake.store(false, Ordering::SeqCst);
+        // A write between the last look and here found everybody awake.
+        if !self.is_awaited() {
+            self.wakes.notified().await;
+        }
+        self.is_awake.store(true, Ordering::SeqCst);
     }
 
     fn known(&self) -> Known {
@@ -183,6 +213,17 @@ impl SyncLink for Link {
         match self.lag.load(Ordering::Relaxed) {
             UNKNOWN => None,
             micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    fn watermark(&self) -> Moment {
+        Moment::new(self.watermark.load(Ordering::Acquire))
+    }
+
+    fn wrote(&self, at: Moment) {
+        self.wrote.fetch_max(at.get(), Ordering::SeqCst);
+        if !self.is_awake.load(Ordering::SeqCst) && !self.is_awake.swap(true, Ordering::SeqCst) {
+            self.wakes.notify_one();
         }
     }
 }
@@ -242,4 +283,11 @@ impl SyncLink for FileLink {
     fn lag(&self) -> Option<Duration> {
         self.lag
     }
+
+    /// Nobody has written here.
+    fn watermark(&self) -> Moment {
+        Moment::now() + Duration::from_millis(1)
+    }
+
+    fn wrote(&self, _: Moment) {}
 }

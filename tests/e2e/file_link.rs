@@ -2,16 +2,20 @@
 
 use serde_json::Value;
 
-use crate::harness::{Banyan, Kafka, Postgres, Raw, Shop, Upstream, eventually, secs};
+use crate::harness::{Banyan, Kafka, Postgres, Raw, Shop, Upstream, eventually, front::request, secs};
 
 /// One synced route, all its reads to modern.
 fn yaml(shop: &Shop, owner: &str, monolith: &Upstream, service: &Upstream) -> String {
+    weighted(shop, owner, 100, "", monolith, service)
+}
+
+fn weighted(shop: &Shop, owner: &str, weight: u8, keys: &str, monolith: &Upstream, service: &Upstream) -> String {
     format!(
         "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  service: {{endpoints: [\"{}\"]}}\ndefault: monolith\nroutes:\n  - name: money\n    \
-         match: {{path_prefix: /money}}\n    legacy: monolith\n    modern: service\n    weight: 100\n    sync: shop\n{}",
+         match: {{path_prefix: /money}}\n    legacy: monolith\n    modern: service\n    weight: {weight}\n    sticky: [{{header: x-user-id}}]\n    sync: shop\n{}",
         monolith.url(),
         service.url(),
-        shop.sync(owner, ""),
+        shop.sync(owner, keys),
     )
 }
 
@@ -103,4 +107,65 @@ async fn databases_that_are_gone_leave_the_last_owner_and_no_lag() {
     let known = link(&banyan).await;
     assert_eq!((&known["owner"], &known["known_from"]), (&"modern".into(), &"kept".into()));
     assert_eq!(written_by(&banyan).await, "modern");
+}
+
+/// Who answers a read with this header.
+async fn side(banyan: &Banyan, header: (&str, &str)) -> String {
+    let answer = Raw::once(banyan.http(), &request("GET /money", &[header, ("Connection", "close")], "")).await;
+    answer.header("x-from").unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_reads_at_the_owner_until_the_other_database_has_the_write_however_long_its_applier_stalls() {
+    for (owner, other, flow, weight) in
+        [("legacy", "modern", "legacy_to_modern", 100), ("modern", "legacy", "modern_to_legacy", 0)]
+    {
+        let shop = Shop::fresh().await;
+        let (monolith, service) = (Upstream::named("legacy"), Upstream::named("modern"));
+        // So that neither the lag nor the time of the write holds anybody at the owner.
+        let keys = "read_your_writes: 10ms\n    max_lag: 1h";
+        let yaml =
+            weighted(&shop, owner, weight, keys, &monolith, &service) + "secret: 0123456789abcdef0123456789abcdef\n";
+        let first = Banyan::with(&yaml).start().await;
+        let replica = Banyan::with(&yaml).arg("--only").arg("proxy").start().await;
+        first.flow_state("shop", flow, &["applying"], secs(60)).await;
+        for banyan in [&first, &replica] {
+            eventually(secs(30), "strangers read by the weight", async || {
+                side(banyan, ("X-User-Id", "bob")).await == other
+            })
+            .await;
+        }
+
+        let (source, target) =
+            if owner == "legacy" { (&shop.legacy, &shop.modern) } else { (&shop.modern, &shop.legacy) };
+        let lock = target.session().await;
+        lock.batch_execute("BEGIN; LOCK TABLE accounts").await.unwrap();
+        source.batch("INSERT INTO accounts VALUES (1, 'a@example.org', 'Ann')").await;
+        let post = request("POST /money", &[("X-User-Id", "ann"), ("Connection", "close")], "x");
+        let written = Raw::once(first.http(), &post).await;
+        assert_eq!(written.header("x-from"), Some(owner));
+        let cookie = written.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+        let hers = [(&first, ("X-User-Id", "ann")), (&first, ("Cookie", &*cookie)), (&replica, ("Cookie", &*cookie))];
+
+        // Longer than both read the databases, and than every time that the file knows.
+        let stalled = tokio::time::Instant::now();
+        while stalled.elapsed() < secs(4) {
+            for (banyan, header) in hers {
+                assert_eq!(side(banyan, header).await, owner);
+            }
+            assert_eq!(side(&first, ("X-User-Id", "bob")).await, other);
+        }
+        lock.batch_execute("ROLLBACK").await.unwrap();
+        let released = tokio::time::Instant::now();
+        for (banyan, header) in hers {
+            eventually(secs(30), "she is back on her side", async || {
+                let is_back = side(banyan, header).await == other;
+                let has_row = target.text("SELECT name FROM accounts WHERE id = 1").await.is_some();
+                assert!(has_row || !is_back, "she was sent to where her write was not");
+                is_back
+            })
+            .await;
+            println!("{owner}: back after {:?} by {}", released.elapsed(), header.0);
+        }
+    }
 }

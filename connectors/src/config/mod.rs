@@ -65,7 +65,9 @@ pub struct Sync {
     #[serde(default)]
     #[garde(skip)]
     pub target: Target,
-    /// How long a user's reads follow the owner after a write of theirs. Default 2s.
+    /// A user's reads follow the owner after a write of theirs until the other side shows it. Where only the time of the write counts, since
+    /// another replica answered it or its outcome is unknown, they follow it for so much longer: as far as replicas' clocks may differ.
+    /// Default 2s.
     #[serde(with = "humantime_serde", default = "two_seconds")]
     #[garde(skip)]
     #[schemars(with = "String")]

@@ -61,7 +61,7 @@ pub struct Config {
 pub struct SyncRules {
     /// The owner that the file names; what the databases say wins over it.
     pub owner: crate::links::Owner,
-    /// How long a user's reads follow the owner after a write of theirs.
+    /// How far the clocks of two replicas may differ, and for how long a write whose outcome is unknown may still happen.
     pub read_your_writes: Duration,
     /// Above this lag all reads of the sync's routes go to the owner.
     pub max_lag: Duration,

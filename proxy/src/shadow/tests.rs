@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use super::{Offer, Outcome, SHADOW_MEMORY as MEMORY, Shadow, Shadows, Ticket};
 use crate::{
     compare,
     config::Config,
-    split::{RecentWrites, Signer, Split},
+    split::{Now, RecentWrites, Signer, Split},
     table::{
         Normal, RouteTable,
         tests::{FileLinks, config},
@@ -80,7 +80,7 @@ impl Stage {
     fn offer(&self, method: &str, has_body: bool) -> Option<Ticket> {
         let head = head(method);
         let found = self.table.find(&Normal::of(&head, "/r/7", [127, 0, 0, 1].into()));
-        let choice = self.split.choose(found.route, &head, IpAddr::V4(Ipv4Addr::LOCALHOST), SystemTime::now());
+        let choice = self.split.choose(found.route, &head, IpAddr::V4(Ipv4Addr::LOCALHOST), Now::read());
         self.shadows.offer(&Offer { found, head: &head, path: "/r/7", choice: &choice, has_body })
     }
 

@@ -1,12 +1,15 @@
 //! Chooses the side of a request. The rules, in order: a missing side; writes to the owner; the weight; reads back to the owner while the
 //! other side is too far behind, or the user has just written.
 
-use std::{net::IpAddr, sync::Arc, time::SystemTime};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 
 use super::{
-    NewId, RecentWrites, Signer, bucket, find_key, id::is_page_load, key::keyless, own_writes::OwnWrites,
+    NewId, Now, RecentWrites, Signer, bucket, find_key,
+    id::is_page_load,
+    key::keyless,
+    own_writes::{Judge, OwnWrites},
     recent::Writer,
 };
 use crate::{
@@ -52,7 +55,7 @@ pub enum Reason {
     Owner,
     /// The other side is too far behind, or how far is unknown.
     Lag,
-    /// The user wrote a moment ago.
+    /// The user wrote, and the other side may not show it yet.
     OwnWrites,
     /// There is no modern side yet.
     NotBegun,
@@ -67,9 +70,12 @@ pub enum Moved {
     WeightLowered,
     /// The other side is too far behind, or how far is unknown.
     Lag,
-    /// The user wrote a moment ago.
+    /// The user wrote, and the other side may not show it yet.
     OwnWrites,
 }
+
+/// More than enough for a lag that was read to be taken for unknown.
+const LAG_IS_READ: Duration = Duration::from_secs(60);
 
 /// What must be known of a write's request when it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +101,7 @@ impl Split {
 
     /// The side of a request. `client` is the address after `trusted_proxies`.
     #[must_use]
-    pub fn choose(&self, route: &Route, head: &Parts, client: IpAddr, now: SystemTime) -> Choice {
+    pub fn choose(&self, route: &Route, head: &Parts, client: IpAddr, now: Now) -> Choice {
         let is_write = is_write(&head.method, &head.headers);
         let is_split = route.legacy.is_some() && route.modern.is_some();
         let is_drawn = is_split && route.weight > Weight::ZERO && route.weight < Weight::FULL;
@@ -140,7 +146,7 @@ impl Split {
         is_split: bool,
         key: Option<&[u8]>,
         headers: &HeaderMap,
-        now: SystemTime,
+        now: Now,
         choice: &mut Choice,
     ) {
         let owner = sync.link.owner();
@@ -156,27 +162,39 @@ impl Split {
         if choice.side == owner || !is_split {
             return;
         }
-        let wrote = || {
-            writer().is_some_and(|writer| self.recent.wrote(writer, now))
-                || OwnWrites::of(headers, &self.signer).wrote(&sync.name, now)
+        let waits = || {
+            let watermark = sync.link.watermark();
+            let judge = Judge { process: self.recent.process(), now, watermark, apart: sync.read_your_writes };
+            writer().is_some_and(|writer| self.recent.waits(writer, watermark))
+                || OwnWrites::of(headers, &self.signer).waits(&sync.name, &judge)
         };
         let (reason, moved) = match sync.is_behind() {
             true => (Reason::Lag, Moved::Lag),
-            false if wrote() => (Reason::OwnWrites, Moved::OwnWrites),
+            false if waits() => (Reason::OwnWrites, Moved::OwnWrites),
             false => return,
         };
         (choice.side, choice.reason, choice.moved) = (owner, reason, Some(moved));
     }
 
-    /// To be called when a synced route's write was answered, whatever the answer: from now on this user's reads follow the owner for a while.
-    /// Gives the `Set-Cookie` that says so; it goes on the answer whatever that says of caches.
+    /// To be called when a synced route's write was answered, whatever the answer: from now on this user's reads follow the owner, until the
+    /// watermark has passed this moment. Gives the `Set-Cookie` that says so; it goes on the answer whatever that says of caches.
     #[must_use]
-    pub fn answered(&self, route: &Route, write: &AfterWrite, now: SystemTime) -> Option<HeaderValue> {
+    pub fn answered(&self, route: &Route, write: &AfterWrite, now: Now) -> Option<HeaderValue> {
         let sync = route.sync.as_ref()?;
         if let Some(writer) = write.writer {
-            self.recent.remember(writer, now + sync.read_your_writes, now);
+            self.recent.remember(writer, now.moment);
         }
-        Some(write.known.after(&sync.name, sync.read_your_writes, now, &self.signer))
+        sync.link.wrote(now.moment);
+        // Until nothing this old can be missing where the lag is within its limit, as the lag was last read.
+        let lasts = sync.max_lag + sync.read_your_writes + LAG_IS_READ;
+        Some(write.known.after(&sync.name, self.recent.process(), now, lasts, &self.signer))
+    }
+
+    /// The same for a write whose outcome is unknown: the owner may still be at it for a while.
+    #[must_use]
+    pub fn unanswered(&self, route: &Route, write: &AfterWrite, now: Now) -> Option<HeaderValue> {
+        let sync = route.sync.as_ref()?;
+        self.answered(route, write, now + sync.read_your_writes)
     }
 }
 

@@ -4,21 +4,28 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use http::{HeaderMap, Request, request::Parts};
 use serde_json::{Value, json};
 
-use super::{Choice, Moved, Reason, RecentWrites, Signer, Split};
+use super::{Choice, Moved, Now, Reason, RecentWrites, Signer, Split};
 use crate::{
-    links::{DataLinks, Owner, SyncLink},
+    links::{DataLinks, Moment, Owner, SyncLink},
     table::{Route, RouteTable, tests::config},
 };
 
 /// A data side that says what a test tells it.
 #[derive(Clone)]
-struct Data(Arc<Mutex<(Owner, Option<Duration>)>>);
+struct Data(Arc<Mutex<Says>>);
+
+struct Says {
+    owner: Owner,
+    lag: Option<Duration>,
+    watermark: Moment,
+    wrote: Option<Moment>,
+}
 
 struct Case {
     route: Arc<Route>,
@@ -32,11 +39,19 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
 impl SyncLink for Data {
     fn owner(&self) -> Owner {
-        self.0.lock().unwrap().0
+        self.0.lock().unwrap().owner
     }
 
     fn lag(&self) -> Option<Duration> {
-        self.0.lock().unwrap().1
+        self.0.lock().unwrap().lag
+    }
+
+    fn watermark(&self) -> Moment {
+        self.0.lock().unwrap().watermark
+    }
+
+    fn wrote(&self, at: Moment) {
+        self.0.lock().unwrap().wrote = Some(at);
     }
 }
 
@@ -54,14 +69,21 @@ impl Case {
         let extra = extra.into();
         let mut route = json!({"name": "r", "match": {"path_prefix": "/"}, "legacy": "monolith", "modern": "payments"});
         route.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        let data = Data(Arc::new(Mutex::new((Owner::Legacy, Some(Duration::ZERO)))));
+        let says = Says { owner: Owner::Legacy, lag: Some(Duration::ZERO), watermark: now().moment, wrote: None };
+        let data = Data(Arc::new(Mutex::new(says)));
         let table = RouteTable::compile(&config(json!([route])), &data).unwrap().0;
         let split = Split::new(Signer::try_new(&[7; 32]).unwrap(), Arc::new(RecentWrites::default()));
         Self { route: Arc::clone(&table.routes()[0]), data, split }
     }
 
     fn data(&self, owner: Owner, lag: Option<Duration>) {
-        *self.data.0.lock().unwrap() = (owner, lag);
+        let mut says = self.data.0.lock().unwrap();
+        (says.owner, says.lag) = (owner, lag);
+    }
+
+    /// The other side shows what was answered before.
+    fn shows(&self, before: Moment) {
+        self.data.0.lock().unwrap().watermark = before;
     }
 
     fn choose(&self, head: &Parts) -> Choice {
@@ -74,8 +96,12 @@ impl Case {
     }
 }
 
-fn now() -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+fn now() -> Now {
+    Now::at(Moment::new(50_000), UNIX_EPOCH + Duration::from_secs(1_800_000_000))
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
 }
 
 fn head(method: &str, headers: &[(&str, &str)]) -> Parts {
@@ -148,39 +174,81 @@ fn while_the_lag_is_above_its_limit_or_unknown_all_reads_go_to_the_owner() {
     assert_eq!(case.side("GET", &[]), (Owner::Modern, Reason::Weight));
 }
 
-#[test]
-fn a_user_reads_what_they_wrote_by_cookie() {
-    let case = Case::new(json!({"sync": "money", "weight": 100}));
-    let write = case.choose(&head("POST", &[]));
+/// A write of this request, answered now; its cookie as a browser sends it back.
+fn written(case: &Case, headers: &[(&str, &str)]) -> String {
+    let write = case.choose(&head("POST", headers));
     let cookie = case.split.answered(&case.route, write.after_write.as_ref().unwrap(), now()).unwrap();
-    let sent = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
-    assert_eq!(case.side("GET", &[("cookie", &sent)]), (Owner::Legacy, Reason::OwnWrites));
-    assert_eq!(case.side("GET", &[]), (Owner::Modern, Reason::Weight));
-    let read = head("GET", &[("cookie", &sent)]);
-    let later = case.split.choose(&case.route, &read, CLIENT, now() + Duration::from_secs(2));
-    assert_eq!((later.side, later.moved), (Owner::Modern, None));
+    cookie.to_str().unwrap().split(';').next().unwrap().to_owned()
 }
 
 #[test]
-fn a_user_without_cookies_reads_what_they_wrote_by_their_key() {
+fn a_user_reads_what_they_wrote_by_cookie_until_the_watermark_has_passed_it() {
+    let case = Case::new(json!({"sync": "money", "weight": 100}));
+    let sent = written(&case, &[]);
+    assert_eq!(case.data.0.lock().unwrap().wrote, Some(now().moment));
+    assert_eq!(case.side("GET", &[("cookie", &sent)]), (Owner::Legacy, Reason::OwnWrites));
+    assert_eq!(case.side("GET", &[]), (Owner::Modern, Reason::Weight));
+    let read = head("GET", &[("cookie", &sent)]);
+    let later = |after: u64| case.split.choose(&case.route, &read, CLIENT, now() + millis(after));
+    assert_eq!(later(600_000).reason, Reason::OwnWrites, "a stalled applier, and no time is enough");
+    case.shows(now().moment + millis(1));
+    assert_eq!((later(2).side, later(2).moved), (Owner::Modern, None));
+}
+
+#[test]
+fn a_user_without_cookies_reads_what_they_wrote_by_their_key_until_the_watermark_has_passed_it() {
     let case = Case::new(json!({"sync": "money", "weight": 100, "sticky": [{"header": STICKY}]}));
-    let write = case.choose(&head("PUT", &user("ann")));
-    let _ = case.split.answered(&case.route, write.after_write.as_ref().unwrap(), now());
+    written(&case, &user("ann"));
     assert_eq!(case.side("GET", &user("ann")), (Owner::Legacy, Reason::OwnWrites));
     assert_eq!(case.side("GET", &user("bob")), (Owner::Modern, Reason::Weight));
     assert_eq!(case.choose(&head("GET", &user("ann"))).moved, Some(Moved::OwnWrites));
-    let later = case.split.choose(&case.route, &head("GET", &user("ann")), CLIENT, now() + Duration::from_secs(2));
-    assert_eq!(later.side, Owner::Modern);
+    let later = |after: u64| case.split.choose(&case.route, &head("GET", &user("ann")), CLIENT, now() + millis(after));
+    assert_eq!(later(600_000).side, Owner::Legacy);
+    case.shows(now().moment + millis(1));
+    assert_eq!(later(2).side, Owner::Modern);
+}
+
+#[test]
+fn a_write_is_remembered_whichever_side_owns() {
+    let case = Case::new(json!({"sync": "money", "weight": 0, "sticky": [{"header": STICKY}]}));
+    case.data(Owner::Modern, Some(Duration::ZERO));
+    let sent = written(&case, &user("ann"));
+    for headers in [user("ann"), vec![("cookie", sent.as_str())]] {
+        assert_eq!(case.side("GET", &headers), (Owner::Modern, Reason::OwnWrites));
+    }
+    case.shows(now().moment + millis(1));
+    for headers in [user("ann"), vec![("cookie", sent.as_str())]] {
+        assert_eq!(case.side("GET", &headers), (Owner::Legacy, Reason::Weight));
+    }
+}
+
+#[test]
+fn a_write_whose_outcome_is_unknown_waits_for_what_comes_later_too() {
+    let case = Case::new(json!({"sync": "money", "weight": 100, "sticky": [{"header": STICKY}]}));
+    let write = case.choose(&head("POST", &user("ann")));
+    let _ = case.split.unanswered(&case.route, write.after_write.as_ref().unwrap(), now());
+    case.shows(now().moment + millis(2000));
+    assert_eq!(case.side("GET", &user("ann")).1, Reason::OwnWrites);
+    case.shows(now().moment + millis(2001));
+    assert_eq!(case.side("GET", &user("ann")).1, Reason::Weight);
 }
 
 #[test]
 fn a_write_is_remembered_on_every_replica_with_the_same_secret() {
     let (one, other) =
         (Case::new(json!({"sync": "money", "weight": 100})), Case::new(json!({"sync": "money", "weight": 100})));
-    let write = one.choose(&head("POST", &[]));
-    let cookie = one.split.answered(&one.route, write.after_write.as_ref().unwrap(), now()).unwrap();
-    let sent = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
-    assert_eq!(other.side("GET", &[("cookie", &sent)]), (Owner::Legacy, Reason::OwnWrites));
+    let sent = written(&one, &[]);
+    // The other replica's own clock began elsewhere; its other side shows what is older than 30 ms.
+    let side = |after: u64, watermark: u64| {
+        other.shows(Moment::new(watermark));
+        let now = Now { moment: Moment::new(7_000), ..now() + millis(after) };
+        other.split.choose(&other.route, &head("GET", &[("cookie", &sent)]), CLIENT, now).side
+    };
+    assert_eq!(side(0, 7_000), Owner::Legacy);
+    assert_eq!(side(2_030, 6_970), Owner::Legacy);
+    assert_eq!(side(2_031, 6_970), Owner::Modern);
+    assert_eq!(side(6_000, 1_000), Owner::Legacy, "a stalled applier");
+    assert_eq!(side(600_000, 0), Owner::Legacy, "nobody knows");
     let stranger = one.split.with_signer(Signer::try_new(&[8; 32]).unwrap());
     assert_eq!(stranger.choose(&one.route, &head("GET", &[("cookie", &sent)]), CLIENT, now()).side, Owner::Modern);
 }

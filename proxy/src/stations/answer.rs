@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::SystemTime,
 };
 
 use http::{HeaderName, HeaderValue, Response, Version, header};
@@ -16,7 +15,7 @@ use super::arrival::{Arrival, Failure, Reply};
 use crate::{
     body::{Answer, Kind, Told},
     metrics::Answerer,
-    split::add_private,
+    split::{Now, add_private},
     trace::TraceId,
 };
 
@@ -107,9 +106,9 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
         add_private(&mut head.headers, id.set_cookie());
     }
     if let Some(write) = &choice.after_write
-        && let Some(cookie) = told.table.compiled.split.answered(compiled, write, SystemTime::now())
+        && let Some(cookie) = told.table.compiled.split.answered(compiled, write, Now::read())
     {
-        // Whatever it says of caches: it is a write's answer, and the cookie is over in seconds wherever it goes.
+        // Whatever it says of caches: it is a write's answer, and the cookie is over in a minute or two wherever it goes.
         head.headers.append(header::SET_COOKIE, cookie);
     }
     told.is_answered(Some(route), Answerer::Side(side), head.status);

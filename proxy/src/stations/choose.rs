@@ -1,13 +1,11 @@
 //! Asks `split/` which side answers, and counts a read that leaves the side of its weight.
 
-use std::{
-    task::{Context, Poll},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::task::{Context, Poll};
 
 use tower::{Layer, Service};
 
 use super::arrival::{Chosen, Failure, Located, Reply};
+use crate::split::Now;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stage;
@@ -39,7 +37,7 @@ impl<S: Service<Chosen, Response = Reply, Error = Failure>> Service<Located> for
     fn call(&mut self, located: Located) -> S::Future {
         let (arrival, route) = (&located.checked.arrival, located.route());
         // Only what a sync remembers has to do with time.
-        let now = if route.sync.is_some() { SystemTime::now() } else { UNIX_EPOCH };
+        let now = if route.sync.is_some() { Now::read() } else { Now::UNUSED };
         let choice = arrival.table.compiled.split.choose(route, &arrival.head, located.client, now);
         if let Some(why) = choice.moved {
             arrival.table.shard(Some(located.route)).moved(why);

@@ -4,7 +4,6 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::SystemTime,
 };
 
 use futures_util::future::LocalBoxFuture;
@@ -22,6 +21,7 @@ use crate::{
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
+    split::Now,
     tunnel::{Far, Tenure},
     upstream::{Incoming, Leg, SendError, Upstream},
 };
@@ -112,7 +112,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     let own_write = choice
         .after_write
         .filter(|_| missed.sent)
-        .and_then(|write| way.table.compiled.split.answered(compiled, &write, SystemTime::now()));
+        .and_then(|write| way.table.compiled.split.unanswered(compiled, &write, Now::read()));
     let trace = seen.trace.map(|trace| trace.id);
     Err(Failure { fault, route: Some(route), plain: seen.plain, own_write, trace })
 }

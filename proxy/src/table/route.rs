@@ -81,7 +81,7 @@ pub struct SyncRoute {
     pub name: Arc<str>,
     /// Who owns it, and how far the other side is behind.
     pub link: Arc<dyn SyncLink>,
-    /// How long a user's reads follow the owner after a write of theirs.
+    /// How far the clocks of two replicas may differ, and for how long a write whose outcome is unknown may still happen.
     pub read_your_writes: Duration,
     /// Above this lag all reads go to the owner.
     pub max_lag: Duration,

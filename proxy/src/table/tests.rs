@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{MissedBy, Normal, Problem, RouteTable, Severity};
 use crate::{
     config::{Config, Fallback, State, SyncRules, Weight},
-    links::{DataLinks, Owner, SyncLink},
+    links::{DataLinks, Moment, Owner, SyncLink},
 };
 
 /// Who asks.
@@ -68,6 +68,12 @@ impl SyncLink for FileLink {
     fn lag(&self) -> Option<std::time::Duration> {
         None
     }
+
+    fn watermark(&self) -> Moment {
+        Moment::NEVER
+    }
+
+    fn wrote(&self, _: Moment) {}
 }
 
 pub(crate) fn compile(routes: Value) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {

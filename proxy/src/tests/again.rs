@@ -182,22 +182,3 @@ async fn nothing_is_sent_again_once_the_answer_has_begun() {
     assert!(client.try_answer(false).await.is_none());
     assert_eq!((upstream.connections(), legacy.connections()), (1, 0));
 }
-
-#[tokio::test]
-async fn after_a_write_a_users_reads_follow_the_owner() {
-    let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
-    let bench = Setup::new(legacy.address)
-        .upstream("modern", modern.address, &json!({}))
-        .sync("payments", Fixed(Owner::Legacy, Some(Duration::ZERO)))
-        .route(json!({ "name": "payments", "match": { "path_prefix": "/payments" }, "legacy": "legacy", "modern": "modern", "weight": 100, "sync": "payments" }))
-        .start();
-    assert_eq!(bench.ask(&request("GET", "", "")).await.text(), "modern");
-    let written = bench.ask(&request("POST", "", "")).await;
-    assert_eq!(written.text(), "legacy");
-    let cookie = written.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
-    assert!(cookie.starts_with("banyan_w="), "{cookie}");
-    let with = format!("Cookie: {cookie}\r\n");
-    assert_eq!(bench.ask(&request("GET", "", &with)).await.text(), "legacy");
-    let moves = bench.metric("banyan_side_moves_total", &[("route", "payments"), ("reason", "own_writes")]);
-    assert!((moves - 1.0).abs() < 0.1, "{moves}");
-}

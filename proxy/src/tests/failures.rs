@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::{Bench, Fixed, Setup, Upstream, eventually};
-use crate::links::{Owner, SyncLink};
+use crate::links::{Moment, Owner, SyncLink};
 
 const GET: &str = "GET /payments HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -203,6 +203,12 @@ impl SyncLink for Panics {
     fn lag(&self) -> Option<Duration> {
         None
     }
+
+    fn watermark(&self) -> Moment {
+        Moment::NEVER
+    }
+
+    fn wrote(&self, _: Moment) {}
 }
 
 #[tokio::test]

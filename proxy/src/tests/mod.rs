@@ -5,6 +5,7 @@ mod again;
 mod balance;
 mod basics;
 mod client;
+mod data;
 mod failures;
 mod frames;
 mod framing;
@@ -19,6 +20,7 @@ mod traces;
 mod tunnels;
 mod upstream;
 mod wire;
+mod writes;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,10 +29,11 @@ use serde_json::{Value, json};
 use crate::{
     Proxy,
     config::{Config, Limits, Listener, Observe, State, SyncRules},
-    links::{DataLinks, Owner, SyncLink},
+    links::{DataLinks, Moment, Owner, SyncLink},
 };
 
 use client::{Answer, Client};
+use data::Data;
 use upstream::Upstream;
 
 /// A proxy under test, and what it counts.
@@ -49,7 +52,7 @@ pub(crate) struct Setup {
 #[derive(Default, Clone)]
 pub(crate) struct Links(pub(crate) BTreeMap<String, Arc<dyn SyncLink>>);
 
-/// A sync that answers as the test says.
+/// A sync whose sides are in step, or whose lag is unknown.
 pub(crate) struct Fixed(pub(crate) Owner, pub(crate) Option<Duration>);
 
 // === impl Setup ===
@@ -166,6 +169,12 @@ impl SyncLink for Fixed {
     fn lag(&self) -> Option<Duration> {
         self.1
     }
+
+    fn watermark(&self) -> Moment {
+        Moment::now() + Duration::from_millis(1)
+    }
+
+    fn wrote(&self, _: Moment) {}
 }
 
 /// Asks again until it holds, for five seconds.

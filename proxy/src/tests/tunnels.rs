@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::{Bench, Client, Setup, Upstream, eventually};
-use crate::links::{Owner, SyncLink};
+use crate::links::{Moment, Owner, SyncLink};
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
 const SWITCHED: &str =
@@ -160,6 +160,12 @@ impl SyncLink for Moves {
     fn lag(&self) -> Option<Duration> {
         Some(Duration::ZERO)
     }
+
+    fn watermark(&self) -> Moment {
+        Moment::now()
+    }
+
+    fn wrote(&self, _: Moment) {}
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 use banyan_proxy::{
     Proxy, RouteStatus,
     config::{Config, Limits, Listener, Observe, State, SyncRules},
-    links::{DataLinks, Owner, SyncLink},
+    links::{DataLinks, Moment, Owner, SyncLink},
 };
 use prometheus::{Registry, TextEncoder};
 use serde_json::{Value, json};
@@ -25,9 +25,17 @@ pub(crate) struct Front {
     data: Data,
 }
 
-/// Owner and lag of every sync; in step and legacy's to begin with.
+/// Owner and lag of every sync, and what the other side shows; in step and legacy's to begin with.
 #[derive(Debug, Clone)]
-struct Data(Arc<Mutex<(Owner, Option<Duration>)>>);
+struct Data(Arc<Mutex<Says>>);
+
+#[derive(Debug)]
+struct Says {
+    owner: Owner,
+    lag: Option<Duration>,
+    /// `None`: everything, at once.
+    watermark: Option<Moment>,
+}
 
 // === impl Front ===
 
@@ -58,7 +66,8 @@ impl Front {
             syncs: BTreeMap::from([("money".to_owned(), sync)]),
             observe: Observe::default(),
         };
-        let data = Data(Arc::new(Mutex::new((Owner::Legacy, Some(Duration::ZERO)))));
+        let data =
+            Data(Arc::new(Mutex::new(Says { owner: Owner::Legacy, lag: Some(Duration::ZERO), watermark: None })));
         let registry = Registry::new();
         let proxy = Proxy::start(&config, &data, BACKSTAGE.handle(), &registry);
         Self { proxy: proxy.expect("a proxy"), registry, config, data }
@@ -66,7 +75,18 @@ impl Front {
 
     /// What the databases say from now on.
     pub(crate) fn data_says(&self, owner: Owner, lag: Option<Duration>) {
-        *self.data.0.lock().unwrap() = (owner, lag);
+        let mut says = self.data.0.lock().unwrap();
+        (says.owner, says.lag) = (owner, lag);
+    }
+
+    /// From now on the other side shows nothing that is written.
+    pub(crate) fn data_stalls(&self) {
+        self.data.0.lock().unwrap().watermark = Some(Moment::now());
+    }
+
+    /// It shows everything again.
+    pub(crate) fn data_goes_on(&self) {
+        self.data.0.lock().unwrap().watermark = None;
     }
 
     /// Other routes from now on.
@@ -110,12 +130,18 @@ pub(crate) fn request(line: &str, headers: &[(&str, &str)], body: &str) -> Strin
 
 impl SyncLink for Data {
     fn owner(&self) -> Owner {
-        self.0.lock().unwrap().0
+        self.0.lock().unwrap().owner
     }
 
     fn lag(&self) -> Option<Duration> {
-        self.0.lock().unwrap().1
+        self.0.lock().unwrap().lag
     }
+
+    fn watermark(&self) -> Moment {
+        self.0.lock().unwrap().watermark.unwrap_or_else(|| Moment::now() + Duration::from_millis(1))
+    }
+
+    fn wrote(&self, _: Moment) {}
 }
 
 impl DataLinks for Data {
