@@ -17,6 +17,7 @@ use crate::{
     metrics::Answerer,
     observe::{Ending, Note},
     shadow::Ticket,
+    stations::OpenWrite,
     upstream::{BodyError, Incoming, Leg, Upstream},
 };
 
@@ -66,6 +67,8 @@ pub(crate) struct Told {
     pub(crate) began: Instant,
     /// What is kept of the request, where anything is.
     pub(crate) note: Option<Rc<Note>>,
+    /// Of a synced route's write: under way until the end of its answer.
+    pub(crate) write: Option<Box<OpenWrite>>,
 }
 
 // === impl Answer ===

@@ -76,6 +76,8 @@ pub(crate) enum Fault {
     Unasked,
     #[error("the side that owns this route's data cannot be reached; nothing was written")]
     OwnerAway,
+    #[error("the owner of this route's data is moving; nothing was written")]
+    Held,
     #[error("the route has no side that could answer this request")]
     NoSide,
 }
@@ -121,7 +123,7 @@ impl Fault {
             | Self::BadAnswer
             | Self::Unasked => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::OwnerAway | Self::NoSide => StatusCode::SERVICE_UNAVAILABLE,
+            Self::OwnerAway | Self::Held | Self::NoSide => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -130,7 +132,7 @@ impl Fault {
             Self::Host | Self::HostDiffers | Self::Framing | Self::Path(_) | Self::Connect | Self::ClientBody => {
                 Blame::Client
             }
-            Self::NoSide => Blame::Banyan,
+            Self::Held | Self::NoSide => Blame::Banyan,
             _ => Blame::Upstream,
         }
     }
@@ -155,6 +157,7 @@ impl Fault {
             Self::BadAnswer => "bad_answer",
             Self::Unasked => "unasked_upgrade",
             Self::OwnerAway => "owner_away",
+            Self::Held => "held",
             Self::NoSide => "no_side",
         }
     }

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod config;
 mod error;
 mod gather;
+mod hold;
 pub mod links;
 mod listen;
 pub mod metrics;

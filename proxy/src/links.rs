@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::hold::{Held, Hold, HoldLimits, HoldStatus};
+
 /// The side that may write a sync's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,6 +33,9 @@ pub trait SyncLink: Send + Sync {
     /// The watermark as a moment of this process: what the owner had committed before it, through whichever replica, the other side shows.
     /// [`Moment::NEVER`] while nobody knows. Does not go back.
     fn watermark(&self) -> Moment;
+
+    /// The writes under way, and whether new ones wait. Its [`changed`](Hold::changed) is called when the owner has moved.
+    fn hold(&self) -> &Arc<Hold>;
 
     /// A write was answered at this moment, or will be at the latest: its user waits for the watermark to pass it.
     fn wrote(&self, at: Moment);

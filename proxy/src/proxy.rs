@@ -18,7 +18,7 @@ use crate::{
     error::StartError,
     links::DataLinks,
     listen::{Compiled, Crew, ListenerState, Shared, bind},
-    metrics::{Requests, Shards, SideCounts},
+    metrics::{Holds, Requests, Shards, SideCounts},
     observe::Recorder,
     shadow::Shadow,
     split::{RecentWrites, Signer, Split},
@@ -132,6 +132,12 @@ impl Proxy {
         registry.register(Box::new(Requests::new(Arc::clone(&shared.shards), move || {
             let current = weights.current.load();
             current.table.routes().iter().map(|route| (Arc::clone(&route.name), route.weight, route.weight)).collect()
+        })?))?;
+        let synced = Arc::clone(&shared);
+        registry.register(Box::new(Holds::new(move || {
+            let current = synced.current.load();
+            let syncs = current.table.routes().iter().filter_map(|route| route.sync.as_ref());
+            syncs.map(|sync| (Arc::clone(&sync.name), Arc::clone(sync.link.hold()))).collect()
         })?))?;
         let crew = Crew::start(&shared, &sockets, park_at_once)?;
         let trusts = TrustWatch::start(Arc::clone(&shared), background);

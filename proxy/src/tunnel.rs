@@ -61,8 +61,6 @@ struct Tunnel<N> {
 }
 
 const BUFFER: usize = 64 * 1024;
-/// How often a tunnel asks whether its owner has moved.
-const ASK_EVERY: Duration = Duration::from_millis(500);
 /// Over how long the tunnels of a sync are closed when it has.
 const SPREAD_MS: u32 = 5000;
 /// How long the goodbye may take.
@@ -145,8 +143,12 @@ async fn goodbye<N: AsyncRead + AsyncWrite + Unpin>(near: &mut N) -> io::Result<
 impl Tenure {
     /// The owner has moved, and this tunnel's turn has come.
     async fn ends(&self) {
+        let mut changes = self.link.hold().changes();
         while self.link.owner() == self.owner {
-            tokio::time::sleep(ASK_EVERY).await;
+            // Whoever could tell of a change is gone: so are the changes.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
         let jitter = getrandom::u32().unwrap_or_default() % SPREAD_MS;
         tokio::time::sleep(Duration::from_millis(u64::from(jitter))).await;

@@ -141,7 +141,8 @@ impl Links {
                 return;
             }
             if before != now {
-                link.owner.store(now.pack(), Ordering::Relaxed);
+                link.owner.store(now.pack(), Ordering::Release);
+                link.hold.changed();
                 told(name, before, now);
                 if let Err(error) = self.kept.put(name, owner, epoch) {
                     warn!(sync = name, "the owner cannot be kept for the next start: {error}");

@@ -19,7 +19,7 @@ use std::{
 use banyan_connectors::config as data;
 use banyan_proxy::{
     config::Config,
-    links::{DataLinks, Moment, Owner, SyncLink},
+    links::{DataLinks, Hold, HoldStatus, Moment, Owner, SyncLink},
 };
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
@@ -50,6 +50,7 @@ pub(crate) struct Link {
     /// Whoever reads the databases was woken since it last found that nobody waits: one wake-up serves all writes.
     is_awake: AtomicBool,
     wakes: Notify,
+    hold: Arc<Hold>,
 }
 
 /// Where an owner is known from; a later one wins over an earlier one.
@@ -82,6 +83,8 @@ pub(crate) struct LinkStatus {
     pub(crate) known_from: Source,
     /// `null` is unknown, and counts as infinite.
     pub(crate) lag_seconds: Option<f64>,
+    /// Its writes through this process.
+    pub(crate) writes: HoldStatus,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -97,6 +100,7 @@ pub(crate) struct FileLinks {
 struct FileLink {
     owner: Owner,
     lag: Option<Duration>,
+    hold: Arc<Hold>,
 }
 
 // === impl Links ===
@@ -154,7 +158,8 @@ impl Links {
         let status = |(name, link): (&String, &Arc<Link>)| {
             let Known { owner, epoch, source } = link.known();
             let lag_seconds = link.lag().map(|lag| lag.as_secs_f64());
-            LinkStatus { name: name.clone(), owner, epoch, known_from: source, lag_seconds }
+            let writes = link.hold.status();
+            LinkStatus { name: name.clone(), owner, epoch, known_from: source, lag_seconds, writes }
         };
         links.iter().map(status).collect()
     }
@@ -181,6 +186,7 @@ impl Link {
             wrote: AtomicU64::new(Moment::NEVER.get()),
             is_awake: AtomicBool::new(false),
             wakes: Notify::new(),
+            hold: Arc::default(),
         }
     }
 
@@ -218,6 +224,10 @@ impl SyncLink for Link {
 
     fn watermark(&self) -> Moment {
         Moment::new(self.watermark.load(Ordering::Acquire))
+    }
+
+    fn hold(&self) -> &Arc<Hold> {
+        &self.hold
     }
 
     fn wrote(&self, at: Moment) {
@@ -271,7 +281,7 @@ impl FileLinks {
 impl DataLinks for FileLinks {
     fn sync(&self, name: &str) -> Option<Arc<dyn SyncLink>> {
         let owner = *self.owners.get(name)?;
-        Some(Arc::new(FileLink { owner, lag: self.lag }))
+        Some(Arc::new(FileLink { owner, lag: self.lag, hold: Arc::default() }))
     }
 }
 
@@ -287,6 +297,10 @@ impl SyncLink for FileLink {
     /// Nobody has written here.
     fn watermark(&self) -> Moment {
         Moment::now() + Duration::from_millis(1)
+    }
+
+    fn hold(&self) -> &Arc<Hold> {
+        &self.hold
     }
 
     fn wrote(&self, _: Moment) {}

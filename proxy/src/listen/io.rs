@@ -2,14 +2,15 @@
 //! hyper connection on the same socket had read too much.
 
 use std::{
+    future::Future,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::{turn::Turn, worker::Worker};
 use crate::socket::Socket;
@@ -23,6 +24,25 @@ pub(super) struct ClientIo {
 }
 
 // === impl ClientIo ===
+
+impl ClientIo {
+    /// hyper reads nothing while a request is being answered, and so hears of no end. It flushes whenever the connection is polled.
+    #[cold]
+    fn look(&self, cx: &mut Context<'_>) {
+        let tcp = self.socket.tcp();
+        // Wakes this connection at the next change, unless bytes are there that nobody has read.
+        if tcp.poll_read_ready(cx).is_pending() || self.turn.is_client_gone() {
+            return;
+        }
+        if let Poll::Ready(Ok(ready)) = pin!(tcp.ready(Interest::READABLE)).poll(cx)
+            && ready.is_read_closed()
+        {
+            self.turn.client_is_gone();
+            // The request that waits was polled before this.
+            cx.waker().wake_by_ref();
+        }
+    }
+}
 
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -65,6 +85,9 @@ impl AsyncWrite for ClientIo {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         self.turn.flushed();
+        if self.turn.is_watched() {
+            self.look(cx);
+        }
         Poll::Ready(Ok(()))
     }
 

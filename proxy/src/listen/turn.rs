@@ -40,7 +40,13 @@ pub(crate) struct Turn {
     parked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<Far>>,
+    /// Requests that wait, unsent, and want to know when the client leaves; and whether it has.
+    waiting: Cell<u32>,
+    client_gone: Cell<bool>,
 }
+
+/// For as long as a request waits and wants to know when its client leaves.
+pub(crate) struct Watched<'t>(&'t Turn);
 
 /// What the sweep asks of a connection's loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +90,8 @@ impl Turn {
             parked: Cell::new(true),
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
+            waiting: Cell::new(0),
+            client_gone: Cell::new(false),
         }
     }
 
@@ -227,6 +235,27 @@ impl Turn {
         self.parked.set(parked);
     }
 
+    // --- a request that waits
+
+    /// From now on the socket tells when the client leaves.
+    pub(crate) fn watches_client(&self) -> Watched<'_> {
+        self.waiting.set(self.waiting.get() + 1);
+        Watched(self)
+    }
+
+    /// Whether the client was seen to leave, or to say that it sends no more, while a request waited.
+    pub(crate) fn is_client_gone(&self) -> bool {
+        self.client_gone.get()
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
+    pub(super) fn client_is_gone(&self) {
+        self.client_gone.set(true);
+    }
+
     // --- the tunnel behind an upgrade
 
     /// Leaves the upstream's end of a tunnel for the loop, which has the client's.
@@ -270,5 +299,13 @@ impl Turn {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+// === impl Watched ===
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
     }
 }

@@ -5,11 +5,13 @@
 
 mod collector;
 mod histogram;
+mod holds;
 mod shard;
 
 pub(crate) use collector::Requests;
 pub use collector::SideCounts;
 pub(crate) use histogram::Histogram;
+pub(crate) use holds::Holds;
 pub(crate) use shard::{Answerer, Counter, Outcome, RouteShard, Shards};
 
 /// Answers by route, by who answered and by status.
@@ -34,6 +36,15 @@ pub const ACCESS_LOG_LINES: &str = "banyan_access_log_lines_total";
 /// Lines of the access log that were not written, by reason (`queue`, `errors`, `write`).
 pub const ACCESS_LOG_DROPPED: &str = "banyan_access_log_dropped_total";
 
+/// Writes of a sync that were sent to its owner and are not answered to their end.
+pub const WRITES_UNDER_WAY: &str = "banyan_sync_writes_under_way";
+/// Writes of a sync that wait while its owner moves.
+pub const WRITES_HELD: &str = "banyan_sync_writes_held";
+/// Writes of a sync that had to wait, by outcome.
+pub const HELD_WRITES: &str = "banyan_sync_held_writes_total";
+
+/// The label of a sync's name.
+pub const LABEL_SYNC: &str = "sync";
 /// The label of a route's name.
 pub const LABEL_ROUTE: &str = "route";
 /// The label of a side: `legacy`, `modern`, or `banyan` where it answered itself.

@@ -102,7 +102,7 @@ impl Split {
     /// The side of a request. `client` is the address after `trusted_proxies`.
     #[must_use]
     pub fn choose(&self, route: &Route, head: &Parts, client: IpAddr, now: Now) -> Choice {
-        let is_write = is_write(&head.method, &head.headers);
+        let is_write = is_write(head);
         let is_split = route.legacy.is_some() && route.modern.is_some();
         let is_drawn = is_split && route.weight > Weight::ZERO && route.weight < Weight::FULL;
         if !is_drawn && route.sync.is_none() && route.lowered.is_none() {
@@ -190,6 +190,14 @@ impl Split {
         Some(write.known.after(&sync.name, self.recent.process(), now, lasts, &self.signer))
     }
 
+    /// To be called again when the answer has ended, since what comes behind its head may tell of more: for a user with a key.
+    pub(crate) fn ended(&self, route: &Route, write: &AfterWrite, now: Now) {
+        if let (Some(sync), Some(writer)) = (&route.sync, write.writer) {
+            self.recent.remember(writer, now.moment);
+            sync.link.wrote(now.moment);
+        }
+    }
+
     /// The same for a write whose outcome is unknown: the owner may still be at it for a while.
     #[must_use]
     pub fn unanswered(&self, route: &Route, write: &AfterWrite, now: Now) -> Option<HeaderValue> {
@@ -218,8 +226,8 @@ fn without_key(route: &Route) -> (Owner, Reason) {
 }
 
 /// GET, HEAD and OPTIONS are reads; an upgrade opens a channel that can write.
-fn is_write(method: &Method, headers: &HeaderMap) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) || is_upgrade(headers)
+pub(crate) fn is_write(head: &Parts) -> bool {
+    !matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) || is_upgrade(&head.headers)
 }
 
 fn is_upgrade(headers: &HeaderMap) -> bool {

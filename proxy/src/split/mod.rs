@@ -15,6 +15,7 @@ mod signer;
 mod tests;
 
 pub use bucket::{BUCKETS, bucket, seed};
+pub(crate) use choose::is_write;
 pub use choose::{AfterWrite, Choice, Moved, Reason, Split};
 pub use cookie::add_private;
 pub use id::{ID_COOKIE, NewId};

@@ -53,6 +53,10 @@ impl SyncLink for Data {
     fn wrote(&self, at: Moment) {
         self.0.lock().unwrap().wrote = Some(at);
     }
+
+    fn hold(&self) -> &std::sync::Arc<crate::links::Hold> {
+        crate::tests::never_held()
+    }
 }
 
 impl DataLinks for Data {

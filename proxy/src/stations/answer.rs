@@ -15,7 +15,7 @@ use super::arrival::{Arrival, Failure, Reply};
 use crate::{
     body::{Answer, Kind, Told},
     metrics::Answerer,
-    split::{Now, add_private},
+    split::add_private,
     trace::TraceId,
 };
 
@@ -68,6 +68,7 @@ where
             answered: None,
             began: arrival.began,
             note: arrival.note.clone(),
+            write: None,
         };
         Answering { inner: self.0.call(arrival), told: Some(told) }
     }
@@ -92,7 +93,7 @@ impl<F: Future<Output = Result<Reply, Failure>> + Unpin> Future for Answering<F>
 }
 
 fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
-    let Reply { mut head, body, route, side, is_stale, choice } = reply;
+    let Reply { mut head, body, route, side, is_stale, choice, write } = reply;
     head.version = Version::HTTP_11;
     let compiled = told.table.route(route);
     if compiled.expose {
@@ -105,8 +106,9 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
     if let Some(id) = &choice.new_id {
         add_private(&mut head.headers, id.set_cookie());
     }
-    if let Some(write) = &choice.after_write
-        && let Some(cookie) = told.table.compiled.split.answered(compiled, write, Now::read())
+    told.write = write;
+    if let Some(write) = &mut told.write
+        && let Some(cookie) = write.answered()
     {
         // Whatever it says of caches: it is a write's answer, and the cookie is over in a minute or two wherever it goes.
         head.headers.append(header::SET_COOKIE, cookie);

@@ -5,10 +5,11 @@ use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 use http::{HeaderValue, Request, request, response};
 use hyper::body::{Body, Incoming};
 
-use super::check::Seen;
+use super::{check::Seen, open_write::OpenWrite};
 use crate::{
     body::Kind,
     error::Fault,
+    hold::UnderWay,
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     observe::Note,
@@ -47,6 +48,8 @@ pub(crate) struct Located {
     /// The first address from the right that is no trusted proxy's.
     pub(super) client: IpAddr,
     pub(super) is_peer_trusted: bool,
+    /// Of a synced route's write.
+    pub(super) under_way: Option<UnderWay>,
 }
 
 /// ... whose side is chosen.
@@ -71,6 +74,8 @@ pub(crate) struct Reply {
     /// A read that was answered by the side that does not own the rows, since the owner could not.
     pub(super) is_stale: bool,
     pub(super) choice: Choice,
+    /// Of a synced route's write.
+    pub(super) write: Option<Box<OpenWrite>>,
 }
 
 /// Why no upstream answered.
@@ -112,5 +117,9 @@ impl Checked {
 impl Located {
     pub(super) fn route(&self) -> &Arc<Route> {
         self.checked.arrival.table.route(self.route)
+    }
+
+    pub(super) fn fails(&self, fault: Fault) -> Failure {
+        Failure { route: Some(self.route), ..self.checked.fails(fault) }
     }
 }

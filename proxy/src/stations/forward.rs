@@ -13,6 +13,7 @@ use tower::Service;
 use super::{
     arrival::{Arrival, Checked, Chosen, Failure, Located, Prepared, Reply},
     hop_by_hop,
+    open_write::OpenWrite,
     resend::{Missed, Outgoing},
 };
 use crate::{
@@ -21,7 +22,6 @@ use crate::{
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
-    split::Now,
     tunnel::{Far, Tenure},
     upstream::{Incoming, Leg, SendError, Upstream},
 };
@@ -69,11 +69,13 @@ impl Service<Prepared> for Station {
 }
 
 async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
-    let Prepared { chosen: Chosen { located, choice }, is_websocket } = prepared;
-    let Located { checked, route, path, prefix_end, .. } = located;
+    let Prepared { chosen: Chosen { located, mut choice }, is_websocket } = prepared;
+    let Located { checked, route, path, prefix_end, under_way, .. } = located;
     let Checked { arrival, seen } = checked;
     let Arrival { head, body, turn, worker, table, began, note } = arrival;
 
+    let write = under_way.zip(choice.after_write.take());
+    let write = write.map(|(under_way, after)| OpenWrite::new(&table, route, after, under_way));
     let mut outgoing = Outgoing::new(head, body, path, prefix_end, !choice.is_write, seen.idempotency_key, seen.expect);
     let way = Way { turn, worker, table, route, is_websocket };
     let overhead = began.elapsed();
@@ -84,7 +86,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
 
     let first = way.ask(choice.side, &mut outgoing).await;
     let (missed, side) = match first {
-        Ok((head, body)) => return Ok(Reply { head, body, route, side: choice.side, is_stale: false, choice }),
+        Ok((head, body)) => return Ok(Reply { head, body, route, side: choice.side, is_stale: false, choice, write }),
         Err(missed) => (missed, choice.side),
     };
     if let Some(note) = &note {
@@ -100,7 +102,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
         // What the second side says of its own failure would only hide the first.
         if let Ok((head, body)) = way.ask(other, &mut outgoing).await {
             let is_stale = compiled.sync.as_ref().is_some_and(|sync| sync.link.owner() != other);
-            return Ok(Reply { head, body, route, side: other, is_stale, choice });
+            return Ok(Reply { head, body, route, side: other, is_stale, choice, write });
         }
     }
     let is_unsent_write = choice.is_write && compiled.sync.is_some() && !missed.sent;
@@ -109,10 +111,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
         Fault::Refused | Fault::ConnectTimeout | Fault::Tls | Fault::Certificate | Fault::NoHttp2 | Fault::Reset
     );
     let fault = if is_unsent_write && is_away { Fault::OwnerAway } else { missed.fault };
-    let own_write = choice
-        .after_write
-        .filter(|_| missed.sent)
-        .and_then(|write| way.table.compiled.split.unanswered(compiled, &write, Now::read()));
+    let own_write = write.and_then(|mut write| write.failed(missed.sent));
     let trace = seen.trace.map(|trace| trace.id);
     Err(Failure { fault, route: Some(route), plain: seen.plain, own_write, trace })
 }

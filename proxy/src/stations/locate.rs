@@ -70,5 +70,5 @@ fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
     if let Some(note) = &checked.arrival.note {
         note.located(matched, path.as_deref().unwrap_or_else(|| head.uri.path()), client);
     }
-    Ok(Located { route, path, prefix_end, client, is_peer_trusted, checked })
+    Ok(Located { route, path, prefix_end, client, is_peer_trusted, under_way: None, checked })
 }

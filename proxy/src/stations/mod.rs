@@ -6,13 +6,16 @@ mod check;
 mod choose;
 mod forward;
 mod forwarded;
+mod hold;
 mod hop;
 mod hop_by_hop;
 mod locate;
+mod open_write;
 mod prepare;
 mod resend;
 mod stack;
 mod tee;
 
 pub(crate) use arrival::Arrival;
+pub(crate) use open_write::OpenWrite;
 pub(crate) use stack::{Answering, Stack, stack};

@@ -2,11 +2,12 @@
 
 use tower::{Layer, Service};
 
-use super::{answer, arrival::Arrival, check, choose, forward, locate, prepare, tee};
+use super::{answer, arrival::Arrival, check, choose, forward, hold, locate, prepare, tee};
 
 /// A request's way, from its head to its answer. Every station is ready at any time, and costs nothing to clone.
-pub(crate) type Stack =
-    answer::Station<check::Station<locate::Station<choose::Station<prepare::Station<tee::Station<forward::Station>>>>>>;
+pub(crate) type Stack = answer::Station<
+    check::Station<locate::Station<hold::Station<choose::Station<prepare::Station<tee::Station<forward::Station>>>>>>,
+>;
 
 /// The future of one request.
 pub(crate) type Answering = <Stack as Service<Arrival>>::Future;
@@ -17,6 +18,7 @@ pub(crate) fn stack() -> Stack {
         answer::Stage,  // turns what comes back, or any error, into the client's answer; counts it
         check::Stage,   // refuses ambiguous framing and hosts; strips what only Banyan may say
         locate::Stage,  // normalises the path, finds the route and the client's address
+        hold::Stage,    // keeps writes waiting while their owner moves
         choose::Stage,  // reads follow the weight, writes follow the owner
         prepare::Stage, // takes off what belongs to the client's hop, says who the client is
         tee::Stage,     // offers a copy to the side that does not answer

@@ -74,6 +74,10 @@ impl SyncLink for FileLink {
     }
 
     fn wrote(&self, _: Moment) {}
+
+    fn hold(&self) -> &std::sync::Arc<crate::links::Hold> {
+        crate::tests::never_held()
+    }
 }
 
 pub(crate) fn compile(routes: Value) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {

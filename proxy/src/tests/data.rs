@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
-use crate::links::{Moment, Owner, SyncLink};
+use crate::links::{Hold, Moment, Owner, SyncLink};
 
 /// One sync's link; clones share what is said. Legacy's and in step to begin with, except that nothing written from now on is shown.
 #[derive(Clone)]
-pub(crate) struct Data(Arc<Mutex<Says>>);
+pub(crate) struct Data(Arc<Mutex<Says>>, Arc<Hold>);
 
 struct Says {
     owner: Owner,
@@ -23,16 +23,13 @@ struct Says {
 impl Data {
     pub(crate) fn new() -> Self {
         let watermark = Moment::now();
-        Self(Arc::new(Mutex::new(Says {
-            owner: Owner::Legacy,
-            lag: Some(Duration::ZERO),
-            watermark,
-            wrote: Vec::new(),
-        })))
+        let says = Says { owner: Owner::Legacy, lag: Some(Duration::ZERO), watermark, wrote: Vec::new() };
+        Self(Arc::new(Mutex::new(says)), Arc::default())
     }
 
     pub(crate) fn owned_by(&self, owner: Owner) {
         self.says().owner = owner;
+        self.1.changed();
     }
 
     /// All that was written until now is at the other side.
@@ -45,7 +42,7 @@ impl Data {
         self.says().watermark = Moment::NEVER;
     }
 
-    /// How many writes were told of.
+    /// How often a write was told of: when its answer came, and when it had ended.
     pub(crate) fn writes(&self) -> usize {
         self.says().wrote.len()
     }
@@ -66,6 +63,10 @@ impl SyncLink for Data {
 
     fn watermark(&self) -> Moment {
         self.says().watermark
+    }
+
+    fn hold(&self) -> &Arc<Hold> {
+        &self.1
     }
 
     fn wrote(&self, at: Moment) {

@@ -209,6 +209,10 @@ impl SyncLink for Panics {
     }
 
     fn wrote(&self, _: Moment) {}
+
+    fn hold(&self) -> &std::sync::Arc<crate::links::Hold> {
+        crate::tests::never_held()
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod failures;
 mod frames;
 mod framing;
 mod h2_upstreams;
+mod hold;
 mod limits;
 mod parking;
 mod reloads;
@@ -22,14 +23,19 @@ mod upstream;
 mod wire;
 mod writes;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
 use crate::{
     Proxy,
     config::{Config, Limits, Listener, Observe, State, SyncRules},
-    links::{DataLinks, Moment, Owner, SyncLink},
+    links::{DataLinks, Hold, Moment, Owner, SyncLink},
 };
 
 use client::{Answer, Client};
@@ -175,6 +181,16 @@ impl SyncLink for Fixed {
     }
 
     fn wrote(&self, _: Moment) {}
+
+    fn hold(&self) -> &Arc<Hold> {
+        never_held()
+    }
+}
+
+/// For links whose writes are never held.
+pub(crate) fn never_held() -> &'static Arc<Hold> {
+    static NEVER: LazyLock<Arc<Hold>> = LazyLock::new(Arc::default);
+    &NEVER
 }
 
 /// Asks again until it holds, for five seconds.

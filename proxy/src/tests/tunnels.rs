@@ -1,18 +1,12 @@
 //! Upgrades: only after the upstream's 101, only WebSocket, both ways, through a reload, ended by a drain.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use super::{Bench, Client, Setup, Upstream, eventually};
-use crate::links::{Moment, Owner, SyncLink};
+use super::{Bench, Client, Data, Setup, Upstream, eventually};
+use crate::links::Owner;
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
 const SWITCHED: &str =
@@ -149,25 +143,6 @@ async fn a_drain_waits_for_tunnels_no_longer_than_it_is_told() {
     assert!(client.is_closed().await);
 }
 
-/// An owner that moves when the test says so.
-struct Moves(Arc<AtomicBool>);
-
-impl SyncLink for Moves {
-    fn owner(&self) -> Owner {
-        if self.0.load(Ordering::Relaxed) { Owner::Modern } else { Owner::Legacy }
-    }
-
-    fn lag(&self) -> Option<Duration> {
-        Some(Duration::ZERO)
-    }
-
-    fn watermark(&self) -> Moment {
-        Moment::now()
-    }
-
-    fn wrote(&self, _: Moment) {}
-}
-
 #[tokio::test]
 async fn a_tunnel_of_a_synced_route_is_closed_with_notice_when_the_owner_moves() {
     let legacy = Upstream::scripted(|mut wire| async move {
@@ -180,10 +155,10 @@ async fn a_tunnel_of_a_synced_route_is_closed_with_notice_when_the_owner_moves()
     })
     .await;
     let modern = Upstream::named("modern").await;
-    let moved = Arc::new(AtomicBool::new(false));
+    let data = Data::new();
     let bench = Setup::new(legacy.address)
         .upstream("modern", modern.address, &json!({}))
-        .sync("chat", Moves(Arc::clone(&moved)))
+        .sync("chat", data.clone())
         .route(json!({ "name": "chat", "match": { "path": "/chat" }, "legacy": "legacy", "modern": "modern", "weight": 100, "sync": "chat" }))
         .start();
     let mut client = bench.client().await;
@@ -192,7 +167,7 @@ async fn a_tunnel_of_a_synced_route_is_closed_with_notice_when_the_owner_moves()
     assert_eq!(client.take(9).await.unwrap(), b"\x82\x03abc\x82\x04de");
     client.send("x").await;
     assert_eq!(client.take(2).await.unwrap(), b"fg");
-    moved.store(true, Ordering::Relaxed);
+    data.owned_by(Owner::Modern);
     assert_eq!(client.take(4).await.unwrap(), b"\x88\x02\x03\xf4");
     assert!(client.is_closed().await);
 }

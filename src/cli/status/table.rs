@@ -45,7 +45,11 @@ fn sentence(status: &Value) -> String {
             Some(lag) => format!("{} behind", time(lag)),
             None => "lag unknown, its reads go to the owner".to_owned(),
         };
-        parts.push(format!("sync {} {lag}", text(&link["name"])));
+        let held = match (&link["writes"]["is_held"], link["writes"]["held"].as_u64()) {
+            (Value::Bool(true), Some(held)) => format!(", its writes are held: {held} wait"),
+            _ => String::new(),
+        };
+        parts.push(format!("sync {} {lag}{held}", text(&link["name"])));
     }
     parts.join(" · ")
 }

@@ -10,7 +10,7 @@ use std::{
 use banyan_proxy::{
     Proxy, RouteStatus,
     config::{Config, Limits, Listener, Observe, State, SyncRules},
-    links::{DataLinks, Moment, Owner, SyncLink},
+    links::{DataLinks, Hold, Moment, Owner, SyncLink},
 };
 use prometheus::{Registry, TextEncoder};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub(crate) struct Front {
 
 /// Owner and lag of every sync, and what the other side shows; in step and legacy's to begin with.
 #[derive(Debug, Clone)]
-struct Data(Arc<Mutex<Says>>);
+struct Data(Arc<Mutex<Says>>, Arc<Hold>);
 
 #[derive(Debug)]
 struct Says {
@@ -66,8 +66,8 @@ impl Front {
             syncs: BTreeMap::from([("money".to_owned(), sync)]),
             observe: Observe::default(),
         };
-        let data =
-            Data(Arc::new(Mutex::new(Says { owner: Owner::Legacy, lag: Some(Duration::ZERO), watermark: None })));
+        let says = Says { owner: Owner::Legacy, lag: Some(Duration::ZERO), watermark: None };
+        let data = Data(Arc::new(Mutex::new(says)), Arc::default());
         let registry = Registry::new();
         let proxy = Proxy::start(&config, &data, BACKSTAGE.handle(), &registry);
         Self { proxy: proxy.expect("a proxy"), registry, config, data }
@@ -77,6 +77,8 @@ impl Front {
     pub(crate) fn data_says(&self, owner: Owner, lag: Option<Duration>) {
         let mut says = self.data.0.lock().unwrap();
         (says.owner, says.lag) = (owner, lag);
+        drop(says);
+        self.data.1.changed();
     }
 
     /// From now on the other side shows nothing that is written.
@@ -139,6 +141,10 @@ impl SyncLink for Data {
 
     fn watermark(&self) -> Moment {
         self.0.lock().unwrap().watermark.unwrap_or_else(|| Moment::now() + Duration::from_millis(1))
+    }
+
+    fn hold(&self) -> &Arc<Hold> {
+        &self.1
     }
 
     fn wrote(&self, _: Moment) {}
