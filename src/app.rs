@@ -12,9 +12,10 @@ use std::{
 use banyan_connectors::Connectors;
 use banyan_proxy::Proxy;
 use prometheus::Registry;
+use tokio::sync::Semaphore;
 
 use crate::{
-    admin::{FileStatus, Status},
+    admin::{FileStatus, Keys, Status},
     config::{Loaded, RestartKeys},
     link::Links,
     metrics::Metrics,
@@ -28,6 +29,12 @@ pub(crate) struct App {
     registry: Registry,
     pub(crate) metrics: Metrics,
     pub(crate) links: Arc<Links>,
+    /// Who may ask the admin listener.
+    pub(crate) keys: Keys,
+    /// One reading of all metrics or of the status at a time.
+    pub(crate) gathers: Semaphore,
+    /// Held by whoever judges the file.
+    pub(crate) judging: tokio::sync::Mutex<()>,
     file: Mutex<InForce>,
     proxy: RwLock<Option<Proxy>>,
     connectors: RwLock<Option<Connectors>>,
@@ -58,6 +65,7 @@ impl App {
         registry: Registry,
         metrics: Metrics,
         links: Arc<Links>,
+        keys: Keys,
         halves: Halves,
     ) -> Self {
         let judged = Some(loaded.text.as_bytes().to_vec());
@@ -69,6 +77,9 @@ impl App {
             registry,
             metrics,
             links,
+            keys,
+            gathers: Semaphore::new(1),
+            judging: tokio::sync::Mutex::default(),
             file: Mutex::new(InForce { started_with: loaded.restart.clone(), loaded, judged, status }),
             proxy: RwLock::new(halves.proxy),
             connectors: RwLock::new(halves.connectors),

@@ -7,6 +7,7 @@ use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode},
 };
+use serde::Serialize;
 use tokio::{
     signal::unix::Signal,
     sync::{Mutex, mpsc},
@@ -16,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     app::App,
-    config::{self, Accepted, Against, Report},
+    config::{self, Accepted, Against, Diagnostic, Report},
     metrics::ReloadResult,
     plan::Plan,
 };
@@ -34,8 +35,33 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// What became of a changed file: writes the log line, the metric and the status together.
 enum Event<'r> {
-    Accepted { warnings: usize, routes: usize, restart: Vec<String>, plan: Plan },
+    Accepted(&'r Taken),
     Refused { report: &'r Report },
+}
+
+/// A file that is in force now.
+struct Taken {
+    warnings: usize,
+    routes: usize,
+    restart: Vec<String>,
+    plan: Plan,
+}
+
+/// What became of the file, for whoever asked for it.
+#[derive(Debug, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    /// It is in force.
+    Accepted {
+        file: String,
+        routes: usize,
+        warnings: usize,
+        restart_needed: Vec<String>,
+        /// What it changed.
+        plan: Plan,
+    },
+    /// It has errors, and changed nothing.
+    Refused { file: String, errors: usize, diagnostics: Vec<Diagnostic> },
 }
 
 /// Watches the file until it is dropped; `hangup` is SIGHUP, which one watcher at a time waits for.
@@ -107,8 +133,18 @@ async fn settle(told: &mut mpsc::Receiver<()>) {
     }
 }
 
-/// Judges the file if it is another one than at the last look, or if a person asks for it.
-async fn look(app: &Arc<App>, forced: bool) -> anyhow::Result<()> {
+/// Reads the file again, whether or not it changed.
+///
+/// # Errors
+/// When judging it panicked.
+pub(crate) async fn now(app: &Arc<App>) -> anyhow::Result<Outcome> {
+    look(app, true).await?.context("the file was not judged")
+}
+
+/// Judges the file if it is another one than at the last look, or if a person asks for it; `None` where nothing is new.
+async fn look(app: &Arc<App>, forced: bool) -> anyhow::Result<Option<Outcome>> {
+    // One after the other, whoever asks.
+    let _turn = app.judging.lock().await;
     let mut forced = forced;
     loop {
         let (path, against) = (app.path().to_owned(), against(app));
@@ -125,7 +161,7 @@ async fn look(app: &Arc<App>, forced: bool) -> anyhow::Result<()> {
                 (bytes.ok(), verdict)
             })
         });
-        let Some((bytes, verdict)) = judged.await? else { return Ok(()) };
+        let Some((bytes, verdict)) = judged.await? else { return Ok(None) };
         if verdict.is_err() {
             sleep(SECOND_LOOK).await;
             let path = app.path().to_owned();
@@ -136,11 +172,13 @@ async fn look(app: &Arc<App>, forced: bool) -> anyhow::Result<()> {
             }
         }
         app.file().judged = bytes;
-        match verdict.and_then(|accepted| take_over(app, accepted)) {
-            Ok(event) => event.tell(app),
-            Err(report) => Event::Refused { report: &report }.tell(app),
-        }
-        return Ok(());
+        let taken = verdict.and_then(|accepted| take_over(app, accepted));
+        let event = match &taken {
+            Ok(taken) => Event::Accepted(taken),
+            Err(report) => Event::Refused { report },
+        };
+        event.tell(app);
+        return Ok(Some(Outcome::new(app, taken)));
     }
 }
 
@@ -154,7 +192,7 @@ fn against(app: &App) -> Against {
     Against { owners: owners.collect() }
 }
 
-fn take_over<'r>(app: &App, accepted: Accepted) -> Result<Event<'r>, Box<Report>> {
+fn take_over(app: &App, accepted: Accepted) -> Result<Taken, Box<Report>> {
     let Accepted { loaded, mut report } = accepted;
     app.links.follow(&loaded);
     if let Some(Err(problems)) = app.with_proxy(|proxy| proxy.reload(&loaded.proxy, &*app.links)) {
@@ -170,7 +208,25 @@ fn take_over<'r>(app: &App, accepted: Accepted) -> Result<Event<'r>, Box<Report>
     let routes = loaded.proxy.routes.len();
     let plan = Plan::new(&file.loaded, &loaded);
     file.loaded = loaded;
-    Ok(Event::Accepted { warnings: report.warnings(), routes, restart, plan })
+    Ok(Taken { warnings: report.warnings(), routes, restart, plan })
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    fn new(app: &App, taken: Result<Taken, Box<Report>>) -> Self {
+        let file = app.path().display().to_string();
+        match taken {
+            Ok(Taken { warnings, routes, restart, plan }) => {
+                Self::Accepted { file, routes, warnings, restart_needed: restart, plan }
+            }
+            Err(report) => Self::Refused { file, errors: report.errors(), diagnostics: report.diagnostics },
+        }
+    }
+
+    pub(crate) fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted { .. })
+    }
 }
 
 // === impl Event ===
@@ -182,9 +238,9 @@ impl Event<'_> {
         let status = &mut file.status;
         status.last_reload_unix = Some(now);
         match self {
-            Self::Accepted { warnings, routes, restart, plan } => {
+            Self::Accepted(Taken { warnings, routes, restart, plan }) => {
                 info!(file = status.path, routes, warnings, "took over the file");
-                tell_changes(&plan);
+                tell_changes(plan);
                 if !restart.is_empty() {
                     warn!(
                         keys = restart.join(", "),
@@ -195,7 +251,7 @@ impl Event<'_> {
                 status.reloads += 1;
                 status.errors = 0;
                 status.first_error = None;
-                status.restart_needed = restart;
+                status.restart_needed.clone_from(restart);
                 app.metrics.reloaded(ReloadResult::Accepted);
             }
             Self::Refused { report } => {

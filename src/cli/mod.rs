@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, all else to stderr. Exit codes: 0 ok, 1 the check or operation failed, 2 usage, 78 when `run` refuses its file.
 
+mod admin;
 mod check;
 mod completions;
 #[cfg(feature = "demo")]
@@ -11,6 +12,7 @@ pub(crate) mod output;
 mod plan;
 #[cfg(test)]
 mod reference;
+mod reload;
 mod run;
 pub(crate) mod schema;
 mod status;
@@ -51,6 +53,8 @@ enum Verb {
     Explain(explain::Args),
     /// Say what a change of the file will do: who moves, what is new, what is gone.
     Plan(plan::Args),
+    /// Have a running Banyan read its file again, and say what became of it.
+    Reload(reload::Args),
     /// Show what a running Banyan does, route by route and sync by sync.
     Status(status::Args),
     /// Print the JSON Schema of the file, for editors.
@@ -71,6 +75,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::DemoPart(args) => demo::play(args),
         Verb::Explain(args) => explain::run(&cli.config, args),
         Verb::Plan(args) => plan::run(args),
+        Verb::Reload(args) => reload::run(&cli.config, args),
         Verb::Status(args) => status::run(&cli.config, args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),

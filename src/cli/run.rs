@@ -11,7 +11,7 @@ use tokio::{
     runtime::Handle,
     signal::unix::{SignalKind, signal},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::output;
 use crate::{
@@ -101,8 +101,9 @@ async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Resul
     }
     info!(address = %admin.local_addr()?, "admin listening");
 
+    let keys = keys(&loaded.proxy.state.dir)?;
     let halves = Halves { proxy, connectors };
-    let app = Arc::new(App::new(path, loaded, registry, metrics, links, halves));
+    let app = Arc::new(App::new(path, loaded, registry, metrics, links, keys, halves));
     let (shared, socket) = (Arc::clone(&app), Arc::new(admin));
     tasks.spawn("admin", move || admin::serve(Arc::clone(&socket), Arc::clone(&shared)));
     let shared = Arc::clone(&app);
@@ -123,6 +124,16 @@ async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Resul
     }
     tasks.stop().await;
     Ok(())
+}
+
+/// With the token that the command line on this machine finds by itself.
+fn keys(state: &Path) -> anyhow::Result<admin::Keys> {
+    let kept = admin::kept_token(state);
+    if let Err(error) = &kept {
+        let path = admin::token_path(state);
+        warn!(path = %path.display(), "there is no token for the command line; `admin.tokens` of the file still serve: {error}");
+    }
+    admin::Keys::try_new(kept.ok().as_ref())
 }
 
 fn bind(loaded: &Loaded) -> anyhow::Result<TcpListener> {

@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::admin::Admin;
+
 use super::{restart::RestartKeys, tree::Tree};
 
 /// Banyan's file: which requests go to which side, and which tables are kept in step.
@@ -30,7 +32,7 @@ pub(crate) struct File {
     /// The listener for people and for Prometheus.
     #[serde(default)]
     #[garde(dive)]
-    pub(crate) admin: http::Admin,
+    pub(crate) admin: Admin,
     /// Where running state is kept between restarts.
     #[serde(default)]
     #[garde(dive)]
@@ -90,7 +92,7 @@ pub(crate) struct Loaded {
     /// The data path's half.
     pub(crate) connectors: data::Config,
     /// The admin listener.
-    pub(crate) admin: http::Admin,
+    pub(crate) admin: Admin,
     /// The text it was read from, so that a watcher can tell a change from a touch.
     pub(crate) text: Arc<str>,
     /// What a reload cannot change.

@@ -8,7 +8,7 @@ type Above = &'static [&'static str];
 const KEYS: &[(Above, &[&str])] = &[
     (&[], &["identity", "webhook"]),
     (&["listeners"], &["tls", "proxy_protocol"]),
-    (&["admin"], &["tls", "tokens"]),
+    (&["admin"], &["tls"]),
     (&["state"], &["shared"]),
     (&["upstreams", "*"], &["health", "limits", "circuit", "ejection"]),
     (
@@ -47,6 +47,8 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["listeners"], "listeners: [{bind: \"0.0.0.0:8080\"}]"),
         (&["listeners", "bind"], "bind: \"0.0.0.0:8080\""),
         (&["admin", "bind"], "bind: \"127.0.0.1:9901\""),
+        (&["admin", "tokens"], "tokens: {view: \"${VIEW_TOKEN}\", operate: \"${OPERATE_TOKEN}\"}"),
+        (&["admin", "hosts"], "hosts: [banyan.internal]"),
         (&["state", "dir"], "dir: ./banyan-state"),
         (&["memory"], "memory: 64MiB"),
         (&["access_log"], "access_log: {to: stdout, sample: 10}"),

@@ -20,10 +20,16 @@ mod suggest;
 mod tests;
 mod tree;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use banyan_proxy::{
-    config::SyncRules,
+    config::{State, SyncRules},
     links::Owner,
     table::{self, RouteTable},
 };
@@ -86,15 +92,30 @@ pub(crate) fn load_against(path: &Path, against: &Against) -> Result<Accepted, B
     }
 }
 
-/// Where the admin listener of a file is, even of one that is wrong elsewhere.
-pub(crate) fn admin_bind(path: &Path) -> Option<SocketAddr> {
-    let bytes = read(path).ok()?;
-    let text = Text::new(decode(&bytes).ok()?.to_owned());
-    let (mut root, _) = parse::parse(&text).ok()?;
-    env::expand(&mut root, &|variable| std::env::var(variable).ok(), &mut Vec::new());
-    match &root.get("admin")?.get("bind")?.kind {
-        Kind::Scalar(scalar) => scalar.text.parse().ok(),
+/// How the Banyan of a file is asked.
+#[derive(Debug)]
+pub(crate) struct AdminPlace {
+    /// Where its admin listener is, when the file says so.
+    pub(crate) bind: Option<SocketAddr>,
+    /// Its `state.dir`.
+    pub(crate) state: PathBuf,
+}
+
+/// How the Banyan of a file is asked, even if the file is wrong elsewhere.
+pub(crate) fn admin_of(path: &Path) -> AdminPlace {
+    let root = read(path).ok().and_then(|bytes| {
+        let text = Text::new(decode(&bytes).ok()?.to_owned());
+        let (mut root, _) = parse::parse(&text).ok()?;
+        env::expand(&mut root, &|variable| std::env::var(variable).ok(), &mut Vec::new());
+        Some(root)
+    });
+    let value = |map: &str, key: &str| match &root.as_ref()?.get(map)?.get(key)?.kind {
+        Kind::Scalar(scalar) => Some(scalar.text.clone()),
         _ => None,
+    };
+    AdminPlace {
+        bind: value("admin", "bind").and_then(|bind| bind.parse().ok()),
+        state: value("state", "dir").map_or_else(|| State::default().dir, PathBuf::from),
     }
 }
 
@@ -406,7 +427,9 @@ fn secrets_of_lines(text: &Text) -> Vec<Span> {
     let mut found = Vec::new();
     let mut start = 0;
     for line in text.as_str().split_inclusive('\n') {
-        let key = ["secret", "postgres", "mysql", "password", "token"].iter().find_map(|key| line.find(key));
+        let key = ["secret", "postgres", "mysql", "password", "token", "view:", "operate:"]
+            .iter()
+            .find_map(|key| line.find(key));
         let credentials = line.find("://").filter(|at| line[*at..].contains('@'));
         if let Some(at) = key.and_then(|key| line[key..].find(':').map(|colon| key + colon + 1)).or(credentials) {
             found.push(Span { start: start + at, end: start + line.trim_end().len() });
@@ -417,5 +440,5 @@ fn secrets_of_lines(text: &Text) -> Vec<Span> {
 }
 
 fn is_secret(key: &str) -> bool {
-    matches!(key, "secret" | "postgres" | "mysql" | "password" | "token")
+    matches!(key, "secret" | "postgres" | "mysql" | "password" | "token" | "tokens")
 }

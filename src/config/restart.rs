@@ -12,7 +12,7 @@ use super::node::{Kind, Node};
 pub(crate) struct RestartKeys(BTreeMap<String, u64>);
 
 /// Top-level keys as a whole.
-const WHOLE: [&str; 6] = ["workers", "admin", "state", "install", "memory", "kafka"];
+const WHOLE: [&str; 5] = ["workers", "state", "install", "memory", "kafka"];
 
 /// Of a sync, what the proxy reads at every reload.
 const LIVE: [&str; 2] = ["read_your_writes", "max_lag"];
@@ -26,6 +26,9 @@ impl RestartKeys {
             if let Some(node) = root.get(key) {
                 keys.insert(key.to_owned(), fingerprint(node));
             }
+        }
+        if let Some(bind) = root.get("admin").and_then(|admin| admin.get("bind")) {
+            keys.insert("admin.bind".to_owned(), fingerprint(bind));
         }
         if let Some(Kind::List(listeners)) = root.get("listeners").map(|node| &node.kind) {
             for (index, listener) in listeners.iter().enumerate() {

@@ -3,8 +3,10 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use banyan_connectors::UrlError;
+use secrecy::ExposeSecret;
 
 use super::file::File;
+use crate::admin::Admin;
 
 /// What is wrong, where, and what would be right.
 pub(super) struct Breach {
@@ -20,6 +22,7 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
     names("upstreams", file.upstreams.keys(), &mut found);
     names("syncs", file.syncs.keys(), &mut found);
     binds(file, &mut found);
+    admin(&file.admin, &mut found);
     if let Some(name) = file.syncs.keys().next()
         && file.kafka.is_none()
     {
@@ -31,6 +34,40 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
     }
     databases(file, &mut found);
     found
+}
+
+/// Tokens that can be guessed, and hosts that are more than a name.
+fn admin(admin: &Admin, found: &mut Vec<Breach>) {
+    const LEAST: usize = 32;
+    let tokens = [("view", &admin.tokens.view), ("operate", &admin.tokens.operate)];
+    for (name, token) in tokens {
+        let length = token.as_ref().map_or(LEAST, |token| token.expose_secret().len());
+        if length < LEAST {
+            found.push(Breach {
+                path: format!("admin.tokens.{name}"),
+                message: format!("the token has {length} bytes; a token has {LEAST} or more"),
+                hint: Some("make one with `openssl rand -hex 32`".to_owned()),
+            });
+        }
+    }
+    if let (Some(view), Some(operate)) = (&admin.tokens.view, &admin.tokens.operate)
+        && view.expose_secret() == operate.expose_secret()
+    {
+        found.push(Breach {
+            path: "admin.tokens.view".to_owned(),
+            message: "`view` and `operate` are the same token".to_owned(),
+            hint: Some("whoever may view could change everything; make two".to_owned()),
+        });
+    }
+    for (at, host) in admin.hosts.iter().enumerate() {
+        if host.contains(['/', ':', '*', ' ', '@']) {
+            found.push(Breach {
+                path: format!("admin.hosts[{at}]"),
+                message: format!("`{host}` is no host's name"),
+                hint: Some("write the name alone, without scheme and port: `banyan.internal`".to_owned()),
+            });
+        }
+    }
 }
 
 /// What can be said of a database's URL without asking the database.

@@ -3,6 +3,8 @@
 // `cfg(test)` tells clippy that what is in here is test code, where `unwrap` is the right thing. It knows no
 // `cfg(all(test, …))`, so that two attributes stand where a feature is asked for, too.
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod cli_metrics;
 #[cfg(test)]
 mod cli_verbs;

@@ -107,16 +107,6 @@ pub struct Limits {
     pub idle_time: Duration,
 }
 
-/// The admin listener.
-#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Admin {
-    /// Address and port; loopback unless you know why not. A change needs a restart.
-    #[garde(skip)]
-    #[schemars(with = "String")]
-    pub bind: SocketAddr,
-}
-
 /// Where running state is kept between restarts.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -137,14 +127,6 @@ impl Default for Limits {
             head_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(75),
         }
-    }
-}
-
-// === impl Admin ===
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { bind: SocketAddr::from(([127, 0, 0, 1], 9901)) }
     }
 }
 

@@ -24,4 +24,4 @@ pub use lowered::Lowered;
 pub use now::Now;
 pub use own_writes::WRITES_COOKIE;
 pub use recent::RecentWrites;
-pub use signer::{LEAST_SECRET, Signer, SignerError};
+pub use signer::{LEAST_SECRET, Signer, SignerError, kept_secret};

@@ -66,7 +66,7 @@ impl Signer {
             return Self::try_new(&random().map_err(|cause| SignerError::Kept { path, cause })?);
         }
         let path = config.state.dir.join("secret");
-        let secret = kept(&path).map_err(|cause| SignerError::Kept { path: path.clone(), cause })?;
+        let secret = kept_secret(&path).map_err(|cause| SignerError::Kept { path: path.clone(), cause })?;
         Self::from_place(&secret, || format!("in `{}`", path.display()))
     }
 
@@ -107,9 +107,12 @@ fn random() -> io::Result<[u8; 32]> {
     Ok(bytes)
 }
 
-/// The secret of the state directory; made if there is none. A link puts it there whole or not at all, and the first of several processes
-/// wins.
-fn kept(path: &Path) -> io::Result<Vec<u8>> {
+/// A secret of the state directory; made if there is none (64 hexadecimal digits, 0600). A link puts it there whole or not at all, and the
+/// first of several processes wins.
+///
+/// # Errors
+/// When it can neither be read nor made.
+pub fn kept_secret(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         found => return found.map(|bytes| bytes.trim_ascii().to_vec()),
@@ -185,7 +188,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         let secrets: Vec<Vec<u8>> = std::thread::scope(|scope| {
-            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| kept(&path).unwrap())).collect();
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| kept_secret(&path).unwrap())).collect();
             all.into_iter().map(|one| one.join().unwrap()).collect()
         });
         assert!(secrets.iter().all(|secret| *secret == secrets[0] && secret.len() == 64));

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -36,10 +36,15 @@ pub(crate) struct Banyan {
 impl Banyan {
     /// A Banyan whose file is `yaml` beneath what the harness chooses: version, listener, admin, state.
     pub(crate) fn with(yaml: &str) -> Self {
+        Self::with_admin("", yaml)
+    }
+
+    /// The same, with more keys of `admin`.
+    pub(crate) fn with_admin(keys: &str, yaml: &str) -> Self {
         let folder = watchdog::folder("banyan");
         let [http, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], ports::reserve())));
         let banyan = Self { folder, http, admin, arguments: vec!["run".into()], variables: Vec::new(), process: None };
-        banyan.rewrite(yaml);
+        banyan.rewrite_with_admin(keys, yaml);
         banyan
     }
 
@@ -107,8 +112,13 @@ impl Banyan {
 
     /// Replaces the file by renaming a new one over it, as editors do.
     pub(crate) fn rewrite(&self, yaml: &str) {
+        self.rewrite_with_admin("", yaml);
+    }
+
+    /// The same, with more keys of `admin`.
+    pub(crate) fn rewrite_with_admin(&self, keys: &str, yaml: &str) {
         let text = format!(
-            "version: 1\nlisteners:\n  - {{bind: \"{}\"}}\nadmin: {{bind: \"{}\"}}\nstate: {{dir: ./state}}\n{yaml}",
+            "version: 1\nlisteners:\n  - {{bind: \"{}\"}}\nadmin: {{bind: \"{}\", {keys}}}\nstate: {{dir: ./state}}\n{yaml}",
             self.http, self.admin
         );
         let new = self.folder.join(".routes.yaml.new");
@@ -137,6 +147,20 @@ impl Banyan {
     /// All it wrote so far, over all its starts.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.folder.join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// Where its file, its state and its log are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `/metrics`, with a token.
+    pub(crate) async fn metrics_with(&self, token: &str) -> Metrics {
+        let head = format!(
+            "GET /metrics HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n",
+            self.admin
+        );
+        Metrics::parse(&Raw::once(self.admin, &head).await.text())
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {

@@ -60,7 +60,7 @@ impl Raw {
 
     /// One GET on a connection of its own.
     pub(crate) async fn get(addr: SocketAddr, path: &str) -> Answer {
-        Self::once(addr, &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")).await
+        Self::once(addr, &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")).await
     }
 
     /// One request, as bytes, on a connection of its own.

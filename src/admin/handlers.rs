@@ -1,0 +1,62 @@
+//! What the paths answer.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use banyan_proxy::Proxy;
+use prometheus::Encoder as _;
+
+use super::gate::problem;
+use crate::{app::App, reload};
+
+/// A worker that is gone for good can only be mended by a restart.
+pub(super) async fn livez(State(app): State<Arc<App>>) -> Response {
+    if app.with_proxy(Proxy::is_whole).unwrap_or(true) {
+        (StatusCode::OK, "alive\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "a worker is gone\n").into_response()
+    }
+}
+
+/// Only what Banyan itself needs to answer requests counts: a dead modern side, Kafka or database leaves legacy to be served.
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
+    if app.is_ready() {
+        (StatusCode::OK, "ready\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response()
+    }
+}
+
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let _turn = app.gathers.acquire().await;
+    let encoder = prometheus::TextEncoder::new();
+    let mut text = Vec::with_capacity(64 * 1024);
+    match encoder.encode(&app.metrics.gather(app.registry()), &mut text) {
+        Ok(()) => {
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "the metrics cannot be rendered"),
+    }
+}
+
+pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
+    let _turn = app.gathers.acquire().await;
+    Json(app.status()).into_response()
+}
+
+/// Reads the file again and says what became of it.
+pub(super) async fn reload(State(app): State<Arc<App>>) -> Response {
+    // Apart from this call: a client that goes away must not stop it half-way.
+    let judged = tokio::spawn(async move { reload::now(&app).await }).await;
+    match judged {
+        Ok(Ok(outcome)) if outcome.is_accepted() => Json(outcome).into_response(),
+        Ok(Ok(outcome)) => (StatusCode::UNPROCESSABLE_ENTITY, Json(outcome)).into_response(),
+        _ => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the file could not be judged; the log says why"),
+    }
+}

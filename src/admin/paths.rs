@@ -1,0 +1,102 @@
+//! Every path of the admin listener, and what it takes to ask it. `docs/reference/admin-api.md` lists the same ones.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::{Method, StatusCode},
+    middleware::from_fn_with_state,
+    routing::{MethodFilter, MethodRouter, on},
+};
+
+use super::{
+    gate::{self, Gate, problem},
+    handlers, session,
+};
+use crate::app::App;
+
+/// What a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Anybody may: it tells nothing but yes or no, and is asked by address.
+    Nothing,
+    /// A role that may view; none on loopback while the file names no token for it.
+    View,
+    /// No role yet, but what keeps other sites' pages out.
+    SignIn,
+    /// A role that may operate, and what keeps other sites' pages out.
+    Operate,
+}
+
+/// Method, path and what it takes.
+pub(super) const PATHS: [(Method, &str, Takes); 8] = [
+    (Method::GET, "/livez", Takes::Nothing),
+    (Method::GET, "/readyz", Takes::Nothing),
+    (Method::GET, "/metrics", Takes::View),
+    (Method::GET, "/api/v1/status", Takes::View),
+    (Method::GET, "/api/v1/session", Takes::View),
+    (Method::POST, "/api/v1/session", Takes::SignIn),
+    (Method::DELETE, "/api/v1/session", Takes::SignIn),
+    (Method::POST, "/api/v1/reload", Takes::Operate),
+];
+
+pub(super) fn router(app: &Arc<App>) -> Router {
+    let mut router = Router::new();
+    for (method, path, takes) in PATHS {
+        let Some(handler) = handler(&method, path) else { continue };
+        let gate = Gate { app: Arc::clone(app), takes };
+        router = router.route(path, handler.layer(from_fn_with_state(gate, gate::pass)));
+    }
+    let none = || async { problem(StatusCode::NOT_FOUND, "not_found", "there is no such path here") };
+    let other = || async { problem(StatusCode::METHOD_NOT_ALLOWED, "method", "this path is asked by another method") };
+    router.fallback(none).method_not_allowed_fallback(other).with_state(Arc::clone(app))
+}
+
+fn handler(method: &Method, path: &str) -> Option<MethodRouter<Arc<App>>> {
+    let filter = MethodFilter::try_from(method.clone()).ok()?;
+    Some(match (method.as_str(), path) {
+        (_, "/livez") => on(filter, handlers::livez),
+        (_, "/readyz") => on(filter, handlers::readyz),
+        (_, "/metrics") => on(filter, handlers::metrics),
+        (_, "/api/v1/status") => on(filter, handlers::status),
+        (_, "/api/v1/reload") => on(filter, handlers::reload),
+        ("GET", "/api/v1/session") => on(filter, session::show),
+        ("POST", "/api/v1/session") => on(filter, session::begin),
+        ("DELETE", "/api/v1/session") => on(filter, session::end),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../docs/reference/admin-api.md");
+
+    #[test]
+    fn the_page_lists_every_path_and_what_it_takes() {
+        let rows = PAGE.lines().filter(|line| {
+            line.starts_with("| `GET ") || line.starts_with("| `POST ") || line.starts_with("| `DELETE ")
+        });
+        let page: Vec<(String, String)> = rows
+            .map(|row| {
+                let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+                (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+            })
+            .collect();
+        let code: Vec<(String, String)> = PATHS
+            .iter()
+            .map(|(method, path, takes)| {
+                assert!(handler(method, path).is_some(), "{method} {path} has no handler");
+                let takes = match takes {
+                    Takes::Nothing => "nothing",
+                    Takes::View => "view",
+                    Takes::SignIn => "no role",
+                    Takes::Operate => "operate",
+                };
+                (format!("{method} {path}"), takes.to_owned())
+            })
+            .collect();
+        assert_eq!(page, code);
+    }
+}

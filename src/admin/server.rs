@@ -1,0 +1,78 @@
+//! The sockets of the admin listener, with bounds on what one client can take: connections, heads, bodies, and time.
+
+use std::{collections::VecDeque, io::ErrorKind, pin::pin, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use axum::{Router, extract::DefaultBodyLimit};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinSet},
+};
+
+use super::paths;
+use crate::app::App;
+
+/// One more closes the oldest, so that whoever holds connections open locks nobody out.
+const CONNECTIONS: usize = 64;
+const BODY_BYTES: usize = 16 * 1024;
+const HEAD_BYTES: usize = 16 * 1024;
+/// For a head, and between two requests.
+const HEAD: Duration = Duration::from_secs(10);
+/// After this a connection takes no further request, and what it was answered must be read soon.
+const LIFETIME: Duration = Duration::from_secs(60);
+const LAST_ANSWER: Duration = Duration::from_secs(15);
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// Answers until it is dropped.
+///
+/// # Errors
+/// When the socket fails.
+pub(crate) async fn serve(listener: Arc<std::net::TcpListener>, app: Arc<App>) -> anyhow::Result<()> {
+    let listener = listener.try_clone().and_then(TcpListener::from_std).context("the admin listener")?;
+    let router = paths::router(&app).layer(DefaultBodyLimit::max(BODY_BYTES));
+    let mut connections = JoinSet::new();
+    let mut order: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => {
+                order.retain(|connection| !connection.is_finished());
+                continue;
+            }
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if order.len() >= CONNECTIONS
+                    && let Some(oldest) = order.pop_front()
+                {
+                    oldest.abort();
+                }
+                order.push_back(connections.spawn(converse(stream, router.clone())));
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+            Err(_) => tokio::time::sleep(OUT_OF_DESCRIPTORS).await,
+        }
+    }
+}
+
+/// One connection to its end.
+async fn converse(stream: TcpStream, router: Router) {
+    // Not having it is no reason to fail.
+    drop(stream.set_nodelay(true));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    tokio::select! {
+        // What goes wrong on a connection is its client's to see.
+        ended = connection.as_mut() => drop(ended),
+        () = tokio::time::sleep(LIFETIME) => {
+            connection.as_mut().graceful_shutdown();
+            drop(tokio::time::timeout(LAST_ANSWER, connection).await);
+        }
+    }
+}
