@@ -3,6 +3,7 @@
 Not for measuring: what is compared with what stands in http/ and cdc/.
 """
 import atexit
+import json
 import os
 import pathlib
 import platform
@@ -21,7 +22,7 @@ CACHE = ROOT / "target" / "bench"
 # The Debian or Ubuntu package that holds a program.
 PACKAGES = {
     "nginx": "nginx-light", "haproxy": "haproxy", "cc": "gcc libc6-dev", "valgrind": "valgrind", "perf": "linux-perf",
-    "strace": "strace", "java": "default-jre-headless", "mvn": "maven", "psql": "postgresql-client",
+    "strace": "strace", "h2load": "nghttp2-client", "openssl": "openssl", "java": "default-jre-headless", "mvn": "maven", "psql": "postgresql-client",
     "pg_recvlogical": "postgresql-client", "pgbench": "postgresql", "initdb": "postgresql", "taskset": "util-linux",
 }
 
@@ -155,6 +156,13 @@ def memory_kib(pids, key="Rss"):
             continue
         total += next((int(line.split()[1]) for line in text.splitlines() if line.startswith(key + ":")), 0)
     return total
+
+
+def json_line(text):
+    """What a loader printed."""
+    if not text.strip():
+        sys.exit("error: the loader printed nothing")
+    return json.loads(text)
 
 
 def table(head, rows):

@@ -1,10 +1,13 @@
 /* HTTP/1.1 load for one address on loopback: one thread, epoll, keep-alive connections, answers with Content-Length.
  *
- *   load PORT PATH --conns N (--requests N | --seconds S) [--rate R]
+ *   load PORT PATH --conns N (--requests N | --seconds S) [--rate R] [--post BYTES | --ws BYTES]
  *
  * Without --rate a closed loop: every connection sends its next request when it has its answer. With --rate an open
  * loop: request n is due at n/R seconds on connection n mod N, whatever became of the others, and its latency counts
  * from when it was due, so that a proxy which stalls is not spared the requests that it held up.
+ *
+ * --post sends a POST with so large a body. --ws opens each connection as a WebSocket first, and a request is then a frame
+ * of so many bytes that must come back as it is.
  *
  * Prints one JSON object; latencies in microseconds. Each connection sends its own `x-user-id`, so that a proxy which
  * tells users apart sees N of them. Not for measuring anything that is not on this machine. */
@@ -27,7 +30,7 @@
 
 struct conn {
     int fd, busy;
-    char request[512];
+    char *request;
     size_t request_bytes;
     uint64_t sent_at;        /* when the request under way was sent, or was due */
     uint64_t due_first, due; /* open loop: how many requests of this connection fell due, and the next to send */
@@ -40,6 +43,8 @@ static struct conn *conns;
 static int count = 64, epoll_fd;
 static uint64_t most_requests = 0, sent = 0, done = 0, failed = 0, not_200 = 0, body_bytes = 0;
 static double rate = 0;
+static int is_ws = 0;
+static size_t payload = 0;
 static uint64_t began;
 static uint32_t *latencies;
 static size_t latency_count = 0;
@@ -55,13 +60,54 @@ static void die(const char *what) {
     exit(1);
 }
 
-static void open_conn(struct conn *c, int port) {
+/* Until the whole head of a 101 has come, and not a byte more. */
+static void upgrade(struct conn *c, const char *path) {
+    char head[1024], one;
+    int n = snprintf(head, sizeof head,
+        "GET %s HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: load\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", path);
+    if (write(c->fd, head, (size_t)n) != n) die("write");
+    for (n = 0; n < 4 || memcmp(head + n - 4, "\r\n\r\n", 4); n++) {
+        if (n == sizeof head || read(c->fd, &one, 1) != 1) die("no 101");
+        head[n] = one;
+    }
+    if (strncmp(head, "HTTP/1.1 101", 12)) errno = EPROTO, die("no 101");
+}
+
+static void make_request(struct conn *c, const char *path, int i) {
+    c->request = malloc(512 + payload);
+    if (!c->request) die("memory");
+    if (is_ws) {
+        size_t n = 0;
+        c->request[n++] = (char)0x82; /* a binary frame, masked with zeros */
+        if (payload < 126) {
+            c->request[n++] = (char)(0x80 | payload);
+        } else {
+            c->request[n++] = (char)(0x80 | 126);
+            c->request[n++] = (char)(payload >> 8);
+            c->request[n++] = (char)payload;
+        }
+        memset(c->request + n, 0, 4);
+        memset(c->request + n + 4, 'x', payload);
+        c->request_bytes = n + 4 + payload;
+        return;
+    }
+    char length[64] = "";
+    if (payload) snprintf(length, sizeof length, "Content-Length: %zu\r\n", payload);
+    int n = snprintf(c->request, 512, "%s %s HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: load\r\nAccept: */*\r\nx-user-id: u%d\r\n%s\r\n",
+        payload ? "POST" : "GET", path, i, length);
+    memset(c->request + n, 'x', payload);
+    c->request_bytes = (size_t)n + payload;
+}
+
+static void open_conn(struct conn *c, int port, const char *path) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&to, sizeof to)) die("connect");
     int one = 1;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (is_ws) upgrade(c, path);
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &e)) die("epoll_ctl");
     c->busy = 0;
@@ -74,7 +120,8 @@ static void send_one(struct conn *c, uint64_t at) {
     sent++;
     c->busy = 1;
     c->sent_at = at;
-    /* A request of a few hundred bytes always fits the empty send buffer of a connection that is idle. */
+    if (is_ws) c->body_left = (int64_t)c->request_bytes;
+    /* Most fit the empty send buffer of a connection that is idle; a larger body waits for the proxy, which does not wait for us. */
     if (write(c->fd, c->request, c->request_bytes) != (ssize_t)c->request_bytes) die("write");
 }
 
@@ -134,7 +181,7 @@ static double quantile(double q) {
 
 int main(int argc, char **argv) {
     if (argc < 3) {
-        fprintf(stderr, "usage: load PORT PATH --conns N (--requests N | --seconds S) [--rate R]\n");
+        fprintf(stderr, "usage: load PORT PATH --conns N (--requests N | --seconds S) [--rate R] [--post BYTES | --ws BYTES]\n");
         return 2;
     }
     int port = atoi(argv[1]);
@@ -145,6 +192,8 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--requests")) most_requests = strtoull(argv[i + 1], NULL, 10);
         else if (!strcmp(argv[i], "--seconds")) seconds = atof(argv[i + 1]);
         else if (!strcmp(argv[i], "--rate")) rate = atof(argv[i + 1]);
+        else if (!strcmp(argv[i], "--post")) payload = strtoull(argv[i + 1], NULL, 10);
+        else if (!strcmp(argv[i], "--ws")) is_ws = 1, payload = strtoull(argv[i + 1], NULL, 10);
         else return fprintf(stderr, "unknown: %s\n", argv[i]), 2;
     }
     prctl(PR_SET_TIMERSLACK, 1);
@@ -154,9 +203,8 @@ int main(int argc, char **argv) {
     char *buffer = malloc(BUFFER);
     if (!conns || !latencies || !buffer) die("memory");
     for (int i = 0; i < count; i++) {
-        conns[i].request_bytes = (size_t)snprintf(conns[i].request, sizeof conns[i].request,
-            "GET %s HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: load\r\nAccept: */*\r\nx-user-id: u%d\r\n\r\n", path, i);
-        open_conn(&conns[i], port);
+        make_request(&conns[i], path, i);
+        open_conn(&conns[i], port, path);
     }
     began = now_ns();
     uint64_t ends = began + (uint64_t)(seconds * 1e9), next = 0;
@@ -179,7 +227,7 @@ int main(int argc, char **argv) {
             if (got <= 0 || !take(c, buffer, (size_t)got, at)) {
                 failed++;
                 close(c->fd);
-                open_conn(c, port);
+                open_conn(c, port, path);
                 if (rate == 0) send_one(c, at);
             }
         }

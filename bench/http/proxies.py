@@ -13,38 +13,54 @@ import machine
 
 ROUTES = 100
 MEASURED_PATH = f"/service-{ROUTES * 57 // 100}/items/1"
+# Files of so many KiB, answered by the upstream below the same route.
+SIZES = (1, 64, 1024)
+
+
+def sized_path(kib):
+    return f"/service-{ROUTES * 57 // 100}/files/{kib}"
 
 
 def upstream(folder, port, body):
-    """nginx with a static answer; not measured."""
+    """nginx with a static answer, and files for larger ones; not measured."""
     conf = folder / "upstream.conf"
+    for kib in SIZES:
+        file = pathlib.Path(f"{folder}/www{sized_path(kib)}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * kib * 1024)
     conf.write_text(f"""worker_processes 1; daemon off; pid {folder}/upstream.pid; error_log {folder}/upstream.err crit;
 events {{ worker_connections 16384; }}
-http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;
-  server {{ listen 127.0.0.1:{port} backlog=8192; location / {{ default_type text/plain; return 200 "{'x' * body}"; }} }} }}
+http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s; client_max_body_size 8m; client_body_buffer_size 2m;
+  sendfile on; tcp_nopush on; open_file_cache max=16; default_type text/plain;
+  server {{ listen 127.0.0.1:{port} backlog=8192; root {folder}/www; location ~ /files/ {{ }} location / {{ default_type text/plain; return 200 "{'x' * body}"; }} }} }}
 """)
     return ["nginx", "-c", conf]
 
 
-def nginx(folder, port, up, single=False):
+def nginx(folder, port, up, single=False, tls=None, http2=False):
     conf = folder / "nginx.conf"
+    how = (" ssl" if tls else "") + (" http2" if http2 else "")
+    files = f"ssl_certificate {tls['cert']}; ssl_certificate_key {tls['key']};" if tls else ""
     conf.write_text(f"""worker_processes 1; daemon off; {'master_process off;' if single else ''} pid {folder}/nginx.pid;
 error_log {folder}/nginx.err crit;
-events {{ worker_connections 16384; }}
-http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s; server_tokens off;
+worker_rlimit_nofile 20000; events {{ worker_connections 20000; }}
+http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s; server_tokens off; client_max_body_size 8m;
+  proxy_request_buffering off; map $http_upgrade $leg {{ default upgrade; "" ""; }}
   upstream u {{ server 127.0.0.1:{up}; keepalive 512; keepalive_requests 1000000000; }}
-  server {{ listen 127.0.0.1:{port} backlog=8192;
-    location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection "";
+  server {{ listen 127.0.0.1:{port}{how} backlog=8192; {files}
+    location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection $leg;
+      proxy_set_header Upgrade $http_upgrade; proxy_read_timeout 600s;
       proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}
 """)
     return ["nginx", "-c", conf]
 
 
-def haproxy(folder, port, up, single=False):
+def haproxy(folder, port, up, single=False, tls=None, http2=False):
     conf = folder / "haproxy.cfg"
+    how = f" ssl crt {tls['both']} alpn h2,http/1.1" if tls else " proto h2" if http2 else ""
     conf.write_text(f"""global
   nbthread 1
-  maxconn 12000
+  maxconn 19000
   no strict-limits
 defaults
   mode http
@@ -54,8 +70,9 @@ defaults
   timeout connect 5s
   timeout client 600s
   timeout server 600s
+  timeout tunnel 600s
 frontend f
-  bind 127.0.0.1:{port} backlog 8192
+  bind 127.0.0.1:{port} backlog 8192{how}
   default_backend b
 backend b
   server s 127.0.0.1:{up} pool-max-conn 1000
@@ -63,21 +80,29 @@ backend b
     return ["haproxy", "-f", conf, "-db"]
 
 
-def envoy(folder, port, up, single=False):
+def envoy(folder, port, up, single=False, tls=None, http2=False):
     conf = folder / "envoy.yaml"
     router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
     manager = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+    context = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+    socket = f"""transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": {context}
+          common_tls_context: {{alpn_protocols: [h2, http/1.1], tls_certificates: [{{certificate_chain: {{filename: {tls['cert']}}}, private_key: {{filename: {tls['key']}}}}}]}}
+      """ if tls else ""
     conf.write_text(f"""static_resources:
   listeners:
   - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
     tcp_backlog_size: 8192
     filter_chains:
-    - filters:
+    - {socket}filters:
       - name: envoy.filters.network.http_connection_manager
         typed_config:
           "@type": {manager}
           stat_prefix: i
           use_remote_address: true
+          upgrade_configs: [{{upgrade_type: websocket}}]
           route_config: {{virtual_hosts: [{{name: v, domains: ["*"], routes: [{{match: {{prefix: "/"}}, route: {{cluster: c}}}}]}}]}}
           http_filters: [{{name: envoy.filters.http.router, typed_config: {{"@type": {router}}}}}]
   clusters:
@@ -89,13 +114,14 @@ def envoy(folder, port, up, single=False):
     return [envoy_binary(), "-c", conf, "--concurrency", "1", "-l", "off", "--use-dynamic-base-id"]
 
 
-def banyan(folder, port, up, single=False, binary=None):
-    """A hundred routes; the measured one stands at weight 50 with a sticky header, so every request draws a bucket."""
+def banyan(folder, port, up, single=False, binary=None, routes=ROUTES, tls=None, http2=False):
+    """So many routes; the measured one stands at weight 50 with a sticky header, so every request draws a bucket."""
     conf = folder / "routes.yaml"
+    how = f", tls: {{certificates: [{{cert: {tls['cert']}, key: {tls['key']}}}]}}" if tls else ""
     head = f"""version: 1
 workers: 1
 listeners:
-  - {{bind: "127.0.0.1:{port}"}}
+  - {{bind: "127.0.0.1:{port}", limits: {{connections: 19000}}{how}}}
 admin: {{bind: "127.0.0.1:{machine.free_port()}"}}
 state: {{dir: {folder}/state}}
 upstreams:
@@ -106,7 +132,7 @@ routes:
 """
     conf.write_text(head + "".join(
         f"  - {{name: route-{i}, match: {{path_prefix: /service-{i}}}, legacy: monolith, modern: service, weight: 50, "
-        f"sticky: [{{header: x-user-id}}]}}\n" for i in range(ROUTES)))
+        f"sticky: [{{header: x-user-id}}]}}\n" for i in range(routes)))
     return [binary, "run", "-c", conf]
 
 

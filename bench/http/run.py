@@ -7,6 +7,14 @@ Prints Markdown tables and writes all figures to target/bench/http.json. About s
     cargo build --profile dist
     bench/http/run.py                        # everything
     bench/http/run.py --only cpu --rounds 9  # one part; see --help
+
+Parts: cpu latency syscalls instructions idle (the default), and
+  half        open loop at half load             routes      instructions with 100 routes and with 1,000
+  bodies      answers of 1, 64 and 1,024 KiB     reload      a reload every 100 ms under load
+  post        bodies of 1 and 64 KiB             idle15000   15,000 idle keep-alive connections
+  websocket   echo over 64 tunnels               tunnels     9,000 idle tunnels
+  tls         HTTP/1.1 over TLS, by h2load       http2       over TLS and in the clear, by h2load
+  chat        9,000 tunnels with a message each every ten seconds, and what a million would cost
 """
 import argparse
 import json
@@ -23,7 +31,11 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import machine  # noqa: E402
+import changes  # noqa: E402
+import payloads  # noqa: E402
 import proxies  # noqa: E402
+import secure  # noqa: E402
+import tunnels  # noqa: E402
 
 BASE = "haproxy"
 LOAD_CORE, PROXY_CORE = 0, (os.cpu_count() or 1) - 1
@@ -39,11 +51,10 @@ def main():
     bench = Bench(place, binary, options)
     report = {"machine": machine.describe(), "versions": proxies.versions(binary), "options": vars(options)}
     print(f"{report['machine']}\n" + "\n".join(f"{k}: {v}" for k, v in report["versions"].items()), flush=True)
-    for part in ("cpu", "latency", "syscalls", "instructions", "idle"):
-        if part in options.only:
-            head, rows, raw = getattr(bench, part)()
-            report[part] = raw
-            print(f"\n{part}\n\n" + machine.table(head, rows), flush=True)
+    for part in options.only:
+        head, rows, raw = PARTS[part](bench)
+        report[part] = raw
+        print(f"\n{part}\n\n" + machine.table(head, rows), flush=True)
     machine.CACHE.mkdir(parents=True, exist_ok=True)
     (machine.CACHE / "http.json").write_text(json.dumps(report, indent=1))
 
@@ -52,15 +63,25 @@ def arguments():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--banyan", help="its executable; default target/dist/banyan")
     a.add_argument("--proxies", default="haproxy,haproxy#2,nginx,banyan,envoy", type=lambda s: s.split(","))
-    a.add_argument("--only", default="cpu,latency,syscalls,instructions,idle", type=lambda s: s.split(","))
+    a.add_argument("--only", default="cpu,latency,syscalls,instructions,idle", type=parts)
     a.add_argument("--rounds", type=int, default=7)
     a.add_argument("--seconds", type=float, default=3)
     a.add_argument("--conns", type=int, default=64)
     a.add_argument("--body", type=int, default=1024)
     a.add_argument("--load", type=float, default=0.3, help="of each proxy's own capacity, in the open loop")
     a.add_argument("--idle", type=int, default=10000)
+    a.add_argument("--tunnels", type=int, default=9000)
     a.add_argument("--counted", type=int, default=5000, help="requests under callgrind")
     return a.parse_args()
+
+
+def parts(text):
+    """Parts by name; `all` is every one."""
+    names = list(PARTS) if text == "all" else text.split(",")
+    for name in names:
+        if name not in PARTS:
+            raise argparse.ArgumentTypeError(f"no part `{name}`; there are {', '.join(PARTS)}")
+    return names
 
 
 class Bench:
@@ -79,18 +100,29 @@ class Bench:
             print("Envoy is left out: no binary (ENVOY=/path/to/envoy)", file=sys.stderr)
         self.live = {}
         self.capacity = {}
+        self.echo_port = None
 
-    def start(self, name, wrapper=(), seconds=30, single=False):
-        """A proxy of that kind on the measured core; `#2` is the same kind once more."""
+    def start(self, name, wrapper=(), seconds=30, single=False, upstream=None, **more):
+        """A proxy of that kind on the measured core; `#2` is the same kind once more. In front of nginx, or of another upstream."""
         folder = self.place.dir / f"{name}-{machine.free_port()}"
         folder.mkdir()
         port = machine.free_port()
         kind = name.split("#")[0]
-        more = {"binary": self.binary} if kind == "banyan" else {}
-        command = getattr(proxies, kind)(folder, port, self.upstream_port, single=single, **more)
+        if kind == "banyan":
+            more["binary"] = self.binary
+        command = getattr(proxies, kind)(folder, port, upstream or self.upstream_port, single=single, **more)
         process = self.place.start(list(wrapper) + command, PROXY_CORE)
         machine.wait_port(port, process, seconds)
         return process, port
+
+    def far_end(self):
+        """The upstream for tunnels and for bodies (echo.c); started once."""
+        if not self.echo_port:
+            binary = self.place.dir / "echo"
+            subprocess.run(["cc", "-O2", "-o", binary, pathlib.Path(__file__).with_name("echo.c")], check=True)
+            self.echo_port = machine.free_port()
+            machine.wait_port(self.echo_port, self.place.start([binary, self.echo_port], LOAD_CORE))
+        return self.echo_port
 
     def all_started(self):
         for name in self.names:
@@ -98,16 +130,16 @@ class Bench:
                 self.live[name] = self.start(name)
         return self.live.items()
 
-    def load(self, port, *more, prefix=(), conns=None, seconds=None):
+    def load(self, port, *more, prefix=(), conns=None, path=proxies.MEASURED_PATH, body=None):
         """One run of the loader on its core; every answer must be a 200 with the whole body."""
-        command = [*prefix, "taskset", "-c", str(LOAD_CORE), self.loader, str(port), proxies.MEASURED_PATH,
+        command = [*prefix, "taskset", "-c", str(LOAD_CORE), self.loader, str(port), path,
                    "--conns", str(conns or self.options.conns), *[str(m) for m in more]]
         ran = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600)
         if ran.returncode:
             sys.exit(f"error: the loader failed on port {port}: {ran.stderr}")
         figures = json.loads(ran.stdout)
         wrong = figures["failed"] or figures["not_200"]
-        if wrong or figures["body_bytes"] < figures["requests"] * self.options.body:
+        if wrong or figures["body_bytes"] < figures["requests"] * (self.options.body if body is None else body):
             sys.exit(f"error: wrong answers from port {port}: {figures}")
         return figures | {"stderr": ran.stderr}
 
@@ -137,7 +169,11 @@ class Bench:
         head = ["proxy", "CPU µs/request", "least–most", f"× {BASE}", "requests/s", "p50 µs", "p99 µs", "RSS MiB"]
         return head, rows, raw
 
-    def latency(self):
+    def half(self):
+        """Open loop at half of each proxy's own capacity."""
+        return self.latency(0.5)
+
+    def latency(self, share=None):
         """Open loop at a share of each proxy's own capacity."""
         raw = {name: [] for name in self.names}
         for name, (_, port) in self.all_started():
@@ -147,7 +183,7 @@ class Bench:
         for _ in range(self.options.rounds):
             for name in self.names:
                 process, port = self.live[name]
-                rate = self.capacity[name] * self.options.load
+                rate = self.capacity[name] * (share or self.options.load)
                 pids = machine.tree(process.pid)
                 before = machine.cpu_seconds(pids)
                 got = self.load(port, "--seconds", self.options.seconds, "--rate", f"{rate:.0f}")
@@ -170,30 +206,35 @@ class Bench:
         rows = [[name, f"{r['closed']:.2f}", f"{r['open']:.2f}" if "open" in r else "–"] for name, r in raw.items()]
         return ["proxy", "syscalls/request, closed loop", "open loop"], rows, raw
 
-    def instructions(self):
-        """User-space instructions a request, by callgrind on a fixed count of requests after a warm-up. Envoy does not run under it."""
+    def counted(self, name, **more):
+        """User-space instructions a request of one proxy, by callgrind on a fixed count of requests after a warm-up."""
         machine.programs("valgrind")
-        raw = {}
-        for name in self.names:
-            if name == "envoy" or "#" in name:
-                continue
-            out = self.place.dir / f"callgrind-{name}"
-            valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
-            process, port = self.start(name, valgrind, seconds=120, single=True)
-            self.load(port, "--requests", 500, conns=16)
-            control = lambda *what: subprocess.run(["callgrind_control", *what, str(process.pid)], check=True, capture_output=True)
-            control("--instr=on")
-            self.load(port, "--requests", self.options.counted, conns=16)
-            control("--dump")
-            self.place.stop(process, seconds=60)
-            totals = re.findall(r"^totals: (\d+)", "".join(f.read_text() for f in self.place.dir.glob(out.name + "*")), re.M)
-            raw[name] = max(map(int, totals)) / self.options.counted
+        out = self.place.dir / f"callgrind-{name}-{machine.free_port()}"
+        valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+        process, port = self.start(name, valgrind, seconds=120, single=True, **more)
+        self.load(port, "--requests", 500, conns=16)
+        control = lambda *what: subprocess.run(["callgrind_control", *what, str(process.pid)], check=True, capture_output=True)
+        control("--instr=on")
+        self.load(port, "--requests", self.options.counted, conns=16)
+        control("--dump")
+        self.place.stop(process, seconds=60)
+        totals = re.findall(r"^totals: (\d+)", "".join(f.read_text() for f in self.place.dir.glob(out.name + "*")), re.M)
+        return max(map(int, totals)) / self.options.counted
+
+    def instructions(self):
+        """The same for all; Envoy does not run under callgrind."""
+        raw = {name: self.counted(name) for name in self.names if name != "envoy" and "#" not in name}
         rows = [[name, f"{n:,.0f}", f"{n / raw[BASE]:.2f}" if BASE in raw else "–"] for name, n in raw.items()]
         return ["proxy", "instructions/request", f"× {BASE}"], rows, raw
 
-    def idle(self):
+    def idle15000(self):
+        """The same for as many as a process may have descriptors for."""
+        return self.idle(15000)
+
+    def idle(self, count=None):
         """What one idle keep-alive connection holds: fresh process, N connections, one request each, then silence."""
         raw = {}
+        count = count or self.options.idle
         for name in self.names:
             if "#" in name:
                 continue
@@ -202,18 +243,17 @@ class Bench:
             time.sleep(3)
             pids = machine.tree(process.pid)
             before = machine.memory_kib(pids)
-            crowd = Crowd(port, self.options.idle, self.options.body)
+            crowd = Crowd(port, count, self.options.body)
             crowd.ask(at_once=64)
             time.sleep(5)
             after = machine.memory_kib(pids)
-            crowd.ask(at_once=self.options.idle // 5)
+            crowd.ask(at_once=count // 5)
             time.sleep(8)
             burst = machine.memory_kib(pids)
             alive = crowd.ask(at_once=64)
             crowd.close()
             self.place.stop(process)
-            n = self.options.idle
-            raw[name] = {"kib": (after - before) / n, "kib_after_burst": (burst - before) / n, "still_answered": alive}
+            raw[name] = {"kib": (after - before) / count, "kib_after_burst": (burst - before) / count, "still_answered": alive}
         rows = [[name, f"{r['kib']:.2f}", f"{r['kib_after_burst']:.2f}", r["still_answered"]] for name, r in raw.items()]
         return ["proxy", "KiB an idle connection", "8 s after a burst on a fifth at once", "still answered"], rows, raw
 
@@ -260,6 +300,12 @@ class Crowd:
     def close(self):
         for s in self.sockets.values():
             s.close()
+
+
+PARTS = {part: getattr(Bench, part) for part in ("cpu", "latency", "half", "syscalls", "instructions", "idle", "idle15000")} | {
+    "bodies": payloads.bodies, "post": payloads.post, "routes": changes.routes, "reload": changes.reload,
+    "tls": secure.tls, "http2": secure.http2, "websocket": tunnels.websocket, "tunnels": tunnels.idle, "chat": tunnels.chat,
+}
 
 
 def middle(rounds, key):

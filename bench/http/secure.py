@@ -1,0 +1,80 @@
+"""TLS and HTTP/2 to clients, by h2load: HTTP/1.1 over TLS, HTTP/2 over TLS, and HTTP/2 in the clear by prior knowledge."""
+import re
+import statistics
+import subprocess
+
+import machine
+import proxies
+
+CONNECTIONS, STREAMS = 32, 8
+# How a client speaks, and how the proxy listens for that.
+WAYS = {
+    "tls": {"HTTP/1.1 over TLS": (["--h1"], "https", True)},
+    "http2": {
+        "HTTP/2 over TLS": (["-m", str(STREAMS)], "https", True),
+        "HTTP/2 in the clear": (["-m", str(STREAMS)], "http", False),
+    },
+}
+
+
+def tls(bench):
+    """Keep-alive connections over TLS."""
+    return rounds(bench, WAYS["tls"])
+
+
+def http2(bench):
+    """Many streams on few connections."""
+    return rounds(bench, WAYS["http2"])
+
+
+def certificate(bench):
+    """One file with key and certificate, as HAProxy wants it, and one of each."""
+    folder = bench.place.dir
+    cert, key, both = folder / "cert.pem", folder / "key.pem", folder / "both.pem"
+    if not both.exists():
+        machine.programs("openssl")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                        "-subj", "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example", "-keyout", key, "-out", cert],
+                       check=True, capture_output=True)
+        both.write_bytes(cert.read_bytes() + key.read_bytes())
+    return {"cert": cert, "key": key, "both": both}
+
+
+def rounds(bench, ways):
+    machine.programs("h2load")
+    files = certificate(bench)
+    names = [name for name in bench.names if "#" not in name]
+    raw = {way: {name: [] for name in names} for way in ways}
+    for way, (more, scheme, is_tls) in ways.items():
+        live = {name: bench.start(name, tls=files if is_tls else None, http2=True) for name in names}
+        for turn in range(bench.options.rounds + 1):
+            for name, (process, port) in live.items():
+                pids = machine.tree(process.pid)
+                before = machine.cpu_seconds(pids)
+                got = ask(port, scheme, more, bench.options.seconds if turn else 1)
+                spent = machine.cpu_seconds(pids) - before
+                if turn:
+                    raw[way][name].append({"cpu_us": spent / got["requests"] * 1e6, "rps": got["rps"]})
+        for process, _ in live.values():
+            bench.place.stop(process)
+    rows = []
+    for way, all_names in raw.items():
+        base = all_names.get("haproxy", all_names[names[0]])
+        for name, all_rounds in all_names.items():
+            beside = statistics.median(r["cpu_us"] / b["cpu_us"] for r, b in zip(all_rounds, base))
+            middle = lambda key: statistics.median(r[key] for r in all_rounds)
+            rows.append([name, way, f"{middle('cpu_us'):.2f}", f"{beside:.2f}", f"{middle('rps'):,.0f}"])
+    return ["proxy", "client", "CPU µs/request", "× haproxy", "requests/s"], rows, raw
+
+
+def ask(port, scheme, more, seconds):
+    """One run of h2load on the load's core; every answer must be a 2xx."""
+    command = ["taskset", "-c", "0", "h2load", "-t", "1", "-c", CONNECTIONS, "-D", max(1, round(seconds)), *more,
+               "-H", "x-user-id: u1", f"{scheme}://127.0.0.1:{port}{proxies.MEASURED_PATH}"]
+    out = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300).stdout
+    done = re.search(r"^requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored", out, re.M)
+    codes = re.search(r"^status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", out, re.M)
+    rate = re.search(r"^finished in [^,]+, ([\d.]+) req/s", out, re.M)
+    if not (done and codes and rate) or int(done[2]) == 0 or int(done[3]) or any(int(codes[i]) for i in (2, 3, 4)):
+        raise SystemExit(f"error: wrong answers from port {port}:\n{out}")
+    return {"requests": int(done[2]), "rps": float(rate[1])}
