@@ -57,6 +57,8 @@ struct Answer {
     bucket: Option<u16>,
     /// Where the user's key was found; never the key.
     key: Option<String>,
+    /// By what the user is pinned to a side; never the value.
+    pin: Option<String>,
     group: String,
     sync: Option<String>,
     /// Who the file says owns the sync; the databases' word counts where Banyan runs.
@@ -108,7 +110,9 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     // Nothing that is signed leaves this process.
     let split = Split::new(Signer::try_new(&[0; 32])?, Arc::new(RecentWrites::default()));
     let route = &explanation.route;
-    let choice = split.choose(route, &parts, args.client, Now::read());
+    // Explain strips nothing: what a client says under Banyan's names stands where the others are.
+    let wish = route.force.as_ref().and_then(|force| force.wish(&parts.headers, &parts.headers, args.client));
+    let choice = split.choose_for(route, &parts, args.client, Now::read(), wish);
 
     let target = route.target(choice.side);
     let answer = Answer {
@@ -124,6 +128,11 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         weight: route.weight.percent(),
         bucket: choice.bucket,
         key: key(route, &parts.headers, &choice),
+        pin: route
+            .pins
+            .as_ref()
+            .and_then(|pins| pins.find(&parts.headers, args.client))
+            .map(|pinned| pinned.to_string()),
         group: route.group.name.to_string(),
         sync: route.sync.as_ref().map(|sync| sync.name.to_string()),
         owner: route.sync.as_ref().map(|sync| sync.link.owner()),
@@ -251,6 +260,8 @@ fn side_sentence(answer: &Answer, route: &Route, choice: &Choice) -> String {
             _ => format!("weight {weight} %"),
         },
         Reason::Keyless => format!("no key was found (looked for {}); weight {weight} %", looked_for(route)),
+        Reason::Force => "a tester asked for it, and may (`force`)".to_owned(),
+        Reason::Pin => format!("pinned by {}; the weight is {weight} %", answer.pin.as_deref().unwrap_or_default()),
         Reason::Owner => {
             let sync = answer.sync.as_deref().unwrap_or_default();
             format!("a write, and {} owns sync `{sync}` as the file says", answer.side.as_str())

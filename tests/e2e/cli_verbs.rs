@@ -134,6 +134,22 @@ fn explain_says_route_side_and_why() {
 }
 
 #[test]
+fn explain_says_who_is_pinned_and_who_may_force() {
+    let more = "weight: 50, pin: {modern: [{header: {x-tenant: [acme]}}]}, force: {allow: [10.0.0.0/8]}";
+    let folder = Folder::with(&GOOD.replace("weight: 50", more));
+    let explain = |more: &[&str]| {
+        let done = folder
+            .banyan(&[&["explain", "GET", "/payments", "-H", "x-tenant: acme", "-H", "x-user-id: bob"], more].concat());
+        out(&done).lines().find(|line| line.starts_with("side")).unwrap_or_default().to_owned()
+    };
+    assert_eq!(explain(&[]), "side      modern       pinned by header `x-tenant`; the weight is 50 %");
+    let forced = explain(&["-H", "x-banyan-side: legacy", "--client", "10.0.0.1"]);
+    assert_eq!(forced, "side      legacy       a tester asked for it, and may (`force`)");
+    let stranger = explain(&["-H", "x-banyan-side: legacy"]);
+    assert!(stranger.contains("pinned"), "{stranger}");
+}
+
+#[test]
 fn plan_says_what_a_change_will_do_and_looks_at_both_files_first() {
     let folder = Folder::with(GOOD);
     let write = |name: &str, text: &str| fs::write(folder.0.path().join(name), text).unwrap();

@@ -56,7 +56,7 @@ pub struct Wanted {
 }
 
 /// Networks of clients: one as text, or a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Networks(Vec<IpNet>);
 
 /// A header's name, checked and in lower case.
@@ -150,6 +150,11 @@ impl JsonSchema for Networks {
 // === impl HeaderName ===
 
 impl HeaderName {
+    /// One of Banyan's own names, in lower case.
+    pub(crate) fn known(name: &'static str) -> Self {
+        Self(name.to_owned())
+    }
+
     /// In lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -9,6 +9,7 @@ mod route;
 mod short;
 mod upstream;
 mod upstream_tls;
+mod users;
 mod weight;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -26,6 +27,7 @@ pub use route::{Compare, Fallback, Keyless, Rewrite, Route, Shadow, Side, Sticky
 pub use short::{OneOrMany, Short, ShortOr, TEXT_OR_MAP};
 pub use upstream::{Endpoint, IdempotencyKey, Protocol, Upstream};
 pub use upstream_tls::UpstreamTls;
+pub use users::{Force, Pin, Pins};
 pub use weight::{Percent, Weight};
 
 /// A map with names as keys, sorted by them.

@@ -7,7 +7,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{HeaderName, Match, OneOrMany, Percent, Short, ShortOr, Weight};
+use super::{Force, HeaderName, Match, OneOrMany, Percent, Pins, Short, ShortOr, Weight};
 
 /// One route.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
@@ -45,6 +45,14 @@ pub struct Route {
     #[serde(default)]
     #[garde(skip)]
     pub keyless: Keyless,
+    /// Users who are on one side whatever the weight; beats it. Default: nobody.
+    #[serde(default)]
+    #[garde(dive)]
+    pub pin: Option<Pins>,
+    /// Testers who name their side themselves; beats pins. Default: nobody.
+    #[serde(default)]
+    #[garde(dive)]
+    pub force: Option<Force>,
     /// The sync whose owner answers this route's writes.
     #[serde(default)]
     #[garde(skip)]

@@ -79,7 +79,7 @@ const FAMILIES: [(&str, &str, proto::MetricType, &[&str]); 6] = [
     ),
     (
         SIDE_MOVES,
-        "Reads that left the side of their weight, by reason",
+        "Requests that left the side of their weight, by reason",
         proto::MetricType::COUNTER,
         &[LABEL_ROUTE, LABEL_REASON],
     ),

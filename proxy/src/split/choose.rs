@@ -1,5 +1,5 @@
-//! Chooses the side of a request. The rules, in order: a missing side; writes to the owner; the weight; reads back to the owner while the
-//! other side is too far behind, or the user has just written.
+//! Chooses the side of a request. The rules, in order: a missing side; writes to the owner; a tester's wish; a pin; the weight; reads back to
+//! the owner while the other side is too far behind, or the user has just written (a tester who asked for the other side gets it all the same).
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -40,6 +40,8 @@ pub struct Choice {
     pub new_id: Option<NewId>,
     /// This user is not, or for this read not, where they were: counted as a move.
     pub moved: Option<Moved>,
+    /// A tester named this side: the answer says which one it was.
+    pub forced: bool,
     /// On a synced route's write: what [`Split::answered`] wants.
     pub after_write: Option<Box<AfterWrite>>,
 }
@@ -51,6 +53,10 @@ pub enum Reason {
     Weight,
     /// There is no key, and the weight is between 0 and 100.
     Keyless,
+    /// A tester named it.
+    Force,
+    /// The user is pinned to it.
+    Pin,
     /// A write of a synced route.
     Owner,
     /// The other side is too far behind, or how far is unknown.
@@ -72,6 +78,10 @@ pub enum Moved {
     Lag,
     /// The user wrote, and the other side may not show it yet.
     OwnWrites,
+    /// A tester named the other side than the weight's.
+    Force,
+    /// The user is pinned to the other side than the weight's.
+    Pin,
 }
 
 /// More than enough for a lag that was read to be taken for unknown.
@@ -102,12 +112,26 @@ impl Split {
     /// The side of a request. `client` is the address after `trusted_proxies`.
     #[must_use]
     pub fn choose(&self, route: &Route, head: &Parts, client: IpAddr, now: Now) -> Choice {
+        self.choose_for(route, head, client, now, None)
+    }
+
+    /// The same for a tester, who asks for a side.
+    #[must_use]
+    pub fn choose_for(
+        &self,
+        route: &Route,
+        head: &Parts,
+        client: IpAddr,
+        now: Now,
+        wish: Option<Owner>,
+    ) -> Choice {
         let is_write = is_write(head);
         let is_split = route.legacy.is_some() && route.modern.is_some();
         let is_drawn = is_split && route.weight > Weight::ZERO && route.weight < Weight::FULL;
-        if !is_drawn && route.sync.is_none() && route.lowered.is_none() {
+        if !is_drawn && route.sync.is_none() && route.lowered.is_none() && route.pins.is_none() && wish.is_none() {
             return Choice::new(without_key(route), is_write);
         }
+        let beaten = if is_split { beaten(route, head, client, wish) } else { None };
 
         let key = find_key(route, &head.headers);
         let new_id = if key.is_none() && is_drawn && is_page_load(&head.headers) { NewId::draw() } else { None };
@@ -127,7 +151,11 @@ impl Split {
         };
         let (side, reason, bucket) = weighted;
         let mut choice = Choice { bucket, ..Choice::new((side, reason), is_write) };
-        if let (Some(lowered), Some(bucket)) = (&route.lowered, bucket)
+        if let Some((asked, reason, moved)) = beaten {
+            // A write of a synced route follows its owner all the same, and is no exception to anything.
+            choice.moved = (asked != side && (!is_write || route.sync.is_none())).then_some(moved);
+            (choice.side, choice.reason, choice.forced) = (asked, reason, wish.is_some());
+        } else if let (Some(lowered), Some(bucket)) = (&route.lowered, bucket)
             && (!is_write || route.sync.is_none())
             && lowered.take(bucket)
         {
@@ -159,7 +187,8 @@ impl Split {
             }
             return;
         }
-        if choice.side == owner || !is_split {
+        // Who asks for a side wants to see that side, however far it is behind.
+        if choice.side == owner || !is_split || choice.forced {
             return;
         }
         let waits = || {
@@ -210,8 +239,17 @@ impl Split {
 
 impl Choice {
     fn new((side, reason): (Owner, Reason), is_write: bool) -> Self {
-        Self { side, reason, is_write, bucket: None, new_id: None, moved: None, after_write: None }
+        Self { side, reason, is_write, bucket: None, new_id: None, moved: None, forced: false, after_write: None }
     }
+}
+
+/// What beats the weight: a tester's wish, else a pin.
+fn beaten(route: &Route, head: &Parts, client: IpAddr, wish: Option<Owner>) -> Option<(Owner, Reason, Moved)> {
+    if let Some(side) = wish {
+        return Some((side, Reason::Force, Moved::Force));
+    }
+    let pinned = route.pins.as_ref()?.find(&head.headers, client)?;
+    Some((pinned.side, Reason::Pin, Moved::Pin))
 }
 
 /// The side of the weight for a request that has no key.
@@ -246,6 +284,8 @@ impl Reason {
         match self {
             Self::Weight => "weight",
             Self::Keyless => "keyless",
+            Self::Force => "force",
+            Self::Pin => "pin",
             Self::Owner => "owner",
             Self::Lag => "lag",
             Self::OwnWrites => "own_writes",
@@ -259,7 +299,7 @@ impl Reason {
 
 impl Moved {
     /// Every reason, for metrics that begin at zero.
-    pub const ALL: [Self; 3] = [Self::WeightLowered, Self::Lag, Self::OwnWrites];
+    pub const ALL: [Self; 5] = [Self::WeightLowered, Self::Lag, Self::OwnWrites, Self::Force, Self::Pin];
 
     /// The label's value.
     #[must_use]
@@ -268,6 +308,8 @@ impl Moved {
             Self::WeightLowered => "weight_lowered",
             Self::Lag => "lag",
             Self::OwnWrites => "own_writes",
+            Self::Force => "force",
+            Self::Pin => "pin",
         }
     }
 }

@@ -4,11 +4,13 @@
 mod bucket;
 mod choose;
 mod cookie;
+mod force;
 mod id;
 mod key;
 mod lowered;
 mod now;
 mod own_writes;
+mod pins;
 mod recent;
 mod signer;
 #[cfg(test)]
@@ -18,10 +20,12 @@ pub use bucket::{BUCKETS, bucket, seed};
 pub(crate) use choose::is_write;
 pub use choose::{AfterWrite, Choice, Moved, Reason, Split};
 pub use cookie::add_private;
+pub use force::{FORCE_SECRET, Force};
 pub use id::{ID_COOKIE, NewId};
 pub use key::{Key, find_key};
 pub use lowered::Lowered;
 pub use now::Now;
 pub use own_writes::WRITES_COOKIE;
+pub use pins::{Pinned, Pins};
 pub use recent::RecentWrites;
 pub use signer::{LEAST_SECRET, Signer, SignerError, kept_secret};

@@ -63,11 +63,16 @@ impl Signer {
         }
         if config.routes.iter().all(|route| route.sync.is_none()) {
             let path = config.state.dir.clone();
-            return Self::try_new(&random().map_err(|cause| SignerError::Kept { path, cause })?);
+            return Self::drawn().map_err(|cause| SignerError::Kept { path, cause });
         }
         let path = config.state.dir.join("secret");
         let secret = kept_secret(&path).map_err(|cause| SignerError::Kept { path: path.clone(), cause })?;
         Self::from_place(&secret, || format!("in `{}`", path.display()))
+    }
+
+    /// A signer whose key nobody knows: what it signs is believed by this process alone.
+    pub(super) fn drawn() -> io::Result<Self> {
+        Hmac::new_from_slice(&random()?).map(Self).map_err(io::Error::other)
     }
 
     fn from_place(secret: &[u8], place: impl FnOnce() -> String) -> Result<Self, SignerError> {

@@ -96,7 +96,7 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
     let Reply { mut head, body, route, side, is_stale, choice, write } = reply;
     head.version = Version::HTTP_11;
     let compiled = told.table.route(route);
-    if compiled.expose {
+    if compiled.expose || choice.forced {
         head.headers.insert(SIDE, HeaderValue::from_static(side.as_str()));
     }
     if is_stale {

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 
-use http::{HeaderValue, Request, request, response};
+use http::{HeaderMap, HeaderValue, Request, request, response};
 use hyper::body::{Body, Incoming};
 
 use super::{check::Seen, open_write::OpenWrite};
@@ -35,6 +35,8 @@ pub(crate) struct Arrival {
 pub(crate) struct Checked {
     pub(super) arrival: Arrival,
     pub(super) seen: Seen,
+    /// What the client said under Banyan's own names; it was stripped. Nearly never any.
+    pub(super) said: Option<Box<HeaderMap>>,
 }
 
 /// ... whose route is known.

@@ -69,13 +69,11 @@ impl<S: Service<Checked, Response = Reply, Error = Failure>> Service<Arrival> fo
         let seen = Seen::in_headers(&arrival.head.headers);
         match check(&arrival.head.method, &arrival.head.uri, &arrival.head.headers, seen) {
             Ok(()) => {
-                if seen.banyan {
-                    strip_ours(&mut arrival.head.headers);
-                }
-                Either::Right(self.0.call(Checked { arrival, seen }))
+                let said = if seen.banyan { Some(Box::new(strip_ours(&mut arrival.head.headers))) } else { None };
+                Either::Right(self.0.call(Checked { arrival, seen, said }))
             }
             Err(fault) => {
-                let failure = Checked { arrival, seen }.fails(fault);
+                let failure = Checked { arrival, seen, said: None }.fails(fault);
                 Either::Left(ready(Err(failure)))
             }
         }
@@ -143,13 +141,11 @@ fn without_default_port(host: &[u8]) -> &[u8] {
     host.strip_suffix(b":80").unwrap_or(host)
 }
 
-/// `X-Banyan-*` is Banyan's word; a client cannot say it.
+/// `X-Banyan-*` is Banyan's word; a client cannot say it to an upstream. What it said is kept for those who may ask Banyan for something.
 #[cold]
-fn strip_ours(headers: &mut HeaderMap) {
+fn strip_ours(headers: &mut HeaderMap) -> HeaderMap {
     let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
-    for name in ours {
-        headers.remove(name);
-    }
+    ours.into_iter().filter_map(|name| headers.remove(&name).map(|value| (name, value))).collect()
 }
 
 #[cfg(test)]
@@ -197,7 +193,7 @@ mod tests {
         headers.insert("x-banyan-side", "modern".parse().unwrap());
         headers.insert("x-bananas", "3".parse().unwrap());
         assert!(Seen::in_headers(&headers).banyan);
-        strip_ours(&mut headers);
-        assert_eq!(headers.len(), 1);
+        let said = strip_ours(&mut headers);
+        assert_eq!((headers.len(), said.len()), (1, 1));
     }
 }

@@ -71,7 +71,7 @@ impl Service<Prepared> for Station {
 async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     let Prepared { chosen: Chosen { located, mut choice }, is_websocket } = prepared;
     let Located { checked, route, path, prefix_end, under_way, .. } = located;
-    let Checked { arrival, seen } = checked;
+    let Checked { arrival, seen, .. } = checked;
     let Arrival { head, body, turn, worker, table, began, note } = arrival;
 
     let write = under_way.zip(choice.after_write.take());

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::ExposeSecret;
 
-use super::{DEFAULT, Problem};
+use super::{DEFAULT, Problem, users};
 use crate::{
     config::{self, Config, Fallback, Match, Sticky, Wanted, Weight},
     links::Owner,
@@ -95,6 +95,7 @@ pub(super) fn routes(config: &Config, problems: &mut Vec<Problem>) {
         synced(&at, route, config, problems);
         shadow(&at, route, problems);
         sticky(&at, route, problems);
+        users::check(&at, route, problems);
     }
     groups(config, problems);
     secret(config, problems);
@@ -222,7 +223,7 @@ fn sticky(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
 }
 
 /// RFC 6265: a cookie's name is a token.
-fn is_token(name: &str) -> bool {
+pub(super) fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&b))
 }
 

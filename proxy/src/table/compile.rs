@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config::{self, Config, Fallback, Match, Wanted, Weight},
     links::DataLinks,
+    split::{Force, Pins},
 };
 
 pub(super) fn compile(config: &Config, links: &dyn DataLinks) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {
@@ -61,6 +62,8 @@ impl Compiler<'_> {
             group: Group::new(group),
             sticky: route.sticky.iter().filter_map(KeySource::of).collect(),
             keyless: route.keyless,
+            pins: route.pin.as_ref().and_then(Pins::new).map(Box::new),
+            force: self.force(&at, route),
             sync: route.sync.as_ref().and_then(|name| self.sync(&at, name)),
             timeout: route.timeout,
             lowered: None,
@@ -87,6 +90,8 @@ impl Compiler<'_> {
             group: Group::new(DEFAULT),
             sticky: Box::default(),
             keyless: config::Keyless::default(),
+            pins: None,
+            force: None,
             sync: None,
             timeout: None,
             lowered: None,
@@ -114,6 +119,14 @@ impl Compiler<'_> {
             self.problems.push(Problem::unknown(at, "upstream", name, known));
         }
         found.map(|index| (name.into(), index))
+    }
+
+    fn force(&mut self, at: &str, route: &config::Route) -> Option<Box<Force>> {
+        Force::new(route.force.as_ref()?).map(|force| force.map(Box::new)).unwrap_or_else(|error| {
+            let message = format!("the system has no randomness to give: {error}");
+            self.problems.push(Problem::error(format!("{at}.force"), message));
+            None
+        })
     }
 
     fn sync(&mut self, at: &str, name: &str) -> Option<SyncRoute> {

@@ -16,6 +16,7 @@ mod rule;
 pub(crate) mod tests;
 mod trusts;
 mod unreachable;
+mod users;
 
 use std::sync::Arc;
 

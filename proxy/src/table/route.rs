@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use crate::{
     config::{Compare, Fallback, Keyless, Shadow, Sticky, Weight},
     links::{Owner, SyncLink},
-    split::Lowered,
+    split::{Force, Lowered, Pins},
 };
 
 /// The name of the route that answers what no other matches. Reserved.
@@ -29,6 +29,10 @@ pub struct Route {
     pub sticky: Box<[KeySource]>,
     /// What a request without any key does.
     pub keyless: Keyless,
+    /// Users for whom the weight does not decide; `None`: nobody.
+    pub pins: Option<Box<Pins>>,
+    /// Testers who name their side; `None`: nobody.
+    pub force: Option<Box<Force>>,
     /// The sync whose owner answers its writes.
     pub sync: Option<SyncRoute>,
     /// Until the head of the answer; wins over the upstream's.

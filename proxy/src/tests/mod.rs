@@ -20,6 +20,7 @@ mod tls_upstreams;
 mod traces;
 mod tunnels;
 mod upstream;
+mod users;
 mod wire;
 mod writes;
 

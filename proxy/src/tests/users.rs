@@ -1,0 +1,133 @@
+//! Users for whom the weight does not decide: testers and pins.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Bench, Fixed, Setup, Upstream};
+use crate::links::Owner;
+
+const SECRET: &str = "a-secret-of-testers";
+
+/// A route `pay` under `/pay` between two upstreams, and more.
+async fn sides(more: Value) -> (Upstream, Upstream, Setup) {
+    let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
+    let mut route = json!({"name": "pay", "match": {"path_prefix": "/pay"}, "legacy": "legacy", "modern": "modern"});
+    route.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let setup = Setup::new(legacy.address).upstream("modern", modern.address, &json!({})).route(route);
+    (legacy, modern, setup)
+}
+
+async fn ask(bench: &Bench, line: &str, headers: &str) -> super::Answer {
+    bench.ask(&format!("{line} HTTP/1.1\r\nHost: a\r\n{headers}\r\n")).await
+}
+
+async fn side(bench: &Bench, line: &str, headers: &str) -> String {
+    ask(bench, line, headers).await.text().to_owned()
+}
+
+fn moves(bench: &Bench, reason: &str) -> f64 {
+    bench.metric("banyan_side_moves_total", &[("route", "pay"), ("reason", reason)])
+}
+
+#[tokio::test]
+async fn a_tester_from_an_allowed_network_names_the_side_and_the_answer_says_it() {
+    let (legacy, modern, setup) = sides(json!({"force": {"allow": ["127.0.0.0/8"]}})).await;
+    let bench = setup.start();
+    let answer = ask(&bench, "GET /pay/1", "X-Banyan-Side: modern\r\n").await;
+    assert_eq!((answer.text(), answer.header("x-banyan-side")), ("modern", Some("modern")));
+    let answer = ask(&bench, "POST /pay", "X-Banyan-Side: legacy\r\n").await;
+    assert_eq!((answer.text(), answer.header("x-banyan-side")), ("legacy", Some("legacy")));
+    let answer = ask(&bench, "GET /pay/1", "").await;
+    assert_eq!((answer.text(), answer.header("x-banyan-side")), ("legacy", None));
+    assert_eq!(moves(&bench, "force"), 1.0, "legacy is where the weight has them");
+    for upstream in [&legacy, &modern] {
+        assert!(!upstream.bytes().to_ascii_lowercase().contains("x-banyan-"), "{}", upstream.bytes());
+    }
+}
+
+#[tokio::test]
+async fn from_everybody_else_the_header_is_stripped_and_says_nothing() {
+    let force = json!({"header": "x-test-side", "allow": ["192.0.2.0/24"], "secret": SECRET});
+    let (legacy, modern, setup) = sides(json!({ "force": force })).await;
+    let bench = setup.start();
+    for headers in ["", "X-Banyan-Secret: wrong\r\n", "X-Forwarded-For: 192.0.2.1\r\n", "X-Banyan-Secret:\r\n"] {
+        let answer = ask(&bench, "GET /pay/1", &format!("X-Test-Side: modern\r\n{headers}")).await;
+        assert_eq!((answer.text(), answer.header("x-banyan-side")), ("legacy", None), "{headers}");
+    }
+    let with = format!("X-Test-Side: modern\r\nX-Banyan-Secret: {SECRET}\r\n");
+    assert_eq!(side(&bench, "GET /pay/1", &with).await, "modern");
+    for upstream in [&legacy, &modern] {
+        let bytes = upstream.bytes().to_ascii_lowercase();
+        assert!(!bytes.contains("x-test-side") && !bytes.contains("secret"), "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn a_testers_network_is_that_of_the_client_behind_trusted_proxies() {
+    let (_legacy, _modern, mut setup) = sides(json!({"force": {"allow": ["192.0.2.0/24"]}})).await;
+    setup.config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let bench = setup.start();
+    let from = |client: &str| format!("X-Banyan-Side: modern\r\nX-Forwarded-For: {client}\r\n");
+    assert_eq!(side(&bench, "GET /pay", &from("192.0.2.9")).await, "modern");
+    assert_eq!(side(&bench, "GET /pay", &from("192.0.2.9, 198.51.100.1")).await, "legacy");
+}
+
+#[tokio::test]
+async fn a_tester_never_takes_a_write_from_its_owner() {
+    let more = json!({"sync": "money", "weight": 100, "force": {"allow": ["127.0.0.0/8"]}});
+    let (_legacy, _modern, setup) = sides(more).await;
+    let bench = setup.sync("money", Fixed(Owner::Legacy, None)).start();
+    let forced = "X-Banyan-Side: modern\r\n";
+    let write = ask(&bench, "POST /pay", forced).await;
+    assert_eq!((write.text(), write.header("x-banyan-side")), ("legacy", Some("legacy")));
+    assert_eq!(side(&bench, "GET /pay", forced).await, "modern", "who asks for a side sees it, even behind");
+    assert_eq!(side(&bench, "GET /pay", "").await, "legacy");
+    assert_eq!(moves(&bench, "force"), 0.0, "the weight is modern's, and the write stayed");
+}
+
+#[tokio::test]
+async fn one_customer_is_first_one_is_back_and_a_tester_beats_both() {
+    let more = json!({
+        "weight": 50,
+        "sticky": [{"header": "x-user-id"}],
+        "force": {"allow": ["127.0.0.0/8"]},
+        "pin": {"modern": [{"header": {"x-tenant": ["acme"]}}, {"cookie": {"tenant": ["acme"]}}],
+                "legacy": [{"header": {"x-tenant": ["initech"]}}]},
+    });
+    let (_legacy, _modern, setup) = sides(more).await;
+    let bench = setup.start();
+    for user in 0..20 {
+        let user = format!("X-User-Id: user-{user}\r\n");
+        assert_eq!(side(&bench, "GET /pay", &format!("{user}X-Tenant: acme\r\n")).await, "modern");
+        assert_eq!(side(&bench, "POST /pay", &format!("{user}Cookie: a=b; tenant=acme\r\n")).await, "modern");
+        assert_eq!(side(&bench, "GET /pay", &format!("{user}X-Tenant: initech\r\n")).await, "legacy");
+        let forced = format!("{user}X-Tenant: initech\r\nX-Banyan-Side: modern\r\n");
+        assert_eq!(side(&bench, "GET /pay", &forced).await, "modern");
+    }
+    // Each user counts once a request that left the side of their bucket: with 20 users there are some on either.
+    let pinned = moves(&bench, "pin");
+    assert!(pinned > 0.0 && pinned < 60.0, "{pinned}");
+}
+
+#[tokio::test]
+async fn a_pinned_users_writes_stay_with_the_owner_and_so_do_reads_while_the_other_side_is_behind() {
+    let more = json!({"sync": "money", "pin": {"modern": [{"header": {"x-tenant": ["acme"]}}]}});
+    for (lag, read) in [(Some(Duration::ZERO), "modern"), (None, "legacy")] {
+        let (_legacy, _modern, setup) = sides(more.clone()).await;
+        let bench = setup.sync("money", Fixed(Owner::Legacy, lag)).start();
+        assert_eq!(side(&bench, "GET /pay", "X-Tenant: acme\r\n").await, read);
+        assert_eq!(side(&bench, "POST /pay", "X-Tenant: acme\r\n").await, "legacy");
+        let reason = if read == "modern" { "pin" } else { "lag" };
+        assert_eq!(moves(&bench, reason), 1.0);
+    }
+    // Without cookies, by the user's key.
+    let mut keyed = more;
+    keyed["sticky"] = json!([{"header": "x-user-id"}]);
+    let (_legacy, _modern, setup) = sides(keyed).await;
+    let bench = setup.sync("money", Fixed(Owner::Legacy, Some(Duration::ZERO))).start();
+    let ann = "X-Tenant: acme\r\nX-User-Id: ann\r\n";
+    assert_eq!(side(&bench, "GET /pay", ann).await, "modern");
+    assert_eq!(side(&bench, "PUT /pay/1", ann).await, "legacy");
+    assert_eq!(side(&bench, "GET /pay", ann).await, "legacy", "a user reads what they wrote");
+}
