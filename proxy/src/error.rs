@@ -52,6 +52,11 @@ pub(crate) enum Fault {
     Path(#[from] BadPath),
     #[error("Banyan is no forward proxy")]
     Connect,
+    #[error("too many requests; the next one may come in {seconds} s")]
+    RateLimited {
+        /// Until then it would be refused again.
+        seconds: u32,
+    },
     #[error("the request's body ended before its announced end")]
     ClientBody,
     #[error("no connection to the upstream")]
@@ -114,6 +119,7 @@ impl Fault {
                 StatusCode::BAD_REQUEST
             }
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused
             | Self::Tls
             | Self::Certificate
@@ -129,9 +135,13 @@ impl Fault {
 
     pub(crate) fn blame(self) -> Blame {
         match self {
-            Self::Host | Self::HostDiffers | Self::Framing | Self::Path(_) | Self::Connect | Self::ClientBody => {
-                Blame::Client
-            }
+            Self::Host
+            | Self::HostDiffers
+            | Self::Framing
+            | Self::Path(_)
+            | Self::Connect
+            | Self::ClientBody
+            | Self::RateLimited { .. } => Blame::Client,
             Self::Held | Self::NoSide => Blame::Banyan,
             _ => Blame::Upstream,
         }
@@ -146,6 +156,7 @@ impl Fault {
             Self::Path(_) => "path",
             Self::Connect => "connect",
             Self::ClientBody => "client_body",
+            Self::RateLimited { .. } => "rate_limited",
             Self::Refused => "refused",
             Self::ConnectTimeout => "connect_timeout",
             Self::Tls => "tls",
@@ -164,7 +175,7 @@ impl Fault {
 
     /// After an ambiguous request nothing that follows on its connection can be trusted.
     fn closes(self) -> bool {
-        self.blame() == Blame::Client
+        self.blame() == Blame::Client && !matches!(self, Self::RateLimited { .. })
     }
 
     /// The whole answer. `plain`: the client asked for `text/plain`.
@@ -191,6 +202,9 @@ impl Fault {
             serde_json::to_vec(&problem).unwrap_or_default()
         };
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Self::RateLimited { seconds } = self {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

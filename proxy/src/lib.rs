@@ -13,6 +13,7 @@ mod listen;
 pub mod metrics;
 mod observe;
 mod proxy;
+mod rate;
 pub mod shadow;
 mod socket;
 pub mod split;
@@ -27,3 +28,4 @@ mod tests;
 
 pub use error::StartError;
 pub use proxy::{Proxy, ProxyStatus, RouteStatus, UpstreamStatus};
+pub use rate::RateLimit;

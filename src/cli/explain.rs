@@ -191,6 +191,14 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
         line("path", &answer.path, &format!("the normal form of {raw}"));
     }
     line("side", answer.side.as_str(), &side_sentence(answer, &explanation.route, choice));
+    if let Some(limit) = &explanation.route.rate_limit {
+        let settings = limit.settings();
+        let mut keys: Vec<String> = limit.sources().map(ToString::to_string).collect();
+        keys.push("the client's address".to_owned());
+        let burst = settings.burst.unwrap_or(settings.requests);
+        let text = format!("requests every {:?}, {burst} at once; counted by {}", settings.every, keys.join(", else "));
+        line("limit", &settings.requests.to_string(), &text);
+    }
     match &answer.upstream {
         Some(upstream) => {
             let endpoints = config.upstreams.get(upstream).map_or(0, |upstream| upstream.endpoints.len());

@@ -5,6 +5,7 @@
 
 mod matches;
 mod observe;
+mod rate_limit;
 mod route;
 mod short;
 mod upstream;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 pub use matches::{HeaderName, Match, Method, Networks, Wanted};
 pub use observe::{AccessLog, Errors, LogTarget, Observe, Tracing};
+pub use rate_limit::{RateKey, RateLimit};
 pub use route::{Compare, Fallback, Keyless, Rewrite, Route, Shadow, Side, Sticky};
 pub use short::{OneOrMany, Short, ShortOr, TEXT_OR_MAP};
 pub use upstream::{Endpoint, IdempotencyKey, Protocol, Upstream};

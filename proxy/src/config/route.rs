@@ -7,7 +7,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Force, HeaderName, Match, OneOrMany, Percent, Pins, Short, ShortOr, Weight};
+use super::{Force, HeaderName, Match, OneOrMany, Percent, Pins, RateLimit, Short, ShortOr, Weight};
 
 /// One route.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
@@ -53,6 +53,10 @@ pub struct Route {
     #[serde(default)]
     #[garde(dive)]
     pub force: Option<Force>,
+    /// How many requests one key may make; over it 429. Default: any number.
+    #[serde(default)]
+    #[garde(dive)]
+    pub rate_limit: Option<RateLimit>,
     /// The sync whose owner answers this route's writes.
     #[serde(default)]
     #[garde(skip)]

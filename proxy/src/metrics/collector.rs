@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     Answerer, HTTP_OVERHEAD, HTTP_REQUEST_DURATION, HTTP_REQUESTS, LABEL_CODE, LABEL_KIND, LABEL_OUTCOME, LABEL_REASON,
-    LABEL_ROUTE, LABEL_SIDE, Outcome, ROUTE_ATTEMPTS, ROUTE_WEIGHT, SIDE_MOVES, Shards, histogram::Sum,
+    LABEL_ROUTE, LABEL_SIDE, Outcome, RATE_LIMITED, ROUTE_ATTEMPTS, ROUTE_WEIGHT, SIDE_MOVES, Shards, histogram::Sum,
     shard::side_index,
 };
 use crate::{config::Weight, links::Owner, split::Moved};
@@ -46,7 +46,7 @@ pub struct SideCounts {
 struct Families(BTreeMap<&'static str, Vec<proto::Metric>>);
 
 /// Name, help, type, labels.
-const FAMILIES: [(&str, &str, proto::MetricType, &[&str]); 6] = [
+const FAMILIES: [(&str, &str, proto::MetricType, &[&str]); 7] = [
     (
         HTTP_REQUESTS,
         "Requests by route, by the side that answered, and by status",
@@ -82,6 +82,12 @@ const FAMILIES: [(&str, &str, proto::MetricType, &[&str]); 6] = [
         "Requests that left the side of their weight, by reason",
         proto::MetricType::COUNTER,
         &[LABEL_ROUTE, LABEL_REASON],
+    ),
+    (
+        RATE_LIMITED,
+        "Requests that were refused since their key made too many",
+        proto::MetricType::COUNTER,
+        &[LABEL_ROUTE],
     ),
 ];
 
@@ -139,6 +145,8 @@ impl Collector for Requests {
             workers.iter().for_each(|worker| overhead.add(&worker.overhead));
             if families.histogram(HTTP_OVERHEAD, &[(LABEL_ROUTE, route)], &overhead) {
                 // From zero on, for every route that had a request: a rate must see the first move, and an alert must find its series.
+                let limited = workers.iter().map(|worker| worker.limited.get()).sum();
+                families.counter_from_zero(RATE_LIMITED, &[(LABEL_ROUTE, route)], limited);
                 for why in Moved::ALL {
                     let count = workers.iter().map(|worker| worker.moves[why as usize].get()).sum();
                     families.counter_from_zero(

@@ -26,6 +26,8 @@ pub const HTTP_OVERHEAD: &str = "banyan_http_overhead_seconds";
 pub const ROUTE_WEIGHT: &str = "banyan_route_weight_percent";
 /// Exceptions to "the same user stays on the same side", by route and reason.
 pub const SIDE_MOVES: &str = "banyan_side_moves_total";
+/// Requests that were refused since their key made too many, by route.
+pub const RATE_LIMITED: &str = "banyan_rate_limited_total";
 /// Copies of reads by route and by what became of them (outcome).
 pub const SHADOW_REQUESTS: &str = "banyan_shadow_requests_total";
 /// Comparisons of the shadow's answer with what the client got, by route and result.

@@ -47,6 +47,7 @@ pub(crate) struct RouteShard {
     pub(super) attempts: [[Counter; Outcome::ALL.len()]; 2],
     pub(super) moves: [Counter; Moved::ALL.len()],
     pub(super) stale: Counter,
+    pub(super) limited: Counter,
     pub(crate) overhead: Histogram,
 }
 
@@ -140,6 +141,11 @@ impl RouteShard {
 
     pub(crate) fn moved(&self, why: Moved) {
         self.moves[why as usize].add(1);
+    }
+
+    /// A request whose key made too many.
+    pub(crate) fn rate_limited(&self) {
+        self.limited.add(1);
     }
 
     /// A read that the side which does not own the rows answered in fallback.

@@ -35,6 +35,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_vectors_in_the_docs_are_the_golden_ones() {
+        let page = include_str!("../../../docs/reference/buckets.md");
+        let rows: Vec<(&str, Vec<u8>, u16)> = page.lines().filter_map(row).collect();
+        let golden: Vec<(&str, Vec<u8>, u16)> =
+            GOLDEN.iter().map(|(group, key, bucket)| (*group, key.to_vec(), *bucket)).collect();
+        assert_eq!(rows, golden);
+    }
+
+    /// `| `payments` | `ann` | 285 |`, or with `bytes `ff 00` ` or `address `192.0.2.7` ` as the key.
+    fn row(line: &str) -> Option<(&str, Vec<u8>, u16)> {
+        let mut cells = line.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ");
+        let (group, key, bucket) = (cells.next()?.trim_matches('`'), cells.next()?, cells.next()?);
+        let (kind, text) = key.strip_suffix('`')?.split_once('`')?;
+        let key = match kind.trim() {
+            "" => text.as_bytes().to_vec(),
+            "bytes" => text.split(' ').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect(),
+            "address" => crate::split::address_key(text.parse().unwrap()),
+            other => panic!("{other}"),
+        };
+        Some((group, key, bucket.parse().unwrap()))
+    }
+
     const GOLDEN: &[(&str, &[u8], u16)] = &[
         ("payments", b"ann", 285),
         ("payments", b"bob", 3068),
@@ -44,6 +67,9 @@ mod tests {
         ("accounts", b"ann", 9533),
         ("accounts", b"42", 111),
         ("überweisung", b"ann", 4004),
+        // 192.0.2.7, and every address of 2001:db8:0:1::/64.
+        ("payments", b"\xc0\x00\x02\x07", 6667),
+        ("payments", b"\x20\x01\x0d\xb8\x00\x00\x00\x01", 2708),
     ];
 
     #[test]

@@ -117,14 +117,7 @@ impl Split {
 
     /// The same for a tester, who asks for a side.
     #[must_use]
-    pub fn choose_for(
-        &self,
-        route: &Route,
-        head: &Parts,
-        client: IpAddr,
-        now: Now,
-        wish: Option<Owner>,
-    ) -> Choice {
+    pub fn choose_for(&self, route: &Route, head: &Parts, client: IpAddr, now: Now, wish: Option<Owner>) -> Choice {
         let is_write = is_write(head);
         let is_split = route.legacy.is_some() && route.modern.is_some();
         let is_drawn = is_split && route.weight > Weight::ZERO && route.weight < Weight::FULL;

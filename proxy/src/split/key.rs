@@ -32,15 +32,20 @@ pub fn find_key<'r>(route: &Route, headers: &'r HeaderMap) -> Option<Key<'r>> {
     listed.or_else(|| Some(Key { bytes: Cow::Borrowed(cookie::find(headers, ID_COOKIE)?), source: None }))
 }
 
-/// The key that stands in for a missing one: the client's address where the route says so. IPv4 by its four bytes (mapped ones too), IPv6 by
-/// its first eight, since one user draws new addresses from one /64.
+/// The key that stands in for a missing one: the client's address where the route says so.
 pub(super) fn keyless(route: &Route, client: IpAddr) -> Option<Key<'static>> {
     if route.keyless != Keyless::ClientAddress {
         return None;
     }
-    let bytes = match client.to_canonical() {
+    Some(Key { bytes: Cow::Owned(address_key(client)), source: None })
+}
+
+/// A client's address as a key: IPv4 by its four bytes (mapped ones too), IPv6 by its first eight, since one user draws new addresses from one
+/// /64.
+#[must_use]
+pub fn address_key(client: IpAddr) -> Vec<u8> {
+    match client.to_canonical() {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets()[..8].to_vec(),
-    };
-    Some(Key { bytes: Cow::Owned(bytes), source: None })
+    }
 }

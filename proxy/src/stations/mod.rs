@@ -9,6 +9,7 @@ mod forwarded;
 mod hold;
 mod hop;
 mod hop_by_hop;
+mod limit;
 mod locate;
 mod open_write;
 mod prepare;

@@ -2,11 +2,15 @@
 
 use tower::{Layer, Service};
 
-use super::{answer, arrival::Arrival, check, choose, forward, hold, locate, prepare, tee};
+use super::{answer, arrival::Arrival, check, choose, forward, hold, limit, locate, prepare, tee};
 
 /// A request's way, from its head to its answer. Every station is ready at any time, and costs nothing to clone.
 pub(crate) type Stack = answer::Station<
-    check::Station<locate::Station<hold::Station<choose::Station<prepare::Station<tee::Station<forward::Station>>>>>>,
+    check::Station<
+        locate::Station<
+            limit::Station<hold::Station<choose::Station<prepare::Station<tee::Station<forward::Station>>>>>,
+        >,
+    >,
 >;
 
 /// The future of one request.
@@ -18,6 +22,7 @@ pub(crate) fn stack() -> Stack {
         answer::Stage,  // turns what comes back, or any error, into the client's answer; counts it
         check::Stage,   // refuses ambiguous framing and hosts; strips what only Banyan may say
         locate::Stage,  // normalises the path, finds the route and the client's address
+        limit::Stage,   // refuses who made too many requests
         hold::Stage,    // keeps writes waiting while their owner moves
         choose::Stage,  // reads follow the weight, writes follow the owner
         prepare::Stage, // takes off what belongs to the client's hop, says who the client is

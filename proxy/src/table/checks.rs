@@ -214,7 +214,7 @@ fn sticky(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
             problems.push(
                 Problem::warning(
                     format!("{at}.sticky[{number}].{kind}"),
-                    format!("`{name}` looks like a session's, and those change at log-in: the user may change side"),
+                    format!("`{name}` looks like a session's, and those change at log-in or with time: the user may change side"),
                 )
                 .hint("take something that stays with the user, such as an id, or Banyan's own cookie `banyan_id`"),
             );
@@ -229,7 +229,8 @@ pub(super) fn is_token(name: &str) -> bool {
 
 fn changes_at_login(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    name.contains("sess")
+    let parts = ["sess", "token", "jwt", "csrf", "xsrf"];
+    parts.iter().any(|part| name.contains(part))
         || name == "sid"
         || name.ends_with(".sid")
         || name.ends_with("_sid")
@@ -245,6 +246,19 @@ fn groups(config: &Config, problems: &mut Vec<Problem>) {
         let group = route.group.as_ref().or(route.sync.as_ref()).unwrap_or(&route.name);
         let weight = route.weight.unwrap_or_default();
         let (other, expected) = *first.entry(group).or_insert((route, weight));
+        if (&route.sticky, route.keyless) != (&other.sticky, other.keyless) {
+            problems.push(
+                Problem::warning(
+                    format!("routes[{index}]"),
+                    format!(
+                        "group `{group}` looks for its users' keys in one place on route `{}` and in another on `{}`: a user may be \
+                         on both sides",
+                        other.name, route.name
+                    ),
+                )
+                .hint("give all routes of a group the same `sticky` and `keyless`"),
+            );
+        }
         if weight != expected {
             problems.push(
                 Problem::warning(

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config::{self, Config, Fallback, Match, Wanted, Weight},
     links::DataLinks,
+    rate::RateLimit,
     split::{Force, Pins},
 };
 
@@ -64,6 +65,7 @@ impl Compiler<'_> {
             keyless: route.keyless,
             pins: route.pin.as_ref().and_then(Pins::new).map(Box::new),
             force: self.force(&at, route),
+            rate_limit: route.rate_limit.as_ref().and_then(RateLimit::new).map(Box::new),
             sync: route.sync.as_ref().and_then(|name| self.sync(&at, name)),
             timeout: route.timeout,
             lowered: None,
@@ -92,6 +94,7 @@ impl Compiler<'_> {
             keyless: config::Keyless::default(),
             pins: None,
             force: None,
+            rate_limit: None,
             sync: None,
             timeout: None,
             lowered: None,

@@ -72,6 +72,14 @@ impl RouteTable {
                 route.lowered = Lowered::at_reload(old.lowered.as_ref(), old.weight, route.weight);
             }
         }
+        for route in &mut self.routes {
+            let old = before.routes.iter().find(|old| old.name == route.name);
+            if let Some(route) = Arc::get_mut(route)
+                && let (Some(limit), Some(old)) = (&mut route.rate_limit, old.and_then(|old| old.rate_limit.as_ref()))
+            {
+                limit.follow(old);
+            }
+        }
     }
 
     /// The route that answers; `default` when no other matches. No allocation, no lock.

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use crate::{
     config::{Compare, Fallback, Keyless, Shadow, Sticky, Weight},
     links::{Owner, SyncLink},
+    rate::RateLimit,
     split::{Force, Lowered, Pins},
 };
 
@@ -33,6 +34,8 @@ pub struct Route {
     pub pins: Option<Box<Pins>>,
     /// Testers who name their side; `None`: nobody.
     pub force: Option<Box<Force>>,
+    /// How many requests one key may make; `None`: any number.
+    pub rate_limit: Option<Box<RateLimit>>,
     /// The sync whose owner answers its writes.
     pub sync: Option<SyncRoute>,
     /// Until the head of the answer; wins over the upstream's.

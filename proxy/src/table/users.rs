@@ -1,9 +1,11 @@
-//! What a `force` or a `pin` can get wrong although every value by itself is right.
+//! What a `force`, a `pin` or a `rate_limit` can get wrong although every value by itself is right.
+
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
 use super::{Problem, checks::is_token};
-use crate::config::{self, Pin};
+use crate::config::{self, Pin, RateKey};
 
 /// A shorter one can be guessed.
 const LEAST_SECRET: usize = 16;
@@ -19,11 +21,43 @@ pub(super) fn check(at: &str, route: &config::Route, problems: &mut Vec<Problem>
             );
         }
     }
+    if let Some(limit) = &route.rate_limit {
+        check_limit(&format!("{at}.rate_limit"), limit, problems);
+    }
     if let Some(force) = &route.force {
         check_force(&format!("{at}.force"), force, problems);
     }
     if let Some(pins) = &route.pin {
         check_pins(&format!("{at}.pin"), pins, problems);
+    }
+}
+
+fn check_limit(at: &str, limit: &config::RateLimit, problems: &mut Vec<Problem>) {
+    let day = Duration::from_secs(24 * 60 * 60);
+    if limit.every > day || (limit.every / limit.requests.max(1)).is_zero() {
+        problems.push(
+            Problem::error(
+                format!("{at}.every"),
+                "the time must be a day at most, and a nanosecond a request at least",
+            )
+            .hint("for example `{requests: 10, every: 1s}`"),
+        );
+    }
+    for (number, key) in limit.key.iter().enumerate() {
+        match key {
+            RateKey::Cookie(name) if !is_token(name) => problems.push(
+                Problem::error(format!("{at}.key[{number}].cookie"), format!("`{name}` is no cookie name"))
+                    .hint("expected letters, digits, `-`, `_` and `.`"),
+            ),
+            RateKey::ClientAddress if number + 1 < limit.key.len() => problems.push(
+                Problem::warning(
+                    format!("{at}.key[{number}]"),
+                    "what stands behind `client_address` is never looked at",
+                )
+                .hint("put it last; every client has an address"),
+            ),
+            _ => {}
+        }
     }
 }
 

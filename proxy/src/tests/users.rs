@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Bench, Fixed, Setup, Upstream};
-use crate::links::Owner;
+use super::{Bench, Data, Fixed, Setup, Upstream, eventually};
+use crate::links::{Moment, Owner};
 
 const SECRET: &str = "a-secret-of-testers";
 
@@ -125,9 +125,63 @@ async fn a_pinned_users_writes_stay_with_the_owner_and_so_do_reads_while_the_oth
     let mut keyed = more;
     keyed["sticky"] = json!([{"header": "x-user-id"}]);
     let (_legacy, _modern, setup) = sides(keyed).await;
-    let bench = setup.sync("money", Fixed(Owner::Legacy, Some(Duration::ZERO))).start();
+    let data = Data::new();
+    let bench = setup.sync("money", data.clone()).start();
     let ann = "X-Tenant: acme\r\nX-User-Id: ann\r\n";
+    data.shows_all();
     assert_eq!(side(&bench, "GET /pay", ann).await, "modern");
+    // What is written before this moment counts as shown.
+    let shown = Moment::now() + Duration::from_millis(2);
+    eventually("that moment is over", || Moment::now() > shown).await;
     assert_eq!(side(&bench, "PUT /pay/1", ann).await, "legacy");
     assert_eq!(side(&bench, "GET /pay", ann).await, "legacy", "a user reads what they wrote");
+}
+
+#[tokio::test]
+async fn without_a_key_the_client_behind_trusted_proxies_draws_the_bucket() {
+    let (_legacy, _modern, mut setup) = sides(json!({"weight": 50, "keyless": "client_address"})).await;
+    setup.config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let seed = crate::split::seed("pay");
+    let bench = setup.start();
+    let mut seen = std::collections::BTreeSet::new();
+    for host in 1..=20 {
+        let client = format!("192.0.2.{host}");
+        let bucket = crate::split::bucket(seed, &crate::split::address_key(client.parse().unwrap()));
+        let expected = if bucket < 5000 { "modern" } else { "legacy" };
+        let from = format!("X-Forwarded-For: 6.6.6.6, {client}\r\n");
+        assert_eq!(side(&bench, "GET /pay", &from).await, expected, "{client}");
+        seen.insert(expected);
+    }
+    assert_eq!(seen.len(), 2);
+}
+
+#[tokio::test]
+async fn who_makes_too_many_requests_is_refused_and_told_when_to_come_again() {
+    let limit = json!({"requests": 2, "every": "1h", "key": [{"header": "x-api-key"}]});
+    let (legacy, _modern, setup) = sides(json!({ "rate_limit": limit })).await;
+    let bench = setup.start();
+    let ann = "X-Api-Key: ann\r\n";
+    for _ in 0..2 {
+        // Each on a connection of its own: both workers count together.
+        assert_eq!(side(&bench, "GET /pay", ann).await, "legacy");
+    }
+    let mut client = bench.client().await;
+    for _ in 0..2 {
+        client.send(format!("GET /pay HTTP/1.1\r\nHost: a\r\n{ann}\r\n")).await;
+        let refused = client.answer().await;
+        assert_eq!(refused.status, 429);
+        assert_eq!(refused.header("content-type"), Some("application/problem+json"));
+        let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((1700..=1800).contains(&wait), "{wait}");
+        let problem: Value = serde_json::from_str(refused.text()).unwrap();
+        assert_eq!((&problem["route"], &problem["fault"]), (&json!("pay"), &json!("client")));
+        assert_eq!(problem["type"], "urn:banyan:error:rate_limited");
+    }
+    // The connection stays: others, and other routes, are answered on it.
+    client.send("GET /pay HTTP/1.1\r\nHost: a\r\nX-Api-Key: bob\r\n\r\n").await;
+    assert_eq!(client.answer().await.text(), "legacy");
+    client.send(format!("GET /other HTTP/1.1\r\nHost: a\r\n{ann}\r\n")).await;
+    assert_eq!(client.answer().await.text(), "legacy");
+    assert_eq!(bench.metric("banyan_rate_limited_total", &[("route", "pay")]), 2.0);
+    assert_eq!(legacy.bytes().matches("GET /pay ").count(), 3, "what is refused costs the upstream nothing");
 }
