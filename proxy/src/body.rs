@@ -218,6 +218,7 @@ impl Stream {
             }
             polled = self.incoming.poll_frame(cx);
         }
+        self.turn.body_is_awaited(polled.is_pending());
         match &polled {
             Poll::Ready(None) => self.release(),
             Poll::Ready(Some(Ok(_))) if self.incoming.is_end_stream() => self.release(),

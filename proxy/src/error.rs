@@ -73,12 +73,18 @@ pub(crate) enum Fault {
     NoWebSocket,
     #[error("the upstream did not answer in time")]
     Timeout,
+    #[error("the request took longer than its route allows")]
+    Deadline,
     #[error("the upstream closed the connection before its answer")]
     Reset,
     #[error("the upstream's answer is no valid HTTP")]
     BadAnswer,
     #[error("the upstream switched protocols without being asked")]
     Unasked,
+    #[error("the upstream has as many requests as it can take; this one was not sent")]
+    Overloaded,
+    #[error("too much of what the upstream was asked failed; this request was not sent")]
+    CircuitOpen,
     #[error("the side that owns this route's data cannot be reached; nothing was written")]
     OwnerAway,
     #[error("the owner of this route's data is moving; nothing was written")]
@@ -128,8 +134,10 @@ impl Fault {
             | Self::Reset
             | Self::BadAnswer
             | Self::Unasked => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::OwnerAway | Self::Held | Self::NoSide => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectTimeout | Self::Timeout | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::Overloaded | Self::CircuitOpen | Self::OwnerAway | Self::Held | Self::NoSide => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -164,9 +172,12 @@ impl Fault {
             Self::NoWebSocket => "no_websocket",
             Self::Certificate => "certificate",
             Self::Timeout => "timeout",
+            Self::Deadline => "deadline",
             Self::Reset => "reset",
             Self::BadAnswer => "bad_answer",
             Self::Unasked => "unasked_upgrade",
+            Self::Overloaded => "overloaded",
+            Self::CircuitOpen => "circuit_open",
             Self::OwnerAway => "owner_away",
             Self::Held => "held",
             Self::NoSide => "no_side",

@@ -27,5 +27,6 @@ mod upstream;
 mod tests;
 
 pub use error::StartError;
-pub use proxy::{Proxy, ProxyStatus, RouteStatus, UpstreamStatus};
+pub use proxy::{Proxy, ProxyStatus, RouteStatus};
 pub use rate::RateLimit;
+pub use upstream::{CircuitState, EndpointState, EndpointStatus, UpstreamStatus};

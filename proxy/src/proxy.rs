@@ -18,12 +18,12 @@ use crate::{
     error::StartError,
     links::DataLinks,
     listen::{Compiled, Crew, ListenerState, Shared, bind},
-    metrics::{Holds, Requests, Shards, SideCounts},
+    metrics::{Holds, Requests, Shards, SideCounts, Upstreams},
     observe::Recorder,
     shadow::Shadow,
     split::{RecentWrites, Signer, Split},
     table::{Problem, RouteTable, Stage, SyncRoute},
-    upstream::{TrustWatch, Warden},
+    upstream::{TrustWatch, UpstreamSpec, UpstreamStatus, Warden},
 };
 
 /// A running proxy.
@@ -70,17 +70,8 @@ pub struct RouteStatus {
     pub reads_at_owner: bool,
     /// What comparing the shadow's answers gave; `None` where nothing is compared.
     pub compare: Option<CompareStatus>,
-}
-
-/// One upstream.
-#[derive(Debug, Clone, Serialize)]
-pub struct UpstreamStatus {
-    /// Its name.
-    pub name: String,
-    /// Requests whose answer's head is awaited.
-    pub in_flight: usize,
-    /// Open connections, idle ones among them.
-    pub connections: usize,
+    /// Why modern does not get what it should, in a few words.
+    pub why: Option<String>,
 }
 
 // === impl Proxy ===
@@ -139,6 +130,7 @@ impl Proxy {
             let syncs = current.table.routes().iter().filter_map(|route| route.sync.as_ref());
             syncs.map(|sync| (Arc::clone(&sync.name), Arc::clone(sync.link.hold()))).collect()
         })?))?;
+        registry.register(Box::new(Upstreams::new(Arc::clone(&shared))?))?;
         let crew = Crew::start(&shared, &sockets, park_at_once)?;
         let trusts = TrustWatch::start(Arc::clone(&shared), background);
         Ok(Self { shared, crew, shadow, _warden: warden, _trusts: trusts, generation: AtomicU64::new(0) })
@@ -191,6 +183,8 @@ impl Proxy {
     #[must_use]
     pub fn status(&self) -> ProxyStatus {
         let current = self.shared.current.load();
+        let status = |spec: &Arc<UpstreamSpec>| UpstreamStatus::of(spec, &self.shared.upstream_state(&spec.name));
+        let upstreams: Vec<UpstreamStatus> = current.upstreams.iter().map(status).collect();
         let routes = current.table.routes().iter().map(|route| {
             let answers = SideCounts::of(&self.shared.shards, &route.name);
             RouteStatus {
@@ -203,18 +197,16 @@ impl Proxy {
                 sync: route.sync.as_ref().map(|sync| sync.name.to_string()),
                 reads_at_owner: route.sync.as_ref().is_some_and(SyncRoute::is_behind),
                 compare: current.shadows.status(route),
+                why: route.modern.as_ref().and_then(|modern| upstreams[modern.index].why()),
             }
         });
-        let upstreams = current.upstreams.iter().map(|upstream| {
-            let (in_flight, connections) = self.shared.upstream_state(&upstream.name).busy();
-            UpstreamStatus { name: upstream.name.clone(), in_flight, connections }
-        });
+        let routes = routes.collect();
         let sum = |of: fn(&ListenerState) -> &AtomicUsize| {
             self.shared.listeners.iter().map(|listener| of(listener).load(Ordering::Relaxed)).sum()
         };
         ProxyStatus {
-            routes: routes.collect(),
-            upstreams: upstreams.collect(),
+            routes,
+            upstreams,
             connections: sum(|listener| &listener.open),
             idle_connections: sum(|listener| &listener.idle),
         }

@@ -10,8 +10,7 @@ const KEYS: &[(Above, &[&str])] = &[
     (&["listeners"], &["tls", "proxy_protocol"]),
     (&["admin"], &["tls"]),
     (&["state"], &["shared"]),
-    (&["upstreams", "*"], &["health", "limits", "circuit", "ejection"]),
-    (&["routes"], &["reads", "fallback_on", "cookies", "rollout", "redirect", "respond", "retries"]),
+    (&["routes"], &["reads", "fallback_on", "cookies", "rollout", "redirect", "respond"]),
     (&["routes", "legacy"], &["headers", "host"]),
     (&["routes", "modern"], &["headers", "host"]),
     (&["routes", "shadow"], &["methods", "resend"]),
@@ -190,6 +189,7 @@ pub(super) fn limit(path: &[Step], key: Option<&str>, message: &str) -> (String,
             "an upstream must have at least one endpoint",
             "endpoints: [\"http://127.0.0.1:7001\"]",
         ),
+        (&["upstreams", "*", "health", "path"], "a path must begin with `/`", "path: /livez"),
         (&["listeners"], "there must be at least one listener", "listeners: [{bind: \"0.0.0.0:8080\"}]"),
     ];
     let keys = keys(path);
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn a_key_is_later_only_where_it_will_stand() {
         assert!(later_key(&Step::parse("routes[3].rollout")));
-        assert!(later_key(&Step::parse("upstreams.payments.circuit")));
+        assert!(later_key(&Step::parse("syncs.payments.format")));
         assert!(later_key(&Step::parse("routes[0].shadow.methods")));
         assert!(!later_key(&Step::parse("rollout")));
         assert!(!later_key(&Step::parse("routes[0].rolout")));

@@ -152,9 +152,12 @@ impl Role {
         let listener = place.listen()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         match self {
-            Self::LegacyApp(_) => {
-                runtime.block_on(legacy_app::serve(legacy_app::Settings { listener, database, session_key }))
-            }
+            Self::LegacyApp(_) => runtime.block_on(legacy_app::serve(legacy_app::Settings {
+                listener,
+                database,
+                session_key,
+                capacity: None,
+            })),
             Self::PaymentsService(_) => runtime.block_on(payments_service::serve(payments_service::Settings {
                 listener,
                 database,

@@ -45,7 +45,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     let shop = Shop::fresh().await;
     let (legacy, modern) = (Upstream::named("legacy"), Upstream::named("modern"));
     let routes = format!(
-        "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  service: {{endpoints: [\"{}\"]}}\ndefault: monolith\nroutes:\n  - name: payments\n    \
+        "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  service: {{endpoints: [\"{}\"], circuit: {{}}, limits: {{adaptive: true}}}}\ndefault: monolith\nroutes:\n  - name: payments\n    \
          match: {{path_prefix: /payments}}\n    legacy: monolith\n    modern: service\n    weight: 50\n    sticky: [{{header: x-user-id}}]\n    sync: shop\n    \
          shadow: {{percent: 100}}\n    compare: {{}}\n{}",
         legacy.url(),

@@ -126,7 +126,8 @@ impl Shop {
         let ((monolith, first), (payments_service, second), (accounts_service, third)) = (listen(), listen(), listen());
         let key = || KEY.to_owned();
         let mut programs = JoinSet::new();
-        let settings = legacy_app::Settings { listener: first, database: url(&legacy), session_key: key() };
+        let settings =
+            legacy_app::Settings { listener: first, database: url(&legacy), session_key: key(), capacity: None };
         programs.spawn(legacy_app::serve(settings));
         let settings = payments_service::Settings { listener: second, database: url(&payments), session_key: key() };
         programs.spawn(payments_service::serve(settings));

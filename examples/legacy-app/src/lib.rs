@@ -11,6 +11,7 @@ mod orders;
 mod payments;
 mod reports;
 mod session;
+mod strain;
 mod wire;
 
 use std::{env, net::SocketAddr, sync::Arc};
@@ -34,6 +35,8 @@ pub struct Settings {
     pub database: String,
     /// The key of the session cookie, the same as the other services'.
     pub session_key: String,
+    /// How many pages it serves at once as fast as ever; beyond that it collapses, as monoliths do. `None`: as many as the machine can.
+    pub capacity: Option<usize>,
 }
 
 /// What every page needs.
@@ -55,7 +58,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
         Arc::new(Shop { database, sessions: SessionKey::new(&settings.session_key), chat: broadcast::channel(64).0 });
     settings.listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(settings.listener)?;
-    wire::serve(listener, pages(shop)).await
+    wire::serve(listener, strain::under(settings.capacity, pages(shop))).await
 }
 
 fn pages(shop: Arc<Shop>) -> Router {
@@ -94,7 +97,7 @@ async fn prepare(database: &Pool) -> anyhow::Result<()> {
 // === impl Settings ===
 
 impl Settings {
-    /// From `BIND`, `DATABASE_URL` and `SESSION_KEY`.
+    /// From `BIND`, `DATABASE_URL` and `SESSION_KEY`, and `CAPACITY` if there is one.
     ///
     /// # Errors
     /// Names the variable that is missing or wrong, or the address that is taken.
@@ -105,6 +108,11 @@ impl Settings {
             listener: std::net::TcpListener::bind(bind).with_context(|| format!("cannot listen on {bind}"))?,
             database: read("DATABASE_URL")?,
             session_key: read("SESSION_KEY")?,
+            capacity: env::var("CAPACITY")
+                .ok()
+                .map(|text| text.parse())
+                .transpose()
+                .context("`CAPACITY` is no number")?,
         })
     }
 }

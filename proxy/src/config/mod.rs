@@ -9,6 +9,7 @@ mod rate_limit;
 mod route;
 mod short;
 mod upstream;
+mod upstream_rules;
 mod upstream_tls;
 mod users;
 mod weight;
@@ -28,6 +29,7 @@ pub use rate_limit::{RateKey, RateLimit};
 pub use route::{Compare, Fallback, Keyless, Rewrite, Route, Shadow, Side, Sticky};
 pub use short::{OneOrMany, Short, ShortOr, TEXT_OR_MAP};
 pub use upstream::{Endpoint, IdempotencyKey, Protocol, Upstream};
+pub use upstream_rules::{Adaptive, AdaptiveForm, Circuit, Ejection, Health, Retries, UpstreamLimits};
 pub use upstream_tls::UpstreamTls;
 pub use users::{Force, Pin, Pins};
 pub use weight::{Percent, Weight};
@@ -109,6 +111,11 @@ pub struct Limits {
     #[garde(skip)]
     #[schemars(with = "String")]
     pub idle_time: Duration,
+    /// How long a client may take no byte of an answer that is there for it. Default 60s; over it: closed.
+    #[serde(with = "humantime_serde")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub take_time: Duration,
 }
 
 /// Where running state is kept between restarts.
@@ -130,6 +137,7 @@ impl Default for Limits {
             headers: 100,
             head_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(75),
+            take_time: Duration::from_secs(60),
         }
     }
 }

@@ -66,6 +66,11 @@ pub struct Route {
     #[garde(skip)]
     #[schemars(with = "Option<String>")]
     pub timeout: Option<Duration>,
+    /// All of a request, from its head to the end of its answer: waiting, trying again and the other side included. Default: none.
+    #[serde(with = "humantime_serde", default)]
+    #[garde(skip)]
+    #[schemars(with = "Option<String>")]
+    pub deadline: Option<Duration>,
     /// What may be tried on the other side. Default: `reads` on synced routes, else `unsent` below weight 100 and `none` at 100.
     #[serde(default)]
     #[garde(skip)]

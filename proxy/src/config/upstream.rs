@@ -6,7 +6,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Short, ShortOr, UpstreamTls};
+use super::{Circuit, Ejection, Health, Retries, Short, ShortOr, UpstreamLimits, UpstreamTls};
 
 /// One upstream.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
@@ -30,6 +30,11 @@ pub struct Upstream {
     #[garde(skip)]
     #[schemars(with = "String")]
     pub idle_time: Duration,
+    /// How long it may send nothing in the middle of an answer. Default 5m; over it the answer is broken off.
+    #[serde(with = "humantime_serde", default = "five_minutes")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub body_idle: Duration,
     /// How often the names of endpoints are looked up again, in the background. Default 30s; addresses that vanished are drained.
     #[serde(with = "humantime_serde", default = "thirty_seconds")]
     #[garde(skip)]
@@ -40,6 +45,26 @@ pub struct Upstream {
     #[garde(skip)]
     #[schemars(with = "Option<String>")]
     pub slow_start: Option<Duration>,
+    /// What it is spared, over all workers.
+    #[serde(default)]
+    #[garde(dive)]
+    pub limits: Option<UpstreamLimits>,
+    /// Asks every endpoint for a path, again and again; one that fails gets no requests. When all fail, all are used.
+    #[serde(default)]
+    #[garde(dive)]
+    pub health: Option<Health>,
+    /// Leaves an endpoint out after errors in a row.
+    #[serde(default)]
+    #[garde(dive)]
+    pub ejection: Option<Ejection>,
+    /// Leaves the upstream alone when too much fails, where it is some route's `modern`.
+    #[serde(default)]
+    #[garde(dive)]
+    pub circuit: Option<Circuit>,
+    /// How much may be sent to it again after an unknown outcome. Default: 20 % of the requests and 10 a second.
+    #[serde(default)]
+    #[garde(dive)]
+    pub retries: Option<Retries>,
     /// `honoured`: a request with an `Idempotency-Key` may be sent again to this upstream, whatever its method.
     #[serde(default)]
     #[garde(skip)]
@@ -161,6 +186,10 @@ fn one_second() -> Duration {
 
 fn thirty_seconds() -> Duration {
     Duration::from_secs(30)
+}
+
+fn five_minutes() -> Duration {
+    Duration::from_mins(5)
 }
 
 fn four_seconds() -> Duration {

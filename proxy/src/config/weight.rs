@@ -41,6 +41,12 @@ impl Weight {
         Ok(Self(hundredths as u16))
     }
 
+    /// For defaults in the code: hundredths of a percent, at most 10,000.
+    pub(crate) const fn hundredths(hundredths: u16) -> Self {
+        assert!(hundredths <= 10_000, "more than all");
+        Self(hundredths)
+    }
+
     /// The number of buckets of 10,000 that are modern's.
     #[must_use]
     pub fn buckets(self) -> u16 {

@@ -139,6 +139,11 @@ async fn drive(socket: Socket, early: Bytes, listener: usize, turn: &Rc<Turn>, w
                 return Poll::Ready(Why::Between);
             }
             match order {
+                // Half an answer must not look like a whole one.
+                Some(Order::BodyLate) if turn.is_busy() => {
+                    turn.break_off();
+                    return Poll::Ready(Why::Done(false));
+                }
                 Some(Order::CloseIdle) if !turn.is_busy() && !turn.is_in_head() => return Poll::Ready(Why::Idle),
                 Some(Order::HeadLate) if !turn.is_busy() && turn.is_in_head() => return Poll::Ready(Why::HeadLate),
                 _ => {}

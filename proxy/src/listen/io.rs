@@ -62,10 +62,21 @@ impl AsyncRead for ClientIo {
     }
 }
 
+impl ClientIo {
+    /// Tells whether the client takes what it is sent.
+    fn took(&self, polled: &Poll<io::Result<usize>>) {
+        if polled.is_ready() {
+            self.turn.taken();
+        }
+    }
+}
+
 impl AsyncWrite for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.turn.wrote();
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.took(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -74,7 +85,9 @@ impl AsyncWrite for ClientIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.turn.wrote();
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+        let polled = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        self.took(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {

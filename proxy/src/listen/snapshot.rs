@@ -84,9 +84,10 @@ impl Compiled {
 
     /// A quarter of the shortest deadline, within bounds.
     fn sweep_every(&self) -> Duration {
-        let upstreams = self.upstreams.iter().map(|upstream| upstream.timeout.min(upstream.idle_time));
-        let routes = self.table.routes().iter().filter_map(|route| route.timeout);
-        let limits = self.limits.iter().map(|limits| limits.head_time.min(limits.idle_time));
+        let upstreams =
+            self.upstreams.iter().map(|upstream| upstream.timeout.min(upstream.idle_time).min(upstream.body_idle));
+        let routes = self.table.routes().iter().flat_map(|route| [route.timeout, route.deadline]).flatten();
+        let limits = self.limits.iter().map(|limits| limits.head_time.min(limits.idle_time).min(limits.take_time));
         let shortest = upstreams.chain(routes).chain(limits).min().unwrap_or(SWEEPS.1);
         (shortest / 4).clamp(SWEEPS.0, SWEEPS.1)
     }
@@ -137,6 +138,7 @@ fn patience(limits: &Limits, sweep_every: Duration) -> Patience {
         idle: to_ticks(limits.idle_time + sweep_every),
         head: to_ticks(limits.head_time + sweep_every),
         park: to_ticks(PARK_AFTER),
+        take: to_ticks(limits.take_time + sweep_every),
     }
 }
 

@@ -33,6 +33,13 @@ pub(crate) struct Turn {
     /// Of the request: bytes of its body that were read, and how often it was put on an upstream's wire.
     body_bytes: Cell<u64>,
     sends: Cell<u32>,
+    /// How long the upstream may keep still in the middle of an answer; `None` while no answer is passed on.
+    body: Cell<Option<Tick>>,
+    /// The answer's next bytes are the upstream's to send, and not the client's to take.
+    hungry: Cell<bool>,
+    /// The whole request must be over by then.
+    due: Cell<Option<Tick>>,
+    overdue: Cell<bool>,
     order: Cell<Option<Order>>,
     /// An answer broke off behind its head.
     broken: Cell<bool>,
@@ -59,6 +66,8 @@ pub(crate) enum Order {
     HeadLate,
     /// The head of the answer is late.
     AnswerLate,
+    /// The rest of the answer does not come, or is not taken.
+    BodyLate,
 }
 
 /// What a sweep measures a connection by, in ticks.
@@ -67,6 +76,8 @@ pub(crate) struct Patience {
     pub(crate) idle: Tick,
     pub(crate) head: Tick,
     pub(crate) park: Tick,
+    /// Until a client takes some more of an answer.
+    pub(crate) take: Tick,
 }
 
 // === impl Turn ===
@@ -83,6 +94,10 @@ impl Turn {
             since: Cell::new(now),
             patience: Cell::new(None),
             progress: Cell::new(false),
+            body: Cell::new(None),
+            hungry: Cell::new(false),
+            due: Cell::new(None),
+            overdue: Cell::new(false),
             body_bytes: Cell::new(0),
             sends: Cell::new(0),
             order: Cell::new(None),
@@ -168,9 +183,37 @@ impl Turn {
         self.order.get() == Some(Order::AnswerLate) && self.patience.get().is_some()
     }
 
+    /// From now on an answer's body is passed on, in which the upstream may keep still for so long.
+    pub(crate) fn await_body(&self, now: Tick, patience: Tick) {
+        self.since.set(now);
+        self.body.set(Some(patience));
+        self.progress.set(false);
+    }
+
+    /// Whose turn it is in an answer's body: the upstream's, or the client's, since some of it is there.
+    pub(crate) fn body_is_awaited(&self, is_awaited: bool) {
+        self.hungry.set(is_awaited);
+        if !is_awaited {
+            self.progress.set(true);
+        }
+    }
+
+    /// The request must be over after so long, all of it.
+    pub(crate) fn is_due(&self, now: Tick, after: Tick) {
+        self.due.set(Some(now.wrapping_add(after)));
+    }
+
+    /// Its time is over; asked when the sweep woke the connection.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.overdue.get()
+    }
+
     /// The answer ended, well or not.
     pub(crate) fn end(&self, now: Tick) {
         self.busy.set(false);
+        self.body.set(None);
+        self.due.set(None);
+        self.overdue.set(false);
         self.patience.set(None);
         self.since.set(now);
     }
@@ -186,6 +229,11 @@ impl Turn {
 
     pub(super) fn wrote(&self) {
         self.flushed.set(false);
+    }
+
+    /// The socket took some.
+    pub(super) fn taken(&self) {
+        self.progress.set(true);
     }
 
     pub(super) fn flushed(&self) {
@@ -273,14 +321,7 @@ impl Turn {
     pub(super) fn sweep(&self, now: Tick, patience: Patience) {
         let waited = now.wrapping_sub(self.since.get());
         let order = if self.busy.get() {
-            match self.patience.get() {
-                Some(_) if self.progress.replace(false) => {
-                    self.since.set(now);
-                    None
-                }
-                Some(allowed) if waited > allowed => Some(Order::AnswerLate),
-                _ => None,
-            }
+            self.sweep_busy(now, waited, patience)
         } else if self.handed.get() {
             (waited > patience.head).then_some(Order::HeadLate)
         } else if waited > patience.idle {
@@ -292,6 +333,26 @@ impl Turn {
             self.order.set(order);
             self.wake();
         }
+    }
+
+    /// Between a head and the end of its answer.
+    fn sweep_busy(&self, now: Tick, waited: Tick, patience: Patience) -> Option<Order> {
+        let is_over = |due: Tick| now.wrapping_sub(due) < Tick::MAX / 2;
+        if self.due.get().is_some_and(is_over) {
+            self.overdue.set(true);
+            return Some(if self.body.get().is_some() { Order::BodyLate } else { Order::AnswerLate });
+        }
+        let (allowed, late) = match (self.patience.get(), self.body.get()) {
+            (Some(head), _) => (head, Order::AnswerLate),
+            (None, Some(body)) if self.hungry.get() => (body, Order::BodyLate),
+            (None, Some(_)) => (patience.take, Order::BodyLate),
+            (None, None) => return None,
+        };
+        if self.progress.replace(false) {
+            self.since.set(now);
+            return None;
+        }
+        (waited > allowed).then_some(late)
     }
 
     pub(super) fn wake(&self) {

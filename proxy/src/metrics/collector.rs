@@ -43,10 +43,12 @@ pub struct SideCounts {
     pub attempts_modern: u64,
 }
 
-struct Families(BTreeMap<&'static str, Vec<proto::Metric>>);
+pub(super) struct Families(pub(super) BTreeMap<&'static str, Vec<proto::Metric>>);
 
 /// Name, help, type, labels.
-const FAMILIES: [(&str, &str, proto::MetricType, &[&str]); 7] = [
+pub(super) type Family = (&'static str, &'static str, proto::MetricType, &'static [&'static str]);
+
+const FAMILIES: [Family; 7] = [
     (
         HTTP_REQUESTS,
         "Requests by route, by the side that answered, and by status",
@@ -91,6 +93,15 @@ const FAMILIES: [(&str, &str, proto::MetricType, &[&str]); 7] = [
     ),
 ];
 
+/// What a registry must know of families beforehand.
+pub(super) fn descs(families: &[Family]) -> prometheus::Result<Vec<Desc>> {
+    let desc = |(name, help, _, labels): &Family| {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        Desc::new((*name).to_owned(), (*help).to_owned(), labels, HashMap::new())
+    };
+    families.iter().map(desc).collect()
+}
+
 // === impl Requests ===
 
 impl Requests {
@@ -98,12 +109,7 @@ impl Requests {
         shards: Arc<Shards>,
         weights: impl Fn() -> Vec<RouteWeight> + Send + Sync + 'static,
     ) -> prometheus::Result<Self> {
-        let desc = |(name, help, _, labels): &(&str, &str, proto::MetricType, &[&str])| {
-            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-            Desc::new((*name).to_owned(), (*help).to_owned(), labels, HashMap::new())
-        };
-        let descs = FAMILIES.iter().map(desc).collect::<Result<_, _>>()?;
-        Ok(Self { shards, weights: Box::new(weights), descs })
+        Ok(Self { shards, weights: Box::new(weights), descs: descs(&FAMILIES)? })
     }
 }
 
@@ -161,7 +167,7 @@ impl Collector for Requests {
             families.gauge(ROUTE_WEIGHT, &[(LABEL_ROUTE, &route), (LABEL_KIND, "wanted")], wanted.percent());
             families.gauge(ROUTE_WEIGHT, &[(LABEL_ROUTE, &route), (LABEL_KIND, "effective")], effective.percent());
         }
-        families.into_proto()
+        families.into_proto(&FAMILIES)
     }
 }
 
@@ -205,13 +211,13 @@ impl Families {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in doubles")]
-    fn counter_from_zero(&mut self, name: &'static str, labels: &[(&str, &str)], count: u64) {
+    pub(super) fn counter_from_zero(&mut self, name: &'static str, labels: &[(&str, &str)], count: u64) {
         let mut counter = proto::Counter::default();
         counter.set_value(count as f64);
         self.add(name, labels).set_counter(counter);
     }
 
-    fn gauge(&mut self, name: &'static str, labels: &[(&str, &str)], value: f64) {
+    pub(super) fn gauge(&mut self, name: &'static str, labels: &[(&str, &str)], value: f64) {
         let mut gauge = proto::Gauge::default();
         gauge.set_value(value);
         self.add(name, labels).set_gauge(gauge);
@@ -237,8 +243,8 @@ impl Families {
         &mut metrics[last]
     }
 
-    fn into_proto(mut self) -> Vec<proto::MetricFamily> {
-        let families = FAMILIES.iter().filter_map(|(name, help, kind, _)| {
+    pub(super) fn into_proto(mut self, families: &[Family]) -> Vec<proto::MetricFamily> {
+        let families = families.iter().filter_map(|(name, help, kind, _)| {
             let mut family = proto::MetricFamily::default();
             family.set_name((*name).to_owned());
             family.set_help((*help).to_owned());

@@ -7,12 +7,14 @@ mod collector;
 mod histogram;
 mod holds;
 mod shard;
+mod upstreams;
 
 pub(crate) use collector::Requests;
 pub use collector::SideCounts;
 pub(crate) use histogram::Histogram;
 pub(crate) use holds::Holds;
 pub(crate) use shard::{Answerer, Counter, Outcome, RouteShard, Shards};
+pub(crate) use upstreams::Upstreams;
 
 /// Answers by route, by who answered and by status.
 pub const HTTP_REQUESTS: &str = "banyan_http_requests_total";
@@ -32,6 +34,24 @@ pub const RATE_LIMITED: &str = "banyan_rate_limited_total";
 pub const SHADOW_REQUESTS: &str = "banyan_shadow_requests_total";
 /// Comparisons of the shadow's answer with what the client got, by route and result.
 pub const COMPARE: &str = "banyan_compare_total";
+/// Requests under way at an upstream, from the head to the end of the answer.
+pub const UPSTREAM_IN_FLIGHT: &str = "banyan_upstream_requests_in_flight";
+/// Open connections to an upstream.
+pub const UPSTREAM_CONNECTIONS: &str = "banyan_upstream_connections";
+/// Requests that wait for a place at an upstream with limits.
+pub const UPSTREAM_QUEUED: &str = "banyan_upstream_queued";
+/// How many requests may be under way at an upstream with limits.
+pub const UPSTREAM_LIMIT: &str = "banyan_upstream_in_flight_limit";
+/// Requests that an upstream's limits or its circuit kept from it, by reason.
+pub const UPSTREAM_REFUSED: &str = "banyan_upstream_refused_total";
+/// Requests sent to the same upstream again, or not any more, by outcome.
+pub const UPSTREAM_RETRIES: &str = "banyan_upstream_retries_total";
+/// Endpoints by state.
+pub const UPSTREAM_ENDPOINTS: &str = "banyan_upstream_endpoints";
+/// 1 for the state that an upstream's circuit is in.
+pub const UPSTREAM_CIRCUIT: &str = "banyan_upstream_circuit";
+/// What happened to an upstream, by event.
+pub const UPSTREAM_EVENTS: &str = "banyan_upstream_events_total";
 
 /// Lines of the access log that were written.
 pub const ACCESS_LOG_LINES: &str = "banyan_access_log_lines_total";
@@ -61,6 +81,12 @@ pub const LABEL_RESULT: &str = "result";
 pub const LABEL_KIND: &str = "kind";
 /// The label of a reason: of a move, of a line that was dropped.
 pub const LABEL_REASON: &str = "reason";
+/// The label of an upstream's name.
+pub const LABEL_UPSTREAM: &str = "upstream";
+/// The label of an endpoint's or a circuit's state.
+pub const LABEL_STATE: &str = "state";
+/// The label of an event.
+pub const LABEL_EVENT: &str = "event";
 
 /// The `route` of requests that were answered before a route was found. No route in the file can have this name.
 pub const NO_ROUTE: &str = "-";

@@ -82,6 +82,8 @@ pub enum Moved {
     Force,
     /// The user is pinned to the other side than the weight's.
     Pin,
+    /// The modern side's circuit is open.
+    Circuit,
 }
 
 /// More than enough for a lag that was read to be taken for unknown.
@@ -292,7 +294,7 @@ impl Reason {
 
 impl Moved {
     /// Every reason, for metrics that begin at zero.
-    pub const ALL: [Self; 5] = [Self::WeightLowered, Self::Lag, Self::OwnWrites, Self::Force, Self::Pin];
+    pub const ALL: [Self; 6] = [Self::WeightLowered, Self::Lag, Self::OwnWrites, Self::Force, Self::Pin, Self::Circuit];
 
     /// The label's value.
     #[must_use]
@@ -303,6 +305,7 @@ impl Moved {
             Self::OwnWrites => "own_writes",
             Self::Force => "force",
             Self::Pin => "pin",
+            Self::Circuit => "circuit",
         }
     }
 }

@@ -1,9 +1,12 @@
 //! To the upstream of the chosen side; again on another connection where that is harmless; to the other side where the route allows it.
 
 use std::{
+    future::{Future, poll_fn},
+    pin::pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use futures_util::future::LocalBoxFuture;
@@ -22,8 +25,9 @@ use crate::{
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
+    split::{Moved, Now},
     tunnel::{Far, Tenure},
-    upstream::{Incoming, Leg, SendError, Upstream},
+    upstream::{Heard, Incoming, Leg, SendError, Upstream},
 };
 
 /// The innermost station.
@@ -44,6 +48,8 @@ struct Attempt<'w> {
     way: &'w Way,
     side: Owner,
     outcome: Outcome,
+    /// The upstream had it in hand.
+    is_sent: bool,
 }
 
 /// How many idle connections may turn out to be dead before a new one is made.
@@ -64,8 +70,33 @@ impl Service<Prepared> for Station {
     }
 
     fn call(&mut self, prepared: Prepared) -> Self::Future {
-        Box::pin(forward(prepared))
+        match prepared.chosen.located.route().deadline {
+            None => Box::pin(forward(prepared)),
+            Some(deadline) => Box::pin(within(deadline, prepared)),
+        }
     }
+}
+
+/// All of it within a time: waiting for a place, every attempt, the other side. The sweep goes on to look at the answer's body.
+async fn within(deadline: Duration, prepared: Prepared) -> Result<Reply, Failure> {
+    let located = &prepared.chosen.located;
+    let arrival = &located.checked.arrival;
+    let (turn, table) = (Rc::clone(&arrival.turn), Rc::clone(&arrival.table));
+    let (route, seen) = (located.route, located.checked.seen);
+    let after_write = prepared.chosen.choice.after_write.clone();
+    turn.is_due(arrival.worker.now(), table.ticks(deadline));
+    let mut answering = pin!(forward(prepared));
+    let answered = poll_fn(|cx| match turn.is_overdue() {
+        true => Poll::Ready(None),
+        false => answering.as_mut().poll(cx).map(Some),
+    });
+    answered.await.unwrap_or_else(|| {
+        // Nobody knows what became of it.
+        let unanswered = |write| table.compiled.split.unanswered(table.route(route), &write, Now::read());
+        let own_write = after_write.and_then(|write| unanswered(*write));
+        let trace = seen.trace.map(|trace| trace.id);
+        Err(Failure { fault: Fault::Deadline, route: Some(route), plain: seen.plain, own_write, trace })
+    })
 }
 
 async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
@@ -84,21 +115,29 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
         note.handed(choice.side, overhead);
     }
 
-    let first = way.ask(choice.side, &mut outgoing).await;
-    let (missed, side) = match first {
-        Ok((head, body)) => return Ok(Reply { head, body, route, side: choice.side, is_stale: false, choice, write }),
-        Err(missed) => (missed, choice.side),
+    let missed = if way.is_kept_out(choice.side, &outgoing) {
+        Missed { fault: Fault::CircuitOpen, sent: false }
+    } else {
+        match way.ask(choice.side, &mut outgoing).await {
+            Ok((head, body)) => {
+                return Ok(Reply { head, body, route, side: choice.side, is_stale: false, choice, write });
+            }
+            Err(missed) => missed,
+        }
     };
     if let Some(note) = &note {
         note.is_in(missed.fault.into());
     }
     let table = Rc::clone(&way.table);
     let compiled = table.route(route);
-    let other = match side {
+    let other = match choice.side {
         Owner::Legacy => Owner::Modern,
         Owner::Modern => Owner::Legacy,
     };
     if compiled.target(other).is_some() && outgoing.may_cross(compiled, &missed) {
+        if missed.fault == Fault::CircuitOpen {
+            table.shard(Some(route)).moved(Moved::Circuit);
+        }
         // What the second side says of its own failure would only hide the first.
         if let Ok((head, body)) = way.ask(other, &mut outgoing).await {
             let is_stale = compiled.sync.as_ref().is_some_and(|sync| sync.link.owner() != other);
@@ -119,10 +158,19 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
 // === impl Way ===
 
 impl Way {
+    /// Whether the circuit of the modern side keeps a request from it. A read tries first whether it may be closed: legacy can answer it.
+    fn is_kept_out(&self, side: Owner, outgoing: &Outgoing) -> bool {
+        let route = self.table.route(self.route);
+        let Some(target) = route.modern.as_ref().filter(|_| side == Owner::Modern) else { return false };
+        let upstream = &self.table.upstreams[target.index];
+        upstream.spec.circuit.is_some()
+            && !upstream.admits(route.legacy.is_some() && outgoing.may_cross(route, &Missed::unknown()))
+    }
+
     /// One side, with as many connections as it takes.
     async fn ask(&self, side: Owner, outgoing: &mut Outgoing) -> Result<(response::Parts, Kind), Missed> {
         let route = self.table.route(self.route);
-        let mut attempt = Attempt { way: self, side, outcome: Outcome::Cancelled };
+        let mut attempt = Attempt { way: self, side, outcome: Outcome::Cancelled, is_sent: false };
         let Some(target) = route.target(side) else {
             attempt.outcome = Outcome::Refused;
             return Err(Missed { fault: Fault::NoSide, sent: false });
@@ -133,7 +181,14 @@ impl Way {
         if is_repeatable {
             outgoing.keep_body(&self.turn);
         }
-        let again = is_repeatable || outgoing.may_cross(route, &Missed { fault: Fault::Reset, sent: true });
+        let again = is_repeatable || outgoing.may_cross(route, &Missed::unknown());
+        let mut places = match upstream.enter().await {
+            Ok(places) => places,
+            Err(fault) => {
+                attempt.outcome = Outcome::Refused;
+                return Err(Missed { fault, sent: false });
+            }
+        };
 
         // Some link took a byte of it, and died before it answered.
         let mut written = false;
@@ -161,29 +216,46 @@ impl Way {
             let Some(request) = outgoing.request(target, &self.turn, again || is_shared, keeps_case) else {
                 break Err(Missed { fault: Fault::Reset, sent: true });
             };
+            link.hold(places);
             self.turn.await_head(self.worker.now(), self.table.ticks(timeout));
-            match link.send(request, &self.turn).await {
-                Ok(answer) => break self.accept(answer, link, upstream, side),
+            attempt.is_sent = true;
+            let began = upstream.spec.is_timed().then(Instant::now);
+            let fault = match link.send(request, &self.turn).await {
+                Ok(answer) => {
+                    let from = Rc::clone(link.local());
+                    let answered = self.accept(answer, link, upstream, side);
+                    upstream.heard(&from, heard(&answered), began);
+                    break answered;
+                }
                 Err(SendError::Unsent(request)) => {
                     outgoing.take_back(*request);
                     if !is_pooled {
                         break Err(Missed { fault: Fault::Reset, sent: written });
                     }
+                    None
                 }
                 Err(SendError::Refused) if refused < REFUSALS => {
                     refused += 1;
+                    places = link.leave();
                     continue;
                 }
                 Err(SendError::Refused) => break Err(Missed { fault: Fault::Reset, sent: written }),
-                Err(SendError::Unknown { body: true, .. }) => {
-                    break Err(Missed { fault: Fault::ClientBody, sent: true });
+                Err(SendError::Unknown { body: true, .. }) => Some(Fault::ClientBody),
+                // Once, whichever connection it was.
+                Err(SendError::Unknown { parse: false, .. }) if is_repeatable && !written && upstream.may_retry() => {
+                    written = true;
+                    None
                 }
-                Err(SendError::Unknown { parse: false, .. }) if is_pooled && is_repeatable => written = true,
-                Err(SendError::Unknown { parse, .. }) => {
-                    break Err(Missed { fault: if parse { Fault::BadAnswer } else { Fault::Reset }, sent: true });
+                Err(SendError::Unknown { parse, .. }) => Some(if parse { Fault::BadAnswer } else { Fault::Reset }),
+                Err(SendError::Late) => Some(Fault::Timeout),
+            };
+            if let Some(fault) = fault {
+                if fault != Fault::ClientBody {
+                    upstream.heard(link.local(), Heard::Lost, began);
                 }
-                Err(SendError::Late) => break Err(Missed { fault: Fault::Timeout, sent: true }),
+                break Err(Missed { fault, sent: true });
             }
+            places = link.leave();
             dead += 1;
         };
         self.turn.head_came();
@@ -221,14 +293,28 @@ impl Way {
             return fails(Fault::BadAnswer);
         }
         let kind = Kind::of(body, link, upstream, &self.worker, &self.turn);
+        if matches!(kind, Kind::Upstream(_)) {
+            self.turn.await_body(self.worker.now(), self.table.ticks(upstream.spec.body_idle));
+        }
         Ok((head, kind))
+    }
+}
+
+/// For those who watch over the upstream.
+fn heard(answered: &Result<(response::Parts, Kind), Missed>) -> Heard {
+    match answered {
+        Ok((head, _)) if head.status.is_server_error() => Heard::Error,
+        Ok(_) => Heard::Ok,
+        Err(_) => Heard::Lost,
     }
 }
 
 fn outcome(fault: Fault) -> Outcome {
     match fault {
         Fault::Timeout | Fault::ConnectTimeout => Outcome::Timeout,
-        Fault::Refused | Fault::Tls | Fault::Certificate | Fault::NoHttp2 | Fault::NoSide => Outcome::Refused,
+        Fault::Refused | Fault::Overloaded | Fault::Tls | Fault::Certificate | Fault::NoHttp2 | Fault::NoSide => {
+            Outcome::Refused
+        }
         Fault::ClientBody => Outcome::Cancelled,
         _ => Outcome::Error,
     }
@@ -238,6 +324,13 @@ fn outcome(fault: Fault) -> Outcome {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
+        if self.outcome == Outcome::Cancelled && self.way.turn.is_overdue() {
+            self.outcome = Outcome::Timeout;
+            let target = self.way.table.route(self.way.route).target(self.side);
+            if let Some(target) = target.filter(|_| self.is_sent) {
+                self.way.table.upstreams[target.index].gave_up();
+            }
+        }
         self.way.table.shard(Some(self.way.route)).attempt(self.side, self.outcome);
     }
 }

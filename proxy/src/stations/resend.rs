@@ -42,6 +42,15 @@ pub(super) struct Missed {
     pub(super) sent: bool,
 }
 
+// === impl Missed ===
+
+impl Missed {
+    /// Nobody knows what became of it.
+    pub(super) fn unknown() -> Self {
+        Self { fault: Fault::Reset, sent: true }
+    }
+}
+
 // === impl Outgoing ===
 
 impl Outgoing {
@@ -71,7 +80,8 @@ impl Outgoing {
             Fallback::Reads => self.is_read,
             Fallback::Unsent => self.is_read || !missed.sent,
         };
-        is_allowed && missed.fault != Fault::ClientBody && self.has_body_left()
+        // What one side has too much of would push its peak to the other.
+        is_allowed && !matches!(missed.fault, Fault::ClientBody | Fault::Overloaded) && self.has_body_left()
     }
 
     /// Makes ready to be sent more than once, if there is a body.

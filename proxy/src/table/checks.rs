@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 
 use super::{DEFAULT, Problem, users};
 use crate::{
-    config::{self, Config, Fallback, Match, Sticky, Wanted, Weight},
+    config::{self, Config, Fallback, Match, Protocol, Sticky, Wanted, Weight},
     links::Owner,
     shadow::SHADOW_MEMORY,
     split::LEAST_SECRET,
@@ -98,6 +98,7 @@ pub(super) fn routes(config: &Config, problems: &mut Vec<Problem>) {
         users::check(&at, route, problems);
     }
     groups(config, problems);
+    upstreams(config, problems);
     secret(config, problems);
     times(config, problems);
 }
@@ -275,6 +276,35 @@ fn groups(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
+/// Rules of upstreams that go together with something else.
+fn upstreams(config: &Config, problems: &mut Vec<Problem>) {
+    for (name, upstream) in &config.upstreams {
+        let is_modern = |route: &config::Route| route.modern.as_ref().is_some_and(|side| side.0.upstream == *name);
+        if upstream.circuit.is_some() && !config.routes.iter().any(is_modern) {
+            problems.push(
+                Problem::warning(format!("upstreams.{name}.circuit"), format!("no route has `{name}` as its `modern`"))
+                    .hint("a circuit keeps requests from a modern side alone: legacy is asked whatever happens"),
+            );
+        }
+        if upstream.limits.as_ref().is_some_and(|limits| limits.connections.is_some())
+            && upstream.protocol != Protocol::Http1
+        {
+            let at = format!("upstreams.{name}.limits.connections");
+            let message = "a cap on connections goes with `protocol: http1`, where each carries one request at a time";
+            problems.push(Problem::error(at, message).hint("bound the requests with `in_flight`"));
+        }
+        if let Some(limits) = &upstream.limits
+            && let Some(adaptive) = limits.adaptive()
+            && adaptive.min > limits.in_flight.unwrap_or(adaptive.max).min(adaptive.max)
+        {
+            problems.push(
+                Problem::error(format!("upstreams.{name}.limits.adaptive"), "`min` is more than may ever be in flight")
+                    .hint("expected `min` up to `max`, and up to `in_flight`"),
+            );
+        }
+    }
+}
+
 fn secret(config: &Config, problems: &mut Vec<Problem>) {
     let synced = config.routes.iter().find(|route| route.sync.is_some());
     match (&config.secret, synced) {
@@ -305,15 +335,30 @@ fn times(config: &Config, problems: &mut Vec<Problem>) {
     for (name, upstream) in &config.upstreams {
         times.push((format!("upstreams.{name}.connect_timeout"), upstream.connect_timeout));
         times.push((format!("upstreams.{name}.timeout"), upstream.timeout));
+        times.push((format!("upstreams.{name}.body_idle"), upstream.body_idle));
         times.push((format!("upstreams.{name}.resolve_every"), upstream.resolve_every));
+        if let Some(health) = &upstream.health {
+            times.push((format!("upstreams.{name}.health.every"), health.every));
+            times.push((format!("upstreams.{name}.health.timeout"), health.timeout));
+        }
+        if let Some(circuit) = &upstream.circuit {
+            times.push((format!("upstreams.{name}.circuit.window"), circuit.window));
+            times.push((format!("upstreams.{name}.circuit.open_for"), circuit.open_for));
+            times.extend(circuit.slower_than.map(|time| (format!("upstreams.{name}.circuit.slower_than"), time)));
+        }
+        if let Some(ejection) = &upstream.ejection {
+            times.push((format!("upstreams.{name}.ejection.for"), ejection.time));
+        }
     }
     for (index, route) in config.routes.iter().enumerate() {
         times.extend(route.timeout.map(|timeout| (format!("routes[{index}].timeout"), timeout)));
+        times.extend(route.deadline.map(|time| (format!("routes[{index}].deadline"), time)));
         times.extend(route.shadow.as_ref().map(|shadow| (format!("routes[{index}].shadow.timeout"), shadow.timeout)));
     }
     for (index, listener) in config.listeners.iter().enumerate() {
         times.push((format!("listeners[{index}].limits.head_time"), listener.limits.head_time));
         times.push((format!("listeners[{index}].limits.idle_time"), listener.limits.idle_time));
+        times.push((format!("listeners[{index}].limits.take_time"), listener.limits.take_time));
     }
     let zero = times.into_iter().filter(|(_, time)| time.is_zero());
     problems.extend(

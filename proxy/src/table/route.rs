@@ -40,6 +40,8 @@ pub struct Route {
     pub sync: Option<SyncRoute>,
     /// Until the head of the answer; wins over the upstream's.
     pub timeout: Option<Duration>,
+    /// All of a request, to the end of its answer.
+    pub deadline: Option<Duration>,
     /// Whom the last reload moved back to legacy.
     pub lowered: Option<Lowered>,
     /// What may be tried on the other side; the default is worked in.

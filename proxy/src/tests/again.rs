@@ -182,3 +182,28 @@ async fn nothing_is_sent_again_once_the_answer_has_begun() {
     assert!(client.try_answer(false).await.is_none());
     assert_eq!((upstream.connections(), legacy.connections()), (1, 0));
 }
+
+#[tokio::test]
+async fn beyond_the_budget_nothing_goes_again() {
+    let none = json!({ "retries": { "percent": 0, "at_least": 0 } });
+    assert_eq!(second("GET", "", "", none).await, (502, 1));
+    assert_eq!(second("GET", "", "", json!({ "retries": { "percent": 0, "at_least": 1 } })).await, (200, 2));
+}
+
+#[tokio::test]
+async fn a_reset_on_a_fresh_connection_goes_again_once() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        if wire.number < 2 {
+            wire.reset();
+            return Ok(());
+        }
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await
+    })
+    .await;
+    let bench = Setup::new(upstream.address).workers(1).start();
+    // The first and the second connection are reset: once more, not for ever.
+    assert_eq!(bench.ask(&request("GET", "", "")).await.status, 502);
+    assert_eq!(bench.ask(&request("GET", "", "")).await.status, 200);
+    assert_eq!(upstream.connections(), 3);
+}

@@ -12,7 +12,7 @@ use crate::listen::Tick;
 #[derive(Default)]
 pub(super) struct Endpoints {
     pub(super) all: Vec<Rc<Local>>,
-    /// Places in `all` of those in turn.
+    /// Places in `all` of those in turn; of all of them when none would be.
     usable: Vec<usize>,
     /// All usable ones have the same weight, and none is warming up.
     is_even: bool,
@@ -25,7 +25,11 @@ pub(super) struct Dice(Cell<u64>);
 
 impl Endpoints {
     pub(super) fn new(all: Vec<Rc<Local>>) -> Self {
-        let usable: Vec<usize> = (0..all.len()).collect();
+        let mut usable: Vec<usize> = (0..all.len()).filter(|at| all[*at].endpoint.is_usable()).collect();
+        if usable.is_empty() {
+            // Whoever is to blame, nobody is helped by asking none.
+            usable = (0..all.len()).collect();
+        }
         let mut weights = usable.iter().map(|at| &all[*at].endpoint);
         let first = weights.next().map(|endpoint| endpoint.weight());
         let is_even = !usable.iter().any(|at| all[*at].endpoint.is_warming())

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,6 +18,10 @@ pub(crate) struct Endpoint {
     weight: AtomicU32,
     /// By worker, each written by that one alone.
     in_flight: Box<[Place]>,
+    /// [`UNHEALTHY`] and [`EJECTED`].
+    standing: AtomicU8,
+    /// Errors in a row, over all workers.
+    errors: AtomicU32,
     /// When it came, or came back, in milliseconds of the process; 0 once it is warm.
     came: AtomicU64,
 }
@@ -27,6 +31,8 @@ pub(crate) struct Endpoint {
 #[repr(align(64))]
 struct Place(AtomicUsize);
 
+const UNHEALTHY: u8 = 1;
+const EJECTED: u8 = 2;
 /// An endpoint that has just come gets at least this share of its weight, in percent.
 const LEAST_WARMTH: u64 = 10;
 
@@ -41,6 +47,8 @@ impl Endpoint {
             address,
             weight: AtomicU32::new(weight),
             in_flight: std::iter::repeat_with(Place::default).take(workers).collect(),
+            standing: AtomicU8::new(0),
+            errors: AtomicU32::new(0),
             came: AtomicU64::new(0),
         }
     }
@@ -79,7 +87,49 @@ impl Endpoint {
         self.came.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether it is in turn: neither unhealthy nor ejected.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) == 0
+    }
+
+    /// How an exchange ended. A row of good ones writes nothing.
+    pub(super) fn answered(&self, well: bool) {
+        if !well {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        } else if self.errors.load(Ordering::Relaxed) != 0 {
+            self.errors.store(0, Ordering::Relaxed);
+        }
+    }
+
     // --- what the background decides
+
+    pub(super) fn errors(&self) -> u32 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_unhealthy(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) & UNHEALTHY != 0
+    }
+
+    pub(super) fn set_unhealthy(&self, unhealthy: bool, slowly: bool) {
+        self.stands(UNHEALTHY, unhealthy, slowly);
+    }
+
+    pub(super) fn set_ejected(&self, ejected: bool, slowly: bool) {
+        self.errors.store(0, Ordering::Relaxed);
+        self.stands(EJECTED, ejected, slowly);
+    }
+
+    fn stands(&self, bit: u8, is_set: bool, slowly: bool) {
+        if is_set {
+            self.standing.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.standing.fetch_and(!bit, Ordering::Relaxed);
+            if slowly {
+                self.warms();
+            }
+        }
+    }
 
     pub(super) fn set_weight(&self, weight: u32) {
         self.weight.store(weight, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::{rc::Rc, task::Context};
 use bytes::Bytes;
 use http::{Request, Response};
 
-use super::{Exchange, Incoming, Link, Open, RequestBody, SendError};
+use super::{Exchange, Incoming, Link, Open, RequestBody, SendError, link::Places, pool::Local};
 use crate::{listen::Turn, socket::Socket};
 
 pub(crate) enum Leg {
@@ -25,6 +25,30 @@ impl Leg {
         match self {
             Self::One(link) => link.send(request, turn).await.map(|answer| answer.map(Incoming::One)),
             Self::Shared(exchange) => exchange.send(request, turn).await.map(Incoming::shared),
+        }
+    }
+
+    /// The endpoint that it goes to.
+    pub(crate) fn local(&self) -> &Rc<Local> {
+        match self {
+            Self::One(link) => link.local(),
+            Self::Shared(exchange) => exchange.flight.local(),
+        }
+    }
+
+    /// Has the request's places for as long as it carries it.
+    pub(crate) fn hold(&mut self, places: Places) {
+        match self {
+            Self::One(link) => link.hold(places),
+            Self::Shared(exchange) => exchange.places = places,
+        }
+    }
+
+    /// The places, for another leg: this one failed.
+    pub(crate) fn leave(&mut self) -> Places {
+        match self {
+            Self::One(link) => link.leave(),
+            Self::Shared(exchange) => std::mem::take(&mut exchange.places),
         }
     }
 

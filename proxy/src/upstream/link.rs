@@ -19,7 +19,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 
-use super::{RequestBody, UpstreamState, pool::Local};
+use super::{RequestBody, UpstreamState, cap::Room, limit::Place, pool::Local};
 use crate::{listen::Turn, socket::Socket};
 
 pub(crate) struct Link {
@@ -30,6 +30,16 @@ pub(crate) struct Link {
     open: Open,
     /// While it carries a request, from its head to the end of its answer.
     flight: Option<Flight>,
+    places: Places,
+}
+
+/// What a request holds at an upstream with limits.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// Among the requests under way.
+    pub(super) in_flight: Option<Place>,
+    /// Among the connections in use.
+    pub(super) in_use: Option<Place>,
 }
 
 type Driver = Connection<TokioIo<Socket>, RequestBody>;
@@ -38,6 +48,10 @@ type Driver = Connection<TokioIo<Socket>, RequestBody>;
 pub(crate) struct Open {
     state: Arc<UpstreamState>,
     pub(super) worker: usize,
+    /// At an upstream with a cap. Given back before the place below, so that whoever gets that finds room.
+    _room: Option<Room>,
+    /// Of a tunnel, at an upstream with a cap.
+    in_use: Option<Place>,
 }
 
 /// Why there is no answer.
@@ -70,6 +84,10 @@ impl Flight {
         local.endpoint.began(worker);
         Self { local: Rc::clone(local), worker }
     }
+
+    pub(super) fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
 }
 
 impl Drop for Flight {
@@ -81,9 +99,9 @@ impl Drop for Flight {
 // === impl Open ===
 
 impl Open {
-    pub(super) fn new(state: Arc<UpstreamState>, worker: usize) -> Self {
+    pub(super) fn new(state: Arc<UpstreamState>, worker: usize, room: Option<Room>) -> Self {
         state.connected(worker, 1);
-        Self { state, worker }
+        Self { state, worker, _room: room, in_use: None }
     }
 }
 
@@ -98,7 +116,14 @@ impl Drop for Open {
 impl Link {
     pub(super) async fn new(http: &Builder, socket: Socket, local: &Rc<Local>, open: Open) -> hyper::Result<Self> {
         let (sender, driver) = http.handshake(TokioIo::new(socket)).await?;
-        Ok(Self { sender, driver: Some(Box::new(driver)), local: Rc::clone(local), open, flight: None })
+        Ok(Self {
+            sender,
+            driver: Some(Box::new(driver)),
+            local: Rc::clone(local),
+            open,
+            flight: None,
+            places: Places::default(),
+        })
     }
 
     /// Sends a request and waits for the head of its answer, no longer than the client's [`Turn`] allows.
@@ -178,9 +203,25 @@ impl Link {
         self.poll_drive(&mut Context::from_waker(Waker::noop()));
     }
 
+    /// The endpoint that it goes to.
+    pub(crate) fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
+
+    /// Has the request's places for as long as it carries it.
+    pub(crate) fn hold(&mut self, places: Places) {
+        self.places = places;
+    }
+
+    /// The places, for another link: this one failed.
+    pub(crate) fn leave(&mut self) -> Places {
+        std::mem::take(&mut self.places)
+    }
+
     /// The exchange is over; it may wait for the next one.
-    pub(super) fn rests(&mut self) {
+    pub(super) fn rests(&mut self) -> Places {
         self.flight = None;
+        self.leave()
     }
 
     /// Whether the other end has closed an idle link, or said something unasked.
@@ -192,6 +233,9 @@ impl Link {
     /// After a 101: the bare socket, and what came right behind the head.
     pub(crate) fn into_tunnel(self) -> Option<(Socket, Bytes, Open)> {
         let parts = self.driver?.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf, self.open))
+        let mut open = self.open;
+        // A tunnel is a connection in use, and no request under way.
+        open.in_use = self.places.in_use;
+        Some((parts.io.into_inner(), parts.read_buf, open))
     }
 }

@@ -1,9 +1,18 @@
 //! Upstreams as a worker sees them: endpoints, a pool of idle connections of its own, and the request on the wire.
 
+mod adaptive;
 mod balance;
+mod budget;
+mod cap;
+mod circuit;
+mod counts;
+mod eject;
 mod endpoint;
+mod event;
+mod health;
 mod incoming;
 mod leg;
+mod limit;
 mod link;
 mod pool;
 mod pump;
@@ -12,10 +21,13 @@ mod resolve;
 mod session;
 mod sessions;
 mod state;
+mod status;
 mod tls;
 mod warden;
 mod watch;
 
+pub use circuit::CircuitState;
+pub(crate) use counts::{Heard, Sum};
 pub(crate) use endpoint::Endpoint;
 pub(crate) use incoming::{BodyError, Incoming};
 pub(crate) use leg::Leg;
@@ -26,6 +38,7 @@ pub(crate) use request_body::{Gate, Replay, RequestBody};
 pub(crate) use session::target;
 use session::{Exchange, Session};
 pub(crate) use state::{UpstreamSpec, UpstreamState};
+pub use status::{EndpointState, EndpointStatus, UpstreamStatus};
 pub(crate) use tls::Trust;
 pub(crate) use warden::Warden;
 pub(crate) use watch::TrustWatch;

@@ -4,18 +4,27 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hyper::client::conn::http1::Builder;
 use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Endpoint, Leg, Link, Open, Session, Trust, UpstreamSpec, UpstreamState,
+    Endpoint, Heard, Leg, Link, Open, Session, Trust, UpstreamSpec, UpstreamState,
     balance::{Dice, Endpoints},
+    cap::{ASK_AGAIN, Room},
+    limit::Full,
+    link::Places,
     sessions::{Made, Sessions},
 };
-use crate::{config::Protocol, error::Fault, listen::Tick, socket::Socket};
+use crate::{
+    config::{Protocol, UpstreamLimits},
+    error::Fault,
+    listen::Tick,
+    socket::Socket,
+};
 
 /// How long an endpoint that refused is left out while another one can be asked.
 const SHUNNED_MS: Tick = 1000;
@@ -33,10 +42,12 @@ pub(crate) struct Upstream {
     /// The generation of `endpoints`.
     seen: Cell<u64>,
     dice: Dice,
+    /// With a cap on connections: closes idle ones when others need them.
+    closes: Cell<Option<AbortOnDropHandle<()>>>,
 }
 
 /// One endpoint and its idle connections of one worker.
-pub(super) struct Local {
+pub(crate) struct Local {
     pub(super) endpoint: Arc<Endpoint>,
     idle: RefCell<Vec<Idle>>,
     refused: Cell<Option<Tick>>,
@@ -60,14 +71,47 @@ impl Upstream {
             http.preserve_header_case(true).title_case_headers(true);
         }
         // A generation that never is: the first request looks.
-        Self { spec, state, worker, http, endpoints: RefCell::default(), seen: Cell::new(u64::MAX), dice: Dice::new() }
+        let (endpoints, seen) = (RefCell::default(), Cell::new(u64::MAX));
+        Self { spec, state, worker, http, endpoints, seen, dice: Dice::new(), closes: Cell::new(None) }
+    }
+
+    /// A place for a request, which waits for it where there are limits.
+    pub(crate) async fn enter(self: &Rc<Self>) -> Result<Places, Fault> {
+        match &self.spec.limits {
+            None => Ok(Places::default()),
+            Some(limits) => Box::pin(self.queue(limits)).await,
+        }
+    }
+
+    async fn queue(self: &Rc<Self>, limits: &UpstreamLimits) -> Result<Places, Fault> {
+        let counts = self.state.counts(self.worker);
+        let full = |why| {
+            match why {
+                Full::Queue => counts.queue_full.add(1),
+                Full::Late => counts.queue_late.add(1),
+            }
+            Fault::Overloaded
+        };
+        let mut places = Places::default();
+        if self.spec.limits_in_flight() {
+            let place = self.state.in_flight.enter(limits.queue, limits.queue_time).await;
+            places.in_flight = Some(place.map_err(full)?);
+        }
+        if limits.connections.is_some() {
+            self.close_when_asked();
+            let place = self.state.in_use.enter(limits.queue, limits.queue_time).await;
+            places.in_use = Some(place.map_err(full)?);
+        }
+        Ok(places)
     }
 
     /// An idle connection of the endpoint whose turn it is, or a stream on a shared one.
     pub(crate) fn take(&self, now: Tick) -> Option<Leg> {
         let endpoints = self.endpoints();
         let local = endpoints.pick(&self.dice, now, self.spec.slow_start)?;
-        if let Some(idle) = local.idle.borrow_mut().pop() {
+        let idle = local.idle.borrow_mut().pop();
+        if let Some(idle) = idle {
+            self.tell_idle(&endpoints);
             return Some(Leg::One(idle.link));
         }
         local.sessions.take(local).map(Leg::Shared)
@@ -76,15 +120,18 @@ impl Upstream {
     /// Gives a connection back, if another request may follow on it.
     pub(crate) fn give_back(&self, leg: Leg, now: Tick) {
         let Leg::One(mut link) = leg else { return };
-        link.rests();
+        // Given back last: whoever gets it finds this connection idle, or closed.
+        let _places = link.rests();
         if !link.is_reusable() || link.local.is_gone.get() {
-            return;
+            return drop(link);
         }
         let local = Rc::clone(&link.local);
         let mut idle = local.idle.borrow_mut();
         if idle.len() < MOST_IDLE {
             idle.push(Idle { link, since: now });
         }
+        drop(idle);
+        self.tell_idle(&self.endpoints());
     }
 
     /// A new connection, to the first endpoint that takes one; or a stream on one that was made meanwhile.
@@ -96,12 +143,21 @@ impl Upstream {
             found.map_err(|_| Fault::Refused)?;
             endpoints = self.endpoints();
         }
+        let mut room = match self.spec.cap() {
+            None => None,
+            Some(most) => match Box::pin(self.room(most)).await? {
+                Ok(room) => Some(room),
+                Err(idle) => return Ok(Leg::One(idle)),
+            },
+        };
         let mut fault = Fault::NoSide;
         for local in endpoints.in_turn(&self.dice, now, self.spec.slow_start) {
             let made = match self.spec.protocol {
-                Protocol::Http1 => self.make(local).await.and_then(|made| local.sessions.keep(made, local)),
+                Protocol::Http1 => self.make(local, &mut room).await.and_then(|made| local.sessions.keep(made, local)),
                 // Boxed: it is rare and large.
-                Protocol::Http2 | Protocol::Auto => Box::pin(local.sessions.open(local, self.make(local))).await,
+                Protocol::Http2 | Protocol::Auto => {
+                    Box::pin(local.sessions.open(local, self.make(local, &mut room))).await
+                }
             };
             match made {
                 Ok(leg) => {
@@ -110,32 +166,128 @@ impl Upstream {
                 }
                 Err(why) => {
                     local.refused.set(Some(now));
+                    local.endpoint.answered(false);
                     fault = why;
+                    if room.is_none() && self.spec.cap().is_some() {
+                        break;
+                    }
                 }
             }
         }
+        self.state.counts(self.worker).heard(Heard::Refused);
         Err(fault)
     }
 
     /// A connection to one endpoint, in the protocol that was chosen.
-    async fn make(&self, local: &Rc<Local>) -> Result<Made, Fault> {
+    async fn make(&self, local: &Rc<Local>, room: &mut Option<Room>) -> Result<Made, Fault> {
         let (spec, Endpoint { address, authority, .. }) = (&self.spec, &*local.endpoint);
         let socket = dial(*address, authority, spec.trust.as_deref(), spec.connect_timeout).await?;
         let is_shared = speaks_http2(spec.protocol, &socket)?;
-        let open = Open::new(Arc::clone(&self.state), self.worker);
+        let open = Open::new(Arc::clone(&self.state), self.worker, room.take());
         if is_shared {
             return Session::new(socket, open).await.map(Made::Shared).map_err(|_| Fault::Refused);
         }
         Link::new(&self.http, socket, local, open).await.map(Made::One).map_err(|_| Fault::Refused)
     }
 
+    /// Room for a new connection under the cap, or else an idle one. Who has a place among the connections in use does not wait long: one of
+    /// them is idle somewhere, or is just being closed.
+    async fn room(&self, most: usize) -> Result<Result<Room, Link>, Fault> {
+        let wait = async {
+            loop {
+                let freed = self.state.cap.freed();
+                let endpoints = self.endpoints();
+                let idle = endpoints.all.iter().find_map(|local| local.idle.borrow_mut().pop());
+                if let Some(Idle { link, .. }) = idle {
+                    self.tell_idle(&endpoints);
+                    return Err(link);
+                }
+                if let Some(room) = Room::take(&self.state, most) {
+                    return Ok(room);
+                }
+                self.state.ask_for_room();
+                // Late is as good: it looks again.
+                drop(tokio::time::timeout(ASK_AGAIN, freed).await);
+            }
+        };
+        tokio::time::timeout(self.spec.connect_timeout, wait).await.map_err(|_| Fault::ConnectTimeout)
+    }
+
+    // --- what others must know
+
+    /// How an exchange ended. `began`: when the request was sent, where that matters.
+    pub(crate) fn heard(&self, local: &Local, heard: Heard, began: Option<Instant>) {
+        let counts = self.state.counts(self.worker);
+        counts.heard(heard);
+        local.endpoint.answered(heard == Heard::Ok);
+        if let Some(began) = began {
+            let slower_than = self.spec.circuit.as_ref().and_then(|circuit| circuit.slower_than);
+            counts.took(began.elapsed(), slower_than, heard == Heard::Ok);
+        }
+    }
+
+    /// The request's own time was over before there was an answer.
+    pub(crate) fn gave_up(&self) {
+        self.state.counts(self.worker).heard(Heard::Lost);
+    }
+
+    /// Whether one more request may go again, of a share of all.
+    pub(crate) fn may_retry(&self) -> bool {
+        let may = self.state.retries.take();
+        let counts = self.state.counts(self.worker);
+        if may {
+            counts.retried.add(1);
+        } else {
+            counts.retries_refused.add(1);
+        }
+        may
+    }
+
+    /// Whether its circuit lets a request pass. `is_harmless`: should it fail, somebody else can answer it.
+    pub(crate) fn admits(&self, is_harmless: bool) -> bool {
+        let passes = self.spec.circuit.is_none() || self.state.circuit.admits(is_harmless);
+        if !passes {
+            self.state.counts(self.worker).circuit_open.add(1);
+        }
+        passes
+    }
+
+    /// How many are idle, where others may need them.
+    fn tell_idle(&self, endpoints: &Endpoints) {
+        if self.spec.cap().is_some() {
+            self.state.idlers(self.worker).has(endpoints.all.iter().map(|local| local.idle.borrow().len()).sum());
+        }
+    }
+
+    /// From now on, as long as this upstream is: idle connections are closed when another worker needs one.
+    fn close_when_asked(self: &Rc<Self>) {
+        if let Some(closes) = self.closes.take() {
+            return self.closes.set(Some(closes));
+        }
+        let (this, state, worker) = (Rc::downgrade(self), Arc::clone(&self.state), self.worker);
+        let closes = tokio::task::spawn_local(async move {
+            loop {
+                let count = state.idlers(worker).asked().await;
+                let Some(this) = this.upgrade() else { return };
+                let endpoints = this.endpoints();
+                for _ in 0..count {
+                    drop(endpoints.all.iter().find_map(|local| local.idle.borrow_mut().pop()));
+                }
+                this.tell_idle(&endpoints);
+            }
+        });
+        self.closes.set(Some(AbortOnDropHandle::new(closes)));
+    }
+
     /// Closes what was idle for too long, what the other end has closed, and all connections to what is no endpoint any more.
     pub(crate) fn sweep(&self, now: Tick) {
         let most = Tick::try_from(self.spec.idle_time.as_millis()).unwrap_or(Tick::MAX / 2);
-        for local in &self.endpoints().all {
+        let endpoints = self.endpoints();
+        for local in &endpoints.all {
             local.idle.borrow_mut().retain_mut(|idle| now.wrapping_sub(idle.since) < most && !idle.link.is_over());
             local.sessions.sweep(now, most);
         }
+        self.tell_idle(&endpoints);
     }
 
     /// The endpoints as they are now.

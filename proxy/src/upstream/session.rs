@@ -20,7 +20,12 @@ use h2::{
 use http::{Request, Response, Uri, Version, header, uri::Scheme};
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{Open, RequestBody, SendError, link::Flight, pool::Local, pump::Pump};
+use super::{
+    Open, RequestBody, SendError,
+    link::{Flight, Places},
+    pool::Local,
+    pump::Pump,
+};
 use crate::{
     listen::{Tick, Turn},
     socket::Socket,
@@ -62,7 +67,8 @@ struct State {
 pub(crate) struct Exchange {
     pump: Option<Pump>,
     session: Rc<Session>,
-    _flight: Flight,
+    pub(super) flight: Flight,
+    pub(super) places: Places,
 }
 
 // === impl Session ===
@@ -103,7 +109,12 @@ impl Session {
         (is_ready && self.streams.get() < most).then(|| {
             self.streams.set(self.streams.get() + 1);
             self.is_used.set(true);
-            Exchange { pump: None, session: Rc::clone(self), _flight: Flight::new(local, self.open.worker) }
+            Exchange {
+                pump: None,
+                session: Rc::clone(self),
+                flight: Flight::new(local, self.open.worker),
+                places: Places::default(),
+            }
         })
     }
 

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,9 +13,17 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::{Endpoint, Trust};
+use super::{
+    Endpoint, Trust,
+    budget::Budget,
+    cap::{Cap, Idlers},
+    circuit::Circuit,
+    counts::{Counts, Sum},
+    event::Events,
+    limit::Limit,
+};
 use crate::{
-    config::{Config, IdempotencyKey, Protocol},
+    config::{self, Config, IdempotencyKey, Protocol},
     table::Trusts,
 };
 
@@ -27,10 +35,17 @@ pub(crate) struct UpstreamSpec {
     pub(crate) connect_timeout: Duration,
     pub(crate) timeout: Duration,
     pub(crate) idle_time: Duration,
+    /// How long it may send nothing in the middle of an answer.
+    pub(crate) body_idle: Duration,
     /// How often names of endpoints are looked up.
     pub(crate) resolve_every: Duration,
     /// How long the share of an endpoint that came (back) grows; zero: it has all of it at once.
     pub(crate) slow_start: Duration,
+    pub(crate) limits: Option<config::UpstreamLimits>,
+    pub(crate) health: Option<config::Health>,
+    pub(crate) ejection: Option<config::Ejection>,
+    pub(crate) circuit: Option<config::Circuit>,
+    pub(crate) retries: config::Retries,
     /// It answers a repeated `Idempotency-Key` with the first answer.
     pub(crate) honours_keys: bool,
     /// It is some route's legacy side, or the default: header names keep their case.
@@ -61,12 +76,25 @@ pub(crate) struct UpstreamState {
     looked_up: Mutex<BTreeMap<Arc<str>, Vec<SocketAddr>>>,
     /// There are endpoints where there were none.
     found: Notify,
+    /// Requests under way, where they are bounded.
+    pub(super) in_flight: Arc<Limit>,
+    /// Connections that carry a request or a tunnel, where connections are bounded.
+    pub(super) in_use: Arc<Limit>,
+    pub(super) cap: Cap,
+    pub(crate) circuit: Circuit,
+    pub(super) retries: Budget,
+    pub(crate) events: Events,
+    is_down: AtomicBool,
+    /// What was counted when the background last looked.
+    looked: Mutex<Sum>,
 }
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Slot {
     connections: AtomicUsize,
+    idlers: Idlers,
+    counts: Counts,
 }
 
 // === impl UpstreamSpec ===
@@ -87,14 +115,36 @@ impl UpstreamSpec {
             connect_timeout: upstream.connect_timeout,
             timeout: upstream.timeout,
             idle_time: upstream.idle_time,
+            body_idle: upstream.body_idle,
             resolve_every: upstream.resolve_every,
             slow_start: upstream.slow_start.unwrap_or_default(),
+            limits: upstream.limits.clone(),
+            health: upstream.health.clone(),
+            ejection: upstream.ejection.clone(),
+            circuit: upstream.circuit.clone(),
+            retries: upstream.retries.clone().unwrap_or_default(),
             honours_keys: upstream.idempotency_key == IdempotencyKey::Honoured,
             is_legacy: legacy.contains(name.as_str()),
             protocol: upstream.protocol,
             trust: trusts.of(name).cloned(),
         };
         config.upstreams.iter().map(spec).collect()
+    }
+
+    /// Whether it matters how long answers take.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.circuit.as_ref().is_some_and(|circuit| circuit.slower_than.is_some())
+            || self.limits.as_ref().is_some_and(|limits| limits.adaptive().is_some())
+    }
+
+    /// Whether the requests under way are bounded.
+    pub(crate) fn limits_in_flight(&self) -> bool {
+        self.limits.as_ref().is_some_and(|limits| limits.in_flight.is_some() || limits.adaptive().is_some())
+    }
+
+    /// The most connections.
+    pub(super) fn cap(&self) -> Option<usize> {
+        self.limits.as_ref().and_then(|limits| limits.connections)
     }
 }
 
@@ -117,6 +167,14 @@ impl UpstreamState {
             generation: AtomicU64::new(0),
             looked_up: Mutex::default(),
             found: Notify::new(),
+            in_flight: Limit::new(),
+            in_use: Limit::new(),
+            cap: Cap::default(),
+            circuit: Circuit::default(),
+            retries: Budget::default(),
+            events: Events::default(),
+            is_down: AtomicBool::new(false),
+            looked: Mutex::default(),
         }
     }
 
@@ -129,6 +187,61 @@ impl UpstreamState {
 
     pub(super) fn connected(&self, worker: usize, change: isize) {
         change_by(&self.workers[worker].connections, change);
+    }
+
+    pub(super) fn counts(&self, worker: usize) -> &Counts {
+        &self.workers[worker].counts
+    }
+
+    /// What all workers counted since the start.
+    pub(crate) fn sum(&self) -> Sum {
+        let mut sum = Sum::default();
+        self.workers.iter().for_each(|slot| sum.add(&slot.counts));
+        sum
+    }
+
+    pub(super) fn idlers(&self, worker: usize) -> &Idlers {
+        &self.workers[worker].idlers
+    }
+
+    /// Asks the worker with the most idle connections to close one.
+    pub(super) fn ask_for_room(&self) {
+        Idlers::ask(self.workers.iter().map(|slot| &slot.idlers));
+    }
+
+    /// What was counted at the last look.
+    pub(super) fn looked(&self) -> Sum {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What all workers counted since the start, and of that what came since the last look. For the background alone.
+    pub(super) fn look(&self) -> (Sum, Sum) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = self.sum();
+        let new = sum.since(*looked);
+        *looked = sum;
+        (sum, new)
+    }
+
+    /// Not one request was answered any more.
+    pub(crate) fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed)
+    }
+
+    /// Says whether that is news.
+    pub(super) fn set_down(&self, is_down: bool) -> bool {
+        self.is_down.swap(is_down, Ordering::Relaxed) != is_down
+    }
+
+    /// Has the limits as the file says. An adaptive limit goes on from where it is.
+    fn limit(&self, spec: &UpstreamSpec) {
+        let Some(limits) = &spec.limits else { return };
+        match limits.adaptive() {
+            Some(adaptive) if self.in_flight.size() == 0 => self.in_flight.resize(adaptive.start),
+            Some(_) => {}
+            None => self.in_flight.resize(limits.in_flight.unwrap_or_default()),
+        }
+        self.in_use.resize(limits.connections.unwrap_or_default());
     }
 
     // --- endpoints
@@ -169,6 +282,13 @@ impl UpstreamState {
     /// Takes over what the file says, or what a name was looked up to be. Endpoints that stay keep all that is known of them. Says whether
     /// anything changed.
     pub(crate) fn follow(&self, spec: &UpstreamSpec, looked_up: Option<(&Arc<str>, Vec<SocketAddr>)>) -> bool {
+        if looked_up.is_none() {
+            self.limit(spec);
+            self.retries.begin(&spec.retries);
+            if spec.circuit.is_none() {
+                self.circuit.close();
+            }
+        }
         let mut names = self.looked_up.lock().unwrap_or_else(PoisonError::into_inner);
         names.retain(|name, _| spec.endpoints.iter().any(|endpoint| endpoint.authority == *name));
         if let Some((name, addresses)) = looked_up {

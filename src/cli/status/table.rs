@@ -11,6 +11,7 @@ pub(super) fn render(status: &Value, numbers: &Numbers, since: Option<(&Numbers,
     let mut out = String::new();
     let _ = writeln!(out, "{}\n", sentence(status));
     routes(status, numbers, since, &mut out);
+    upstreams(status, &mut out);
     syncs(status, &mut out);
     out
 }
@@ -36,6 +37,9 @@ fn sentence(status: &Value) -> String {
     if parts.is_empty() && routes > 0 {
         parts.push(format!("All {routes} routes as wanted"));
     }
+    for upstream in list(&status["proxy"]["upstreams"]).iter().filter(|upstream| upstream["is_down"] == true) {
+        parts.push(format!("upstream {} is down", text(&upstream["name"])));
+    }
     for link in list(&status["links"]) {
         let at_owner = list(&status["proxy"]["routes"])
             .iter()
@@ -60,7 +64,7 @@ fn routes(status: &Value, numbers: &Numbers, since: Option<(&Numbers, u64)>, out
         return;
     }
     let count = if since.is_some() { "REQ/S" } else { "REQUESTS" };
-    let heads = ["ROUTE", "STAGE", "WANT", "NOW", "SEEN", count, "LEGACY err p99", "MODERN err p99", "MISMATCH"];
+    let heads = ["ROUTE", "STAGE", "WANT", "NOW", "SEEN", count, "LEGACY err p99", "MODERN err p99", "MISMATCH", "WHY"];
     let mut rows = vec![heads.map(str::to_owned)];
     for route in routes {
         let name = text(&route["name"]);
@@ -87,9 +91,46 @@ fn routes(status: &Value, numbers: &Numbers, since: Option<(&Numbers, u64)>, out
             side(&arm("legacy")),
             side(&arm("modern")),
             mismatch(&route["compare"]),
+            route["why"].as_str().unwrap_or_default().to_owned(),
         ]);
     }
     columns(&rows, &[2, 3, 4, 5, 6, 7, 8], out);
+}
+
+/// Those that have something to tell: limits, a circuit, several endpoints, or no life.
+fn upstreams(status: &Value, out: &mut String) {
+    let heads = ["UPSTREAM", "ENDPOINTS", "IN FLIGHT", "LIMIT", "QUEUED", "CONNECTIONS", "CIRCUIT"];
+    let mut rows = vec![heads.map(str::to_owned)];
+    for upstream in list(&status["proxy"]["upstreams"]) {
+        let endpoints = list(&upstream["endpoints"]);
+        let is_plain = upstream["limit"].is_null() && upstream["circuit"].is_null() && upstream["queued"] == 0;
+        if is_plain && endpoints.len() < 2 && upstream["is_down"] == false {
+            continue;
+        }
+        let states = ["up", "unhealthy", "ejected"].map(|state| {
+            let count = endpoints.iter().filter(|endpoint| endpoint["state"] == state).count();
+            (count > 0).then(|| format!("{count} {state}"))
+        });
+        let states = if upstream["is_down"] == true {
+            "down".to_owned()
+        } else {
+            states.into_iter().flatten().collect::<Vec<_>>().join(", ")
+        };
+        let number = |key: &str| upstream[key].as_u64().map_or("–".to_owned(), |number| number.to_string());
+        rows.push([
+            text(&upstream["name"]).to_owned(),
+            states,
+            number("in_flight"),
+            number("limit"),
+            number("queued"),
+            number("connections"),
+            upstream["circuit"].as_str().map_or("–".to_owned(), |state| state.replace('_', " ")),
+        ]);
+    }
+    if rows.len() > 1 {
+        out.push('\n');
+        columns(&rows, &[2, 3, 4, 5], out);
+    }
 }
 
 fn syncs(status: &Value, out: &mut String) {
@@ -244,8 +285,13 @@ mod tests {
             "file": {"in_force": true, "restart_needed": []},
             "proxy": {"routes": [
                 {"name": "payments", "stage": "canary", "weight_wanted": 12.5, "weight_effective": 12.5, "weight_seen": 12.4,
-                 "compare": {"compared": 200, "mismatch": 3}},
+                 "compare": {"compared": 200, "mismatch": 3}, "why": "circuit open: 12 of 20 failed"},
                 {"name": "default", "stage": "legacy", "weight_wanted": 0.0, "weight_effective": 0.0, "weight_seen": null, "compare": null},
+            ], "upstreams": [
+                {"name": "monolith", "in_flight": 0, "connections": 1, "queued": 0, "limit": null, "is_down": false, "circuit": null,
+                 "endpoints": [{"state": "up"}]},
+                {"name": "payments", "in_flight": 3, "connections": 8, "queued": 2, "limit": 20, "is_down": false, "circuit": "open",
+                 "endpoints": [{"state": "up"}, {"state": "ejected"}]},
             ]},
             "links": [{"name": "payments", "owner": "legacy", "epoch": 1, "known_from": "database", "lag_seconds": 0.011}],
             "syncs": [{"name": "payments", "flows": [
@@ -257,9 +303,12 @@ mod tests {
         let expected = "\
 All 2 routes as wanted · sync payments 11 ms behind
 
-ROUTE     STAGE    WANT    NOW   SEEN  REQUESTS  LEGACY err p99  MODERN err p99  MISMATCH
-payments  canary  12.5%  12.5%  12.4%         0               –               –      1.5%
+ROUTE     STAGE    WANT    NOW   SEEN  REQUESTS  LEGACY err p99  MODERN err p99  MISMATCH  WHY
+payments  canary  12.5%  12.5%  12.4%         0               –               –      1.5%  circuit open: 12 of 20 failed
 default   legacy     0%     0%      –         0               –               –         –
+
+UPSTREAM  ENDPOINTS        IN FLIGHT  LIMIT  QUEUED  CONNECTIONS  CIRCUIT
+payments  1 up, 1 ejected          3     20       2            8  open
 
 SYNC      OWNER   LEGACY → MODERN         MODERN → LEGACY  VIOLATIONS  WAL KEPT
 payments  legacy  applying, 11 ms behind  watching                  0      2 MB

@@ -1,0 +1,130 @@
+//! Times besides that of a head: the whole request, and bodies that stand still on either side.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Bench, Setup, Upstream, eventually};
+
+const GET: &str = "GET /payments HTTP/1.1\r\nHost: a\r\n\r\n";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+
+fn bench(upstream: &Upstream, route: &Value, settings: &Value) -> Bench {
+    let mut all = json!({ "name": "payments", "match": { "path_prefix": "/payments" }, "legacy": "legacy" });
+    all.as_object_mut().unwrap().extend(route.as_object().unwrap().clone());
+    let setup = Setup::new(upstream.address).upstream("legacy", upstream.address, settings);
+    setup.route(all).limits(|limits| limits.take_time = Duration::from_millis(400)).start()
+}
+
+fn connections(bench: &Bench) -> usize {
+    bench.proxy.status().upstreams.iter().map(|upstream| upstream.connections).sum()
+}
+
+/// Whether the connection ends in a way that no whole answer does.
+async fn is_broken_off(client: &mut super::Client) -> bool {
+    let mut all = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut client.stream, &mut all).await.is_err() || !all.ends_with(b"0\r\n\r\n")
+}
+
+#[tokio::test]
+async fn an_upstream_that_stops_in_the_middle_of_an_answer_is_broken_off() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        wire.send(CHUNKED).await?;
+        wire.send("4\r\nhalf\r\n").await?;
+        std::future::pending().await
+    })
+    .await;
+    let bench = bench(&upstream, &json!({}), &json!({ "body_idle": "300ms" }));
+    let mut client = bench.client().await;
+    let began = Instant::now();
+    client.send(GET).await;
+    assert!(is_broken_off(&mut client).await);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    eventually("the upstream's connection is closed", || connections(&bench) == 0).await;
+}
+
+#[tokio::test]
+async fn a_slow_answer_that_goes_on_is_not() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        wire.send(CHUNKED).await?;
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            wire.send("1\r\nx\r\n").await?;
+        }
+        wire.send("0\r\n\r\n").await
+    })
+    .await;
+    let bench = bench(&upstream, &json!({}), &json!({ "body_idle": "2s" }));
+    assert_eq!(bench.ask(GET).await.text().len(), 60);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_closed_and_lets_its_upstream_go() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        wire.send(CHUNKED).await?;
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+        loop {
+            wire.send(&chunk).await?;
+        }
+    })
+    .await;
+    let bench = bench(&upstream, &json!({}), &json!({}));
+    let mut client = bench.client().await;
+    client.send(GET).await;
+    client.head().await.unwrap();
+    eventually("it is closed", || bench.proxy.status().connections == 0 && connections(&bench) == 0).await;
+}
+
+#[tokio::test]
+async fn the_whole_request_has_a_deadline_before_its_head() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        std::future::pending().await
+    })
+    .await;
+    let bench = bench(&upstream, &json!({ "deadline": "300ms" }), &json!({}));
+    let began = Instant::now();
+    let answer = bench.ask(GET).await;
+    let problem: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((answer.status, &problem["type"]), (504, &json!("urn:banyan:error:deadline")));
+    assert!((300..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    let late = bench.metric("banyan_route_attempts_total", &[("route", "payments"), ("outcome", "timeout")]);
+    assert!((late - 1.0).abs() < 0.1, "{late}");
+}
+
+#[tokio::test]
+async fn and_in_the_middle_of_its_answer() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        wire.send(CHUNKED).await?;
+        loop {
+            wire.send("4\r\nmore\r\n").await?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let bench = bench(&upstream, &json!({ "deadline": "300ms" }), &json!({}));
+    let mut client = bench.client().await;
+    client.send(GET).await;
+    assert!(is_broken_off(&mut client).await);
+    eventually("the upstream's connection is closed", || connections(&bench) == 0).await;
+}
+
+#[tokio::test]
+async fn waiting_for_a_place_counts_too() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        std::future::pending().await
+    })
+    .await;
+    let limits = json!({ "limits": { "in_flight": 1, "queue": 5, "queue_time": "10m" }, "timeout": "10m" });
+    let bench = bench(&upstream, &json!({ "deadline": "300ms" }), &limits);
+    let mut first = bench.client().await;
+    // On another route, without a deadline.
+    first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    eventually("it has the place", || bench.proxy.status().upstreams[0].in_flight == 1).await;
+    assert_eq!(bench.ask(GET).await.status, 504);
+}
