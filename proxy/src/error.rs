@@ -5,7 +5,7 @@
 use std::{io, net::SocketAddr};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::{observe::LogError, split::SignerError, table::BadPath, table::Problem, trace::TraceId};
@@ -48,6 +48,8 @@ pub(crate) enum Fault {
     HostDiffers,
     #[error("the request's Transfer-Encoding is not exactly one `chunked`")]
     Framing,
+    #[error("the request has more header lines than are allowed")]
+    TooManyHeaders,
     #[error("{0}")]
     Path(#[from] BadPath),
     #[error("Banyan is no forward proxy")]
@@ -102,6 +104,16 @@ pub(crate) enum Blame {
     Banyan,
 }
 
+/// How a client wants to be told.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    #[default]
+    ProblemJson,
+    Plain,
+    /// As a gRPC status in a head without a body ("trailers-only").
+    Grpc,
+}
+
 /// RFC 9457.
 #[derive(Serialize)]
 struct ProblemJson<'p> {
@@ -116,6 +128,9 @@ struct ProblemJson<'p> {
     trace_id: &'p str,
 }
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
 // === impl Fault ===
 
 impl Fault {
@@ -124,6 +139,7 @@ impl Fault {
             Self::Host | Self::HostDiffers | Self::Framing | Self::Path(_) | Self::ClientBody => {
                 StatusCode::BAD_REQUEST
             }
+            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused
@@ -146,6 +162,7 @@ impl Fault {
             Self::Host
             | Self::HostDiffers
             | Self::Framing
+            | Self::TooManyHeaders
             | Self::Path(_)
             | Self::Connect
             | Self::ClientBody
@@ -161,6 +178,7 @@ impl Fault {
             Self::Host => "host",
             Self::HostDiffers => "host_differs",
             Self::Framing => "framing",
+            Self::TooManyHeaders => "too_many_headers",
             Self::Path(_) => "path",
             Self::Connect => "connect",
             Self::ClientBody => "client_body",
@@ -189,8 +207,49 @@ impl Fault {
         self.blame() == Blame::Client && !matches!(self, Self::RateLimited { .. })
     }
 
-    /// The whole answer. `plain`: the client asked for `text/plain`.
-    pub(crate) fn answer(self, route: Option<&str>, trace: TraceId, plain: bool) -> (StatusCode, HeaderMap, Bytes) {
+    /// The gRPC status code (gRPC's `statuscodes.md` and `http-grpc-status-mapping.md`). `UNAVAILABLE` invites clients to send again: only
+    /// where nothing can have happened, or where gRPC's own mapping says so.
+    fn grpc_status(self) -> &'static str {
+        match self {
+            Self::Timeout => "4", // DEADLINE_EXCEEDED: it may have happened
+            _ => match self.status() {
+                StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => "14", // UNAVAILABLE
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "8", // RESOURCE_EXHAUSTED
+                StatusCode::FORBIDDEN => "7",                                                       // PERMISSION_DENIED
+                StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => "12",                     // UNIMPLEMENTED
+                _ => "13",                                                                          // INTERNAL
+            },
+        }
+    }
+
+    /// gRPC's clients read the status of the call, not HTTP's.
+    fn grpc(self, route: Option<&str>) -> (StatusCode, HeaderMap, Option<Bytes>) {
+        let at = route.map(|route| format!(" (route {route})")).unwrap_or_default();
+        // Percent-encoding would be needed for what is neither printable nor ASCII, and for `%`: there is none.
+        let message = format!("{self}{at}").replace(['%', '`'], "");
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from_static(self.grpc_status()));
+        if let Ok(message) = HeaderValue::from_str(&message) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        if self.closes() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        (StatusCode::OK, headers, None)
+    }
+
+    /// The whole answer; no body: the head is all of it.
+    pub(crate) fn answer(
+        self,
+        route: Option<&str>,
+        trace: TraceId,
+        form: Form,
+    ) -> (StatusCode, HeaderMap, Option<Bytes>) {
+        if form == Form::Grpc {
+            return self.grpc(route);
+        }
+        let plain = form == Form::Plain;
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
         let detail = self.to_string();
@@ -222,7 +281,7 @@ impl Fault {
         if self.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        (status, headers, body.into())
+        (status, headers, Some(body.into()))
     }
 }
 
@@ -233,7 +292,8 @@ mod tests {
     #[test]
     fn an_error_names_the_route_the_fault_and_the_trace() {
         let trace = TraceId::random();
-        let (status, headers, body) = Fault::Refused.answer(Some("payments"), trace, false);
+        let (status, headers, body) = Fault::Refused.answer(Some("payments"), trace, Form::ProblemJson);
+        let body = body.unwrap();
         assert_eq!(status, 502);
         assert_eq!(headers["content-type"], "application/problem+json");
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
@@ -246,16 +306,27 @@ mod tests {
     #[test]
     fn an_error_is_plain_text_for_who_asks_for_it() {
         let trace = TraceId::random();
-        let (_, headers, body) = Fault::Timeout.answer(Some("payments"), trace, true);
+        let (_, headers, body) = Fault::Timeout.answer(Some("payments"), trace, Form::Plain);
         assert_eq!(headers["content-type"], "text/plain; charset=utf-8");
         let expected =
             format!("504 Gateway Timeout: the upstream did not answer in time (route `payments`, trace {trace})\n");
-        assert_eq!(body, expected.as_bytes());
+        assert_eq!(body.unwrap(), expected.as_bytes());
+    }
+
+    #[test]
+    fn a_grpc_client_is_told_by_a_head_alone() {
+        let (status, headers, body) = Fault::Refused.answer(Some("payments"), TraceId::random(), Form::Grpc);
+        assert_eq!((status, body), (StatusCode::OK, None));
+        assert_eq!(headers["content-type"], "application/grpc");
+        assert_eq!(headers["grpc-status"], "14");
+        assert_eq!(headers["grpc-message"], "no connection to the upstream (route payments)");
+        assert_eq!(Fault::Timeout.answer(None, TraceId::random(), Form::Grpc).1["grpc-status"], "4");
+        assert_eq!(Fault::Framing.answer(None, TraceId::random(), Form::Grpc).1["grpc-status"], "13");
     }
 
     #[test]
     fn only_a_client_at_fault_loses_its_connection() {
-        assert!(Fault::Framing.answer(None, TraceId::random(), false).1.contains_key("connection"));
-        assert!(!Fault::Refused.answer(None, TraceId::random(), false).1.contains_key("connection"));
+        assert!(Fault::Framing.answer(None, TraceId::random(), Form::Plain).1.contains_key("connection"));
+        assert!(!Fault::Refused.answer(None, TraceId::random(), Form::Plain).1.contains_key("connection"));
     }
 }

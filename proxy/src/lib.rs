@@ -27,6 +27,6 @@ mod upstream;
 mod tests;
 
 pub use error::StartError;
-pub use proxy::{Proxy, ProxyStatus, RouteStatus};
+pub use proxy::{ListenerStatus, Proxy, ProxyStatus, RouteStatus, check_files};
 pub use rate::RateLimit;
 pub use upstream::{CircuitState, EndpointState, EndpointStatus, UpstreamStatus};

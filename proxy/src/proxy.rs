@@ -14,15 +14,15 @@ use tokio::runtime::Handle;
 
 use crate::{
     compare::CompareStatus,
-    config::{Config, Limits},
+    config::{Config, Listener},
     error::StartError,
     links::DataLinks,
-    listen::{Compiled, Crew, ListenerState, Shared, bind},
+    listen::{Compiled, Crew, Door, ListenerState, Shared, Tls, TlsFileError, TlsWatch, bind},
     metrics::{Holds, Requests, Shards, SideCounts, Upstreams},
     observe::Recorder,
     shadow::Shadow,
     split::{RecentWrites, Signer, Split},
-    table::{Problem, RouteTable, Stage, SyncRoute},
+    table::{Problem, RouteTable, Severity, Stage, SyncRoute},
     upstream::{TrustWatch, UpstreamSpec, UpstreamStatus, Warden},
 };
 
@@ -33,6 +33,7 @@ pub struct Proxy {
     shadow: Arc<Shadow>,
     _warden: Warden,
     _trusts: TrustWatch,
+    _tls_watch: TlsWatch,
     generation: AtomicU64,
 }
 
@@ -43,6 +44,8 @@ pub struct ProxyStatus {
     pub routes: Vec<RouteStatus>,
     /// By name.
     pub upstreams: Vec<UpstreamStatus>,
+    /// The sockets that clients connect to, in the order in which they were bound.
+    pub listeners: Vec<ListenerStatus>,
     /// Open clients' connections, tunnels among them.
     pub connections: usize,
     /// Of these, how many wait for a request without holding any buffer.
@@ -72,6 +75,17 @@ pub struct RouteStatus {
     pub compare: Option<CompareStatus>,
     /// Why modern does not get what it should, in a few words.
     pub why: Option<String>,
+}
+
+/// One listening socket.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListenerStatus {
+    /// As in the file.
+    pub bind: SocketAddr,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+    /// Why the certificates and keys on disk are not the ones in force; `None` when they are.
+    pub tls_trouble: Option<String>,
 }
 
 // === impl Proxy ===
@@ -108,14 +122,15 @@ impl Proxy {
             open: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
-        let limits = config.listeners.iter().map(|listener| listener.limits.clone()).collect();
+        let doors = config.listeners.iter().enumerate().map(|(index, listener)| door(index, listener, None));
+        let doors = doors.collect::<Result<_, _>>().map_err(|problem| StartError::Config(vec![problem]))?;
         let workers = config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let shards = Arc::new(Shards::default());
         let recorder = Recorder::start(background, registry)?;
         recorder.follow(&config.observe)?;
         let shadow = Shadow::start(background, registry)?;
         let shadows = shadow.compile(config, &table);
-        let compiled = Compiled::new(config, 0, table, split, shadows, limits);
+        let compiled = Compiled::new(config, 0, table, split, shadows, doors);
         let shared = Arc::new(Shared::new(compiled, shards, listeners.collect(), workers.max(1), recorder));
         shared.follow();
         let warden = Warden::start(background, Arc::clone(&shared));
@@ -131,9 +146,18 @@ impl Proxy {
             syncs.map(|sync| (Arc::clone(&sync.name), Arc::clone(sync.link.hold()))).collect()
         })?))?;
         registry.register(Box::new(Upstreams::new(Arc::clone(&shared))?))?;
+        let tls_watch = TlsWatch::start(&shared, background, registry)?;
         let crew = Crew::start(&shared, &sockets, park_at_once)?;
         let trusts = TrustWatch::start(Arc::clone(&shared), background);
-        Ok(Self { shared, crew, shadow, _warden: warden, _trusts: trusts, generation: AtomicU64::new(0) })
+        Ok(Self {
+            shared,
+            crew,
+            shadow,
+            _warden: warden,
+            _trusts: trusts,
+            _tls_watch: tls_watch,
+            generation: AtomicU64::new(0),
+        })
     }
 
     /// Compiles the whole config and swaps it in; requests under way end with the old one, connections stay open.
@@ -147,7 +171,7 @@ impl Proxy {
         let signer = Signer::of(config).map_err(|error| vec![Problem::error("secret", error.to_string())])?;
         let current = self.shared.current.load_full();
         table.follow(&current.table);
-        let limits = self.limits(config, &current.limits, &mut warnings);
+        let doors = self.doors(config, &current.doors, &mut warnings)?;
         let follows = self.shared.recorder.follow(&config.observe);
         follows.map_err(|error| vec![Problem::error("access_log.to", error.to_string())])?;
         if config.workers.is_some_and(|workers| workers.max(1) != self.shared.workers) {
@@ -156,12 +180,12 @@ impl Proxy {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let split = current.split.with_signer(signer);
         let shadows = self.shadow.compile(config, &table);
-        self.shared.swap(Compiled::new(config, generation, table, split, shadows, limits));
+        self.shared.swap(Compiled::new(config, generation, table, split, shadows, doors));
         Ok(warnings)
     }
 
-    /// Limits of the sockets that are bound; others than those need a restart.
-    fn limits(&self, config: &Config, old: &[Limits], warnings: &mut Vec<Problem>) -> Vec<Limits> {
+    /// Of the sockets that are bound; others than those need a restart.
+    fn doors(&self, config: &Config, old: &[Door], warnings: &mut Vec<Problem>) -> Result<Vec<Door>, Vec<Problem>> {
         let bound = &self.shared.listeners;
         for (index, listener) in config.listeners.iter().enumerate() {
             if bound.iter().all(|bound| bound.bind != listener.bind) {
@@ -169,14 +193,14 @@ impl Proxy {
             }
         }
         let kept = bound.iter().zip(old).map(|(bound, old)| {
-            let same = config.listeners.iter().find(|listener| listener.bind == bound.bind);
+            let same = config.listeners.iter().enumerate().find(|(_, listener)| listener.bind == bound.bind);
             if same.is_none() {
                 warnings
                     .push(Problem::warning("listeners", format!("`{}` is listened on until a restart", bound.bind)));
             }
-            same.map_or_else(|| old.clone(), |listener| listener.limits.clone())
+            same.map_or_else(|| Ok(old.clone()), |(index, listener)| door(index, listener, Some(old)))
         });
-        kept.collect()
+        kept.collect::<Result<_, _>>().map_err(|problem| vec![problem])
     }
 
     /// What it does now.
@@ -201,12 +225,18 @@ impl Proxy {
             }
         });
         let routes = routes.collect();
+        let listeners = self.shared.listeners.iter().zip(&current.doors).map(|(listener, door)| ListenerStatus {
+            bind: listener.bind,
+            tls: door.tls.is_some(),
+            tls_trouble: door.tls.as_ref().and_then(|tls| tls.trouble()),
+        });
         let sum = |of: fn(&ListenerState) -> &AtomicUsize| {
             self.shared.listeners.iter().map(|listener| of(listener).load(Ordering::Relaxed)).sum()
         };
         ProxyStatus {
             routes,
             upstreams,
+            listeners: listeners.collect(),
             connections: sum(|listener| &listener.open),
             idle_connections: sum(|listener| &listener.idle),
         }
@@ -238,6 +268,36 @@ impl Proxy {
 
 /// What has been answered is logged before the process ends, unless that takes longer.
 const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// How a listener treats its clients. TLS whose files are named as before keeps what it has.
+fn door(index: usize, listener: &Listener, old: Option<&Door>) -> Result<Door, Problem> {
+    let kept = old.and_then(|old| old.tls.clone()).filter(|tls| Some(tls.spec()) == listener.tls.as_ref());
+    let tls = match (&listener.tls, kept) {
+        (Some(_), Some(kept)) => Some(kept),
+        (Some(spec), None) => {
+            let opened = Tls::open(spec).map_err(|error| tls_problem(index, &error))?;
+            Some(Arc::new(opened))
+        }
+        (None, _) => None,
+    };
+    Ok(Door { limits: listener.limits.clone(), tls })
+}
+
+fn tls_problem(index: usize, error: &TlsFileError) -> Problem {
+    Problem::error(format!("listeners[{index}].tls"), error.told())
+}
+
+/// What is wrong with the files that a config names. One that cannot be read is only a warning: who checks a config may be another user, on
+/// another machine, than who runs it.
+#[must_use]
+pub fn check_files(config: &Config) -> Vec<Problem> {
+    let wrong = config.listeners.iter().enumerate().filter_map(|(index, listener)| {
+        let error = Tls::open(listener.tls.as_ref()?).err()?;
+        let problem = tls_problem(index, &error);
+        Some(if error.is_unreadable() { Problem { severity: Severity::Warning, ..problem } } else { problem })
+    });
+    wrong.collect()
+}
 
 fn needs_restart(path: &str) -> Problem {
     Problem::warning(path, "a change of this key takes effect after a restart")

@@ -35,6 +35,17 @@ impl Socket {
             Self::Tls(stream) => stream.get_ref().0,
         }
     }
+
+    /// Whether something that came has not been read yet, though the TCP socket is empty.
+    pub(crate) fn holds_plaintext(&mut self) -> bool {
+        let Self::Tls(stream) = self else { return false };
+        let state = match &mut **stream {
+            TlsStream::Server(stream) => stream.get_mut().1.process_new_packets(),
+            TlsStream::Client(stream) => stream.get_mut().1.process_new_packets(),
+        };
+        // What cannot be read is told to whoever tries.
+        state.map_or(true, |state| state.plaintext_bytes_to_read() > 0)
+    }
 }
 
 impl From<TcpStream> for Socket {

@@ -7,7 +7,7 @@ type Above = &'static [&'static str];
 
 const KEYS: &[(Above, &[&str])] = &[
     (&[], &["identity", "webhook"]),
-    (&["listeners"], &["tls", "proxy_protocol"]),
+    (&["listeners"], &["proxy_protocol"]),
     (&["admin"], &["tls"]),
     (&["state"], &["shared"]),
     (&["routes"], &["reads", "fallback_on", "cookies", "rollout", "redirect", "respond"]),
@@ -42,6 +42,10 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["workers"], "workers: 2"),
         (&["listeners"], "listeners: [{bind: \"0.0.0.0:8080\"}]"),
         (&["listeners", "bind"], "bind: \"0.0.0.0:8080\""),
+        (&["listeners", "tls"], "tls: {certificates: [{cert: tls.crt, key: tls.key}]}"),
+        (&["listeners", "tls", "certificates"], "certificates: [{cert: tls.crt, key: tls.key}]"),
+        (&["listeners", "tls", "certificates", "cert"], "cert: tls.crt"),
+        (&["listeners", "tls", "certificates", "key"], "key: tls.key"),
         (&["admin", "bind"], "bind: \"127.0.0.1:9901\""),
         (&["admin", "tokens"], "tokens: {view: \"${VIEW_TOKEN}\", operate: \"${OPERATE_TOKEN}\"}"),
         (&["admin", "hosts"], "hosts: [banyan.internal]"),
@@ -103,6 +107,9 @@ pub(super) fn stand_in(path: &[Step]) -> Option<Form> {
         (&["version"], Form::Text("1")),
         (&["listeners"], Form::OneMap("bind", "127.0.0.1:0")),
         (&["listeners", "bind"], Form::Text("127.0.0.1:0")),
+        (&["listeners", "tls", "certificates"], Form::EmptyList),
+        (&["listeners", "tls", "certificates", "cert"], Form::Text("")),
+        (&["listeners", "tls", "certificates", "key"], Form::Text("")),
         (&["upstreams"], Form::EmptyMap),
         (&["upstreams", "*", "endpoints"], Form::One("http://127.0.0.1:1")),
         (&["default"], Form::Text("")),
@@ -191,6 +198,11 @@ pub(super) fn limit(path: &[Step], key: Option<&str>, message: &str) -> (String,
         ),
         (&["upstreams", "*", "health", "path"], "a path must begin with `/`", "path: /livez"),
         (&["listeners"], "there must be at least one listener", "listeners: [{bind: \"0.0.0.0:8080\"}]"),
+        (
+            &["listeners", "tls", "certificates"],
+            "there must be at least one certificate",
+            "certificates: [{cert: tls.crt, key: tls.key}]",
+        ),
     ];
     let keys = keys(path);
     if let Some((_, right, example)) = RIGHT.iter().find(|(pattern, ..)| fits(pattern, &keys)) {

@@ -306,7 +306,7 @@ impl Judge<'_> {
         };
         let (upstreams, syncs) = (names_are_whole("upstreams"), names_are_whole("syncs"));
         let routes_are_whole = self.root.get("routes").is_none_or(|routes| !routes.has_pruned(&self.view.pruned));
-        for problem in problems {
+        for problem in problems.into_iter().chain(banyan_proxy::check_files(&config)) {
             let steps = Step::parse(&problem.path);
             let unknown = problem.message.starts_with("unknown ");
             let consequence = (problem.message.starts_with("unknown upstream") && !upstreams)

@@ -3,6 +3,7 @@
 //! `src/config.rs` of the root package joins it with the connectors' share; `table/` turns it into what a request is matched against.
 //! A key is here only when it works.
 
+mod listener;
 mod matches;
 mod observe;
 mod rate_limit;
@@ -14,15 +15,15 @@ mod upstream_tls;
 mod users;
 mod weight;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use bytesize::ByteSize;
 use garde::Validate;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use listener::{CertificateFiles, Limits, Listener, ListenerTls, TlsVersion};
 pub use matches::{HeaderName, Match, Method, Networks, Wanted};
 pub use observe::{AccessLog, Errors, LogTarget, Observe, Tracing};
 pub use rate_limit::{RateKey, RateLimit};
@@ -73,51 +74,6 @@ pub struct SyncRules {
     pub max_lag: Duration,
 }
 
-/// One listening socket and what a client may ask of it.
-#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Listener {
-    /// Address and port, for example `0.0.0.0:8080`. A change needs a restart.
-    #[garde(skip)]
-    #[schemars(with = "String")]
-    pub bind: SocketAddr,
-    /// What one client may take.
-    #[serde(default)]
-    #[garde(dive)]
-    pub limits: Limits,
-}
-
-/// Limits of a listener. Each has a default that suits a public site.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Open connections over all workers; one more is closed at once. Default 100,000.
-    #[garde(range(min = 1))]
-    pub connections: usize,
-    /// Bytes of one request's head. Default 64 KiB; over it: 431.
-    #[garde(skip)]
-    #[schemars(with = "String")]
-    pub header_bytes: ByteSize,
-    /// Header lines of one request. Default 100; over it: 431.
-    #[garde(range(min = 1, max = 1000))]
-    pub headers: usize,
-    /// From the first byte of a head to its end. Default 10s; over it: 408 and closed.
-    #[serde(with = "humantime_serde")]
-    #[garde(skip)]
-    #[schemars(with = "String")]
-    pub head_time: Duration,
-    /// How long a keep-alive connection may wait for its next request. Default 75s.
-    #[serde(with = "humantime_serde")]
-    #[garde(skip)]
-    #[schemars(with = "String")]
-    pub idle_time: Duration,
-    /// How long a client may take no byte of an answer that is there for it. Default 60s; over it: closed.
-    #[serde(with = "humantime_serde")]
-    #[garde(skip)]
-    #[schemars(with = "String")]
-    pub take_time: Duration,
-}
-
 /// Where running state is kept between restarts.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -125,21 +81,6 @@ pub struct State {
     /// A directory of Banyan's own, made if missing. Default `./banyan-state`. A change needs a restart.
     #[garde(skip)]
     pub dir: PathBuf,
-}
-
-// === impl Limits ===
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 100_000,
-            header_bytes: ByteSize::kib(64),
-            headers: 100,
-            head_time: Duration::from_secs(10),
-            idle_time: Duration::from_secs(75),
-            take_time: Duration::from_secs(60),
-        }
-    }
 }
 
 // === impl State ===

@@ -15,7 +15,9 @@ use tokio::{
 use tower::Service;
 
 use super::{
+    Peer, http2,
     io::ClientIo,
+    preface::{self, Look, PREFACE},
     turn::{Order, Turn},
     worker::{OpenClient, Worker},
 };
@@ -54,13 +56,38 @@ const LINGER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(socket: Socket, peer: SocketAddr, worker: Rc<Worker>, open: OpenClient) {
-    let turn = Rc::new(Turn::new(peer, worker.now()));
+pub(super) async fn serve(stream: TcpStream, address: SocketAddr, worker: Rc<Worker>, open: OpenClient) {
+    let (mut socket, mut early) = (Socket::from(stream), Bytes::new());
+    let (mut is_tls, mut is_http2) = (false, false);
+    if let Some(door) = worker.table().compiled.doors.get(open.listener())
+        && let Some(tls) = &door.tls
+    {
+        let Socket::Plain(stream) = socket else { return };
+        // Boxed, so that a connection that has shaken hands is small again.
+        let Ok(accepted) = Box::pin(tls.accept(stream, door.limits.head_time)).await else { return };
+        (socket, is_tls, is_http2) = (accepted.socket, true, accepted.is_http2);
+    }
+    let turn = Rc::new(Turn::new(Rc::new(Peer::new(address, open.listener(), is_tls)), worker.now()));
     worker.watch(open.listener(), &turn);
-    let (mut socket, mut early) = (socket, Bytes::new());
+    // With TLS the handshake has said which protocol is spoken.
+    let mut is_sure = is_tls;
     loop {
-        if early.is_empty() && !wait(socket.tcp(), &turn, &worker, &open).await {
-            return;
+        if !is_http2 && early.is_empty() && !socket.holds_plaintext() {
+            let Some(look) = wait(socket.tcp(), &turn, &worker, &open).await else { return };
+            if !std::mem::replace(&mut is_sure, true) {
+                is_http2 = match look {
+                    Look::Unsure => {
+                        let read = Box::pin(preface::read(&mut socket, &turn, &worker)).await;
+                        let Some((read, look)) = read else { return };
+                        early = read;
+                        look == Look::Http2
+                    }
+                    sure => sure == Look::Http2,
+                };
+            }
+        }
+        if is_http2 {
+            return Box::pin(http2::serve(socket, early, turn, worker, open)).await;
         }
         // Boxed, so that a waiting connection is small.
         match Box::pin(drive(socket, early, open.listener(), &turn, &worker)).await {
@@ -87,18 +114,19 @@ pub(super) async fn serve(socket: Socket, peer: SocketAddr, worker: Rc<Worker>, 
     drop(open);
 }
 
-/// Waits for the first byte of a request; false when the connection is to be closed instead.
-async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker, open: &OpenClient) -> bool {
+/// Waits for the first bytes of a request; `None` when the connection is to be closed instead.
+async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker, open: &OpenClient) -> Option<Look> {
     let _idles = open.idles();
     turn.set_parked(true);
     poll_fn(|cx| {
         // Looked at, not only said: a socket that was just accepted counts as readable before anything has come.
-        let mut first = [0];
-        if let Poll::Ready(peeked) = stream.poll_peek(cx, &mut ReadBuf::new(&mut first)) {
-            return Poll::Ready(peeked.is_ok());
+        let mut first = [0; PREFACE.len()];
+        let mut into = ReadBuf::new(&mut first);
+        if let Poll::Ready(peeked) = stream.poll_peek(cx, &mut into) {
+            return Poll::Ready(peeked.ok().map(|_| Look::at(into.filled())));
         }
         if worker.is_draining() || turn.take_order() == Some(Order::CloseIdle) {
-            return Poll::Ready(false);
+            return Poll::Ready(None);
         }
         turn.wakes(cx.waker());
         Poll::Pending
@@ -172,7 +200,7 @@ async fn drive(socket: Socket, early: Bytes, listener: usize, turn: &Rc<Turn>, w
 
 /// Closing a socket with unread bytes resets it, and the client may lose the answer: so say the last words, say "no more", and read for a
 /// moment.
-async fn linger(mut socket: Socket, last: &'static [u8]) {
+pub(super) async fn linger(mut socket: Socket, last: &[u8]) {
     let lingering = async {
         if socket.write_all(last).await.is_err() || socket.shutdown().await.is_err() {
             return;

@@ -6,6 +6,7 @@ use hyper::server::conn::http1::Builder;
 use ipnet::IpNet;
 
 use super::{
+    tls::Tls,
     turn::{Patience, Tick},
     worker::Shared,
 };
@@ -29,8 +30,15 @@ pub(crate) struct Compiled {
     pub(crate) trusted: Vec<IpNet>,
     pub(crate) upstreams: Vec<Arc<UpstreamSpec>>,
     /// In the order in which the sockets were bound.
-    pub(crate) limits: Vec<Limits>,
+    pub(crate) doors: Vec<Door>,
     pub(crate) observe: Observe,
+}
+
+/// How one listener treats its clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    pub(crate) limits: Limits,
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 /// One worker's view.
@@ -67,7 +75,7 @@ impl Compiled {
         table: RouteTable,
         split: Split,
         shadows: Shadows,
-        limits: Vec<Limits>,
+        doors: Vec<Door>,
     ) -> Self {
         let upstreams = UpstreamSpec::all(config, table.trusts()).into_iter().map(Arc::new).collect();
         Self {
@@ -77,7 +85,7 @@ impl Compiled {
             shadows,
             trusted: config.trusted_proxies.clone(),
             upstreams,
-            limits,
+            doors,
             observe: config.observe.clone(),
         }
     }
@@ -87,7 +95,10 @@ impl Compiled {
         let upstreams =
             self.upstreams.iter().map(|upstream| upstream.timeout.min(upstream.idle_time).min(upstream.body_idle));
         let routes = self.table.routes().iter().flat_map(|route| [route.timeout, route.deadline]).flatten();
-        let limits = self.limits.iter().map(|limits| limits.head_time.min(limits.idle_time).min(limits.take_time));
+        let limits = self
+            .doors
+            .iter()
+            .map(|door| door.limits.head_time.min(door.limits.idle_time).min(door.limits.take_time));
         let shortest = upstreams.chain(routes).chain(limits).min().unwrap_or(SWEEPS.1);
         (shortest / 4).clamp(SWEEPS.0, SWEEPS.1)
     }
@@ -112,8 +123,8 @@ impl WorkerTable {
             shards,
             no_route: shared.shards.of(worker, &Arc::from(NO_ROUTE)),
             scribe: shared.recorder.scribe(worker, &compiled.observe),
-            http: compiled.limits.iter().map(builder).collect(),
-            patience: compiled.limits.iter().map(|limits| patience(limits, sweep_every)).collect(),
+            http: compiled.doors.iter().map(|door| builder(&door.limits)).collect(),
+            patience: compiled.doors.iter().map(|door| patience(&door.limits, sweep_every)).collect(),
             sweep_every,
             compiled,
         }

@@ -1,22 +1,25 @@
 //! What the loop that owns a client's connection, the stations that answer on it and the worker's sweep know of each other.
+//!
+//! An HTTP/1 connection has one turn for all its requests, one after the other. On HTTP/2 each stream has a turn of its own, and so has the
+//! connection, for its idle time and its heads.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
-    net::{IpAddr, SocketAddr},
+    cell::{Cell, RefCell},
+    rc::Rc,
     task::Waker,
 };
 
-use http::HeaderValue;
-
+use super::Peer;
 use crate::tunnel::Far;
 
 /// A worker's coarse clock: how many sweeps there have been.
 pub(crate) type Tick = u32;
 
-/// The state of one client's connection. Lives on one worker.
+/// The state of one client's connection, or of one stream on it. Lives on one worker.
 pub(crate) struct Turn {
-    peer: SocketAddr,
-    forwarded_for: OnceCell<HeaderValue>,
+    peer: Rc<Peer>,
+    /// The present request came over TLS, here or at a trusted proxy.
+    https: Cell<bool>,
     /// A request is being answered, from its head to the end of its answer.
     busy: Cell<bool>,
     /// The last request's body was read to its end.
@@ -83,10 +86,10 @@ pub(crate) struct Patience {
 // === impl Turn ===
 
 impl Turn {
-    pub(crate) fn new(peer: SocketAddr, now: Tick) -> Self {
+    pub(crate) fn new(peer: Rc<Peer>, now: Tick) -> Self {
         Self {
             peer,
-            forwarded_for: OnceCell::new(),
+            https: Cell::new(false),
             busy: Cell::new(false),
             body_ended: Cell::new(true),
             handed: Cell::new(false),
@@ -110,15 +113,21 @@ impl Turn {
         }
     }
 
-    pub(crate) fn peer(&self) -> IpAddr {
-        self.peer.ip().to_canonical()
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.peer
     }
 
-    /// The peer's address as a header's value; formatted once a connection.
-    pub(crate) fn peer_value(&self) -> &HeaderValue {
-        self.forwarded_for.get_or_init(|| {
-            HeaderValue::try_from(self.peer().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
-        })
+    /// The same, to be shared.
+    pub(super) fn whose(&self) -> &Rc<Peer> {
+        &self.peer
+    }
+
+    pub(crate) fn set_https(&self, https: bool) {
+        self.https.set(https);
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.https.get()
     }
 
     // --- the life of a message
@@ -129,6 +138,21 @@ impl Turn {
             self.since.set(now);
         }
         self.handed.set(true);
+    }
+
+    /// Nothing is begun and unfinished any more: from now on it idles.
+    pub(super) fn rests(&self, now: Tick) {
+        self.handed.set(false);
+        self.since.set(now);
+    }
+
+    /// As new, for another stream.
+    pub(super) fn renew(&self) {
+        self.order.set(None);
+        self.patience.set(None);
+        self.progress.set(false);
+        self.broken.set(false);
+        self.tunnel.take();
     }
 
     /// A head is complete and its request goes through the stations.
@@ -277,6 +301,10 @@ impl Turn {
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             *kept = Some(waker.clone());
         }
+    }
+
+    pub(super) fn forget_waker(&self) {
+        self.waker.take();
     }
 
     pub(super) fn set_parked(&self, parked: bool) {

@@ -165,6 +165,11 @@ impl Worker {
         self.draining.get()
     }
 
+    /// Runs something of a connection's, for as long as a drain may take.
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        drop(self.connections.spawn_local(future));
+    }
+
     /// A connection gave its buffers back.
     pub(super) fn parked(&self) {
         self.nudges.set(NUDGES);
@@ -231,12 +236,13 @@ impl Worker {
         match accepted {
             Ok((stream, peer)) => {
                 let open = OpenClient::new(&self.shared, listener);
-                let limit = self.shared.current.load().limits.get(listener).map_or(usize::MAX, |l| l.connections);
+                let limit =
+                    self.shared.current.load().doors.get(listener).map_or(usize::MAX, |door| door.limits.connections);
                 if open.count() > limit {
                     return;
                 }
                 drop(stream.set_nodelay(true));
-                let serving = connection::serve(stream.into(), peer, Rc::clone(self), open);
+                let serving = connection::serve(stream, peer, Rc::clone(self), open);
                 self.connections.spawn_local(serving);
             }
             // The client changed its mind.

@@ -52,6 +52,8 @@ pub const UPSTREAM_ENDPOINTS: &str = "banyan_upstream_endpoints";
 pub const UPSTREAM_CIRCUIT: &str = "banyan_upstream_circuit";
 /// What happened to an upstream, by event.
 pub const UPSTREAM_EVENTS: &str = "banyan_upstream_events_total";
+/// Changed files of listeners' TLS, by result (`accepted`, `refused`).
+pub const TLS_RELOADS: &str = "banyan_tls_reloads_total";
 
 /// Lines of the access log that were written.
 pub const ACCESS_LOG_LINES: &str = "banyan_access_log_lines_total";

@@ -104,35 +104,45 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
         told.table.shard(Some(route)).answered_stale();
     }
     if let Some(id) = &choice.new_id {
-        add_private(&mut head.headers, id.set_cookie());
+        add_private(&mut head.headers, secure(id.set_cookie(), told.turn.is_https()));
     }
+    let is_https = told.turn.is_https();
     told.write = write;
     if let Some(write) = &mut told.write
         && let Some(cookie) = write.answered()
     {
         // Whatever it says of caches: it is a write's answer, and the cookie is over in a minute or two wherever it goes.
-        head.headers.append(header::SET_COOKIE, cookie);
+        head.headers.append(header::SET_COOKIE, secure(cookie, is_https));
     }
     told.is_answered(Some(route), Answerer::Side(side), head.status);
     Response::from_parts(head, Answer::new(body, told))
 }
 
 fn ours(failure: Failure, mut told: Told) -> Response<Answer> {
-    let Failure { fault, route, plain, own_write, trace } = failure;
+    let Failure { fault, route, form, own_write, trace } = failure;
     // Also of a request that came without one: whoever reports the error can be found in the log.
     let trace = trace.unwrap_or_else(TraceId::random);
     let name = route.map(|route| &*told.table.route(route).name);
-    let (status, mut headers, body) = fault.answer(name, trace, plain);
+    let (status, mut headers, body) = fault.answer(name, trace, form);
     if let Some(note) = &told.note {
         note.is_in(fault.into());
         note.traced(trace);
     }
     if let Some(cookie) = own_write {
-        headers.append(header::SET_COOKIE, cookie);
+        headers.append(header::SET_COOKIE, secure(cookie, told.turn.is_https()));
     }
-    told.is_answered(route, Answerer::Banyan, status);
-    let mut response = Response::new(Answer::new(Kind::Full(Some(body)), told));
+    // What the client is told in a gRPC status is counted as what it would be in HTTP.
+    told.is_answered(route, Answerer::Banyan, fault.status());
+    let mut response = Response::new(Answer::new(Kind::Full(body), told));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// A cookie of Banyan's that came over TLS is not sent without it.
+fn secure(cookie: HeaderValue, is_https: bool) -> HeaderValue {
+    if !is_https {
+        return cookie;
+    }
+    HeaderValue::from_bytes(&[cookie.as_bytes(), b"; Secure"].concat()).unwrap_or(cookie)
 }

@@ -8,7 +8,7 @@ use hyper::body::{Body, Incoming};
 use super::{check::Seen, open_write::OpenWrite};
 use crate::{
     body::Kind,
-    error::Fault,
+    error::{Fault, Form},
     hold::UnderWay,
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
@@ -84,8 +84,8 @@ pub(crate) struct Reply {
 pub(crate) struct Failure {
     pub(super) fault: Fault,
     pub(super) route: Option<usize>,
-    /// The client asked for `text/plain`.
-    pub(super) plain: bool,
+    /// How the client wants to be told.
+    pub(super) form: Form,
     /// Of a write whose outcome is unknown: its user must read at the owner for a while.
     pub(super) own_write: Option<HeaderValue>,
     /// Where the request belongs to one.
@@ -105,12 +105,20 @@ impl Arrival {
     }
 }
 
+impl Arrival {
+    /// Header lines that its listener allows.
+    pub(super) fn headers_allowed(&self) -> usize {
+        let door = self.table.compiled.doors.get(self.turn.peer().listener());
+        door.map_or(usize::MAX, |door| door.limits.headers)
+    }
+}
+
 // === impl Checked ===
 
 impl Checked {
     pub(super) fn fails(&self, fault: Fault) -> Failure {
         let trace = self.seen.trace.map(|trace| trace.id);
-        Failure { fault, route: None, plain: self.seen.plain, own_write: None, trace }
+        Failure { fault, route: None, form: self.seen.form, own_write: None, trace }
     }
 }
 

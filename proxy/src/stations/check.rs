@@ -6,11 +6,17 @@
 use std::task::{Context, Poll};
 
 use futures_util::future::{Either, Ready, ready};
-use http::{HeaderMap, HeaderName, Method, Uri, header};
+use http::{HeaderMap, HeaderName, Method, Uri, Version, header, uri::Scheme};
 use tower::{Layer, Service};
 
-use super::arrival::{Arrival, Checked, Failure, Reply};
-use crate::{error::Fault, trace::Trace};
+use super::{
+    arrival::{Arrival, Checked, Failure, Reply},
+    lower,
+};
+use crate::{
+    error::{Fault, Form},
+    trace::Trace,
+};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stage;
@@ -34,8 +40,8 @@ pub(crate) struct Seen {
     /// `X-Forwarded-*` or `Forwarded`.
     pub(super) forwarded: bool,
     banyan: bool,
-    /// The client would rather have plain text.
-    pub(super) plain: bool,
+    /// What the client wants an error of Banyan's as.
+    pub(super) form: Form,
     pub(super) traceparent: bool,
     /// What it says; `None` when it is malformed, or there is more than one. Later the hop that the upstream is told.
     pub(super) trace: Option<Trace>,
@@ -66,8 +72,12 @@ impl<S: Service<Checked, Response = Reply, Error = Failure>> Service<Arrival> fo
     }
 
     fn call(&mut self, mut arrival: Arrival) -> Self::Future {
+        let lowered = match arrival.head.version {
+            Version::HTTP_2 => lower(&mut arrival),
+            _ => Ok(()),
+        };
         let seen = Seen::in_headers(&arrival.head.headers);
-        match check(&arrival.head.method, &arrival.head.uri, &arrival.head.headers, seen) {
+        match lowered.and_then(|()| check(&arrival.head.method, &arrival.head.uri, &arrival.head.headers, seen)) {
             Ok(()) => {
                 let said = if seen.banyan { Some(Box::new(strip_ours(&mut arrival.head.headers))) } else { None };
                 Either::Right(self.0.call(Checked { arrival, seen, said }))
@@ -94,7 +104,10 @@ impl Seen {
                 header::TE => seen.hop = true,
                 header::EXPECT => seen.expect = true,
                 header::FORWARDED => seen.forwarded = true,
-                header::ACCEPT => seen.plain |= value.as_bytes().trim_ascii_start().starts_with(b"text/plain"),
+                header::ACCEPT if value.as_bytes().trim_ascii_start().starts_with(b"text/plain") => {
+                    seen.form = Form::Plain;
+                }
+                header::CONTENT_TYPE if is_grpc(value.as_bytes()) => seen.form = Form::Grpc,
                 _ => match name.as_str() {
                     "keep-alive" | "proxy-connection" => seen.hop = true,
                     "idempotency-key" => seen.idempotency_key = true,
@@ -112,6 +125,11 @@ impl Seen {
     }
 }
 
+/// `application/grpc`, `application/grpc+proto` and so on; not `application/grpc-web`, whose clients read a body.
+fn is_grpc(kind: &[u8]) -> bool {
+    kind.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
 fn check(method: &Method, uri: &Uri, headers: &HeaderMap, seen: Seen) -> Result<(), Fault> {
     if *method == Method::CONNECT {
         return Err(Fault::Connect);
@@ -123,8 +141,10 @@ fn check(method: &Method, uri: &Uri, headers: &HeaderMap, seen: Seen) -> Result<
     if host.iter().any(|byte| matches!(byte, 0..=b' ' | b'/' | b'\\' | b'@' | b',' | b'?' | b'#' | 0x7f..)) {
         return Err(Fault::Host);
     }
+    let default_port: &[u8] = if uri.scheme() == Some(&Scheme::HTTPS) { b":443" } else { b":80" };
+    let bare = |host: &'_ [u8]| host.strip_suffix(default_port).unwrap_or(host).to_ascii_lowercase();
     if let Some(authority) = uri.authority()
-        && !without_default_port(authority.as_str().as_bytes()).eq_ignore_ascii_case(without_default_port(host))
+        && bare(authority.as_str().as_bytes()) != bare(host)
     {
         return Err(Fault::HostDiffers);
     }
@@ -137,8 +157,9 @@ fn check(method: &Method, uri: &Uri, headers: &HeaderMap, seen: Seen) -> Result<
     Ok(())
 }
 
-fn without_default_port(host: &[u8]) -> &[u8] {
-    host.strip_suffix(b":80").unwrap_or(host)
+fn lower(arrival: &mut Arrival) -> Result<(), Fault> {
+    let most = arrival.headers_allowed();
+    lower::lower(&mut arrival.head, most)
 }
 
 /// `X-Banyan-*` is Banyan's word; a client cannot say it to an upstream. What it said is kept for those who may ask Banyan for something.

@@ -152,7 +152,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     let fault = if is_unsent_write && is_away { Fault::OwnerAway } else { missed.fault };
     let own_write = write.and_then(|mut write| write.failed(missed.sent));
     let trace = seen.trace.map(|trace| trace.id);
-    Err(Failure { fault, route: Some(route), plain: seen.plain, own_write, trace })
+    Err(Failure { fault, route: Some(route), form: seen.form, own_write, trace })
 }
 
 // === impl Way ===

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 
+use crate::listen::Peer;
+
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -33,12 +35,13 @@ pub(super) fn client(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Ip
 }
 
 /// Tells the upstream. A trusted peer's words are kept and added to; anybody else's are replaced.
-pub(super) fn tell(headers: &mut HeaderMap, peer: &HeaderValue, is_peer_trusted: bool, any: bool) {
+pub(super) fn tell(headers: &mut HeaderMap, peer: &Peer, is_peer_trusted: bool, any: bool) {
+    let (scheme, peer) = (scheme(peer), peer.header());
     let host = headers.get(header::HOST).cloned();
     if !any {
         // The usual case: nothing to look at.
         headers.insert(FOR, peer.clone());
-        headers.insert(PROTO, HeaderValue::from_static("http"));
+        headers.insert(PROTO, scheme);
         if let Some(host) = host {
             headers.insert(HOST, host);
         }
@@ -49,7 +52,7 @@ pub(super) fn tell(headers: &mut HeaderMap, peer: &HeaderValue, is_peer_trusted:
     }
     let chain = joined(headers, &FOR, peer.to_str().unwrap_or("unknown"));
     headers.insert(FOR, chain.unwrap_or_else(|| peer.clone()));
-    headers.entry(PROTO).or_insert(HeaderValue::from_static("http"));
+    headers.entry(PROTO).or_insert(scheme);
     if let Some(host) = host {
         headers.entry(HOST).or_insert(host);
     }
@@ -60,6 +63,18 @@ pub(super) fn tell(headers: &mut HeaderMap, peer: &HeaderValue, is_peer_trusted:
             headers.insert(header::FORWARDED, chain);
         }
     }
+}
+
+/// Whether the client's own connection is TLS: what Banyan ends itself, or what a trusted peer says of the one that it ended.
+pub(super) fn is_https(peer: &Peer, is_peer_trusted: bool, headers: &HeaderMap) -> bool {
+    match headers.get(PROTO) {
+        Some(said) if is_peer_trusted => said.as_bytes().eq_ignore_ascii_case(b"https"),
+        _ => peer.is_tls(),
+    }
+}
+
+fn scheme(peer: &Peer) -> HeaderValue {
+    HeaderValue::from_static(if peer.is_tls() { "https" } else { "http" })
 }
 
 /// Everything of this kind that the client said.
@@ -144,7 +159,7 @@ mod tests {
             ("x-forwarded-port", "1"),
             ("forwarded", "for=1.1.1.1"),
         ]);
-        tell(&mut said, &HeaderValue::from_static("192.0.2.7"), false, true);
+        tell(&mut said, &Peer::new(([192, 0, 2, 7], 1).into(), 0, false), false, true);
         let expected = headers(&[
             ("host", "shop"),
             ("x-forwarded-for", "192.0.2.7"),
@@ -162,7 +177,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("forwarded", "for=192.0.2.7"),
         ]);
-        tell(&mut said, &HeaderValue::from_static("10.0.0.1"), true, true);
+        tell(&mut said, &Peer::new(([10, 0, 0, 1], 1).into(), 0, false), true, true);
         assert_eq!(said["x-forwarded-for"], "192.0.2.7, 10.0.0.1");
         assert_eq!(said["x-forwarded-proto"], "https");
         assert_eq!(said["x-forwarded-host"], "shop");

@@ -55,8 +55,10 @@ impl<S: Service<Located, Response = Reply, Error = Failure>> Service<Checked> fo
 fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
     let (head, compiled) = (&checked.arrival.head, &checked.arrival.table.compiled);
     let path = normalise(head.uri.path()).map_err(|bad| Box::new(checked.fails(Fault::Path(bad))))?;
-    let peer = checked.arrival.turn.peer();
+    let turn = &checked.arrival.turn;
+    let peer = turn.peer().ip();
     let is_peer_trusted = forwarded::is_trusted(&compiled.trusted, peer);
+    turn.set_https(forwarded::is_https(turn.peer(), is_peer_trusted, &head.headers));
     let client = match is_peer_trusted {
         true => forwarded::client(&compiled.trusted, peer, &head.headers),
         false => peer,

@@ -11,6 +11,7 @@ mod hop;
 mod hop_by_hop;
 mod limit;
 mod locate;
+mod lower;
 mod open_write;
 mod prepare;
 mod resend;

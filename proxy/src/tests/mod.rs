@@ -14,11 +14,14 @@ mod framing;
 mod h2_upstreams;
 mod health;
 mod hold;
+mod http2;
+mod http2_floods;
 mod limits;
 mod parking;
 mod reloads;
 mod routing;
 mod secure;
+mod tls;
 mod tls_upstreams;
 mod traces;
 mod tunnels;
@@ -73,7 +76,7 @@ impl Setup {
     pub(crate) fn new(legacy: SocketAddr) -> Self {
         let config = Config {
             workers: Some(2),
-            listeners: vec![Listener { bind: ([127, 0, 0, 1], 0).into(), limits: Limits::default() }],
+            listeners: vec![Listener::new(([127, 0, 0, 1], 0).into())],
             state: State::default(),
             secret: Some("0123456789abcdef0123456789abcdef".to_owned().into()),
             trusted_proxies: Vec::new(),

@@ -9,7 +9,7 @@ use std::{
 
 use banyan_proxy::{
     Proxy, RouteStatus,
-    config::{Config, Limits, Listener, Observe, State, SyncRules},
+    config::{Config, Listener, Observe, State, SyncRules},
     links::{DataLinks, Hold, Moment, Owner, SyncLink},
 };
 use prometheus::{Registry, TextEncoder};
@@ -56,7 +56,7 @@ impl Front {
         };
         let config = Config {
             workers: Some(2),
-            listeners: vec![Listener { bind: SocketAddr::from(([127, 0, 0, 1], 0)), limits: Limits::default() }],
+            listeners: vec![Listener::new(SocketAddr::from(([127, 0, 0, 1], 0)))],
             state: State::default(),
             secret: Some("0123456789abcdef0123456789abcdef".to_owned().into()),
             trusted_proxies: Vec::new(),

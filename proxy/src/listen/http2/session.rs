@@ -1,0 +1,143 @@
+//! The streams of one connection: each request goes through the stations with a turn of its own, and a WebSocket (RFC 8441) becomes a tunnel
+//! when the upstream has switched.
+
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderName, Method, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, rt::Executor, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tower::Service;
+
+use super::super::{turn::Turn, worker::Worker};
+use crate::{
+    body::Answer,
+    stations::{Answering, Arrival, Stack, stack},
+    tunnel::{self, Far},
+};
+
+/// hyper's service: gives each request to the stations.
+pub(super) struct Session {
+    stack: Stack,
+    connection: Rc<Turn>,
+    worker: Rc<Worker>,
+    listener: usize,
+    /// Turns of streams, used again when a stream has ended.
+    turns: RefCell<Vec<Rc<Turn>>>,
+}
+
+/// Runs streams on the worker.
+#[derive(Clone)]
+pub(super) struct Spawn(pub(super) Rc<Worker>);
+
+/// One stream, until its answer's head.
+pub(super) struct Streaming {
+    inner: Answering,
+    turn: Rc<Turn>,
+    worker: Rc<Worker>,
+    /// Of an extended CONNECT.
+    upgrade: Option<OnUpgrade>,
+}
+
+const ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
+
+// === impl Session ===
+
+impl Session {
+    pub(super) fn new(connection: &Rc<Turn>, worker: &Rc<Worker>, listener: usize) -> Self {
+        Self {
+            stack: stack(),
+            connection: Rc::clone(connection),
+            worker: Rc::clone(worker),
+            listener,
+            turns: RefCell::default(),
+        }
+    }
+
+    /// No stream is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.turns.borrow().iter().all(is_free)
+    }
+
+    fn turn(&self) -> Rc<Turn> {
+        let mut turns = self.turns.borrow_mut();
+        if let Some(free) = turns.iter().find(|turn| is_free(turn)) {
+            free.renew();
+            return Rc::clone(free);
+        }
+        let turn = Rc::new(Turn::new(Rc::clone(self.connection.whose()), self.worker.now()));
+        self.worker.watch(self.listener, &turn);
+        turns.push(Rc::clone(&turn));
+        turn
+    }
+}
+
+/// Nobody else holds it.
+fn is_free(turn: &Rc<Turn>) -> bool {
+    Rc::strong_count(turn) == 1
+}
+
+impl hyper::service::Service<Request<Incoming>> for Session {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Streaming;
+
+    fn call(&self, mut request: Request<Incoming>) -> Streaming {
+        let turn = self.turn();
+        let upgrade = (*request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
+        let arrival = Arrival::new(request, &turn, &self.worker);
+        Streaming { inner: self.stack.clone().call(arrival), turn, worker: Rc::clone(&self.worker), upgrade }
+    }
+}
+
+// === impl Streaming ===
+
+impl Future for Streaming {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.turn.wakes(cx.waker());
+        let mut response = ready!(Pin::new(&mut self.inner).poll(cx))?;
+        if let (Some(far), Some(upgrade)) = (self.turn.take_tunnel(), self.upgrade.take()) {
+            // What HTTP/1 calls switching is an answer like any other here (RFC 8441, 5.1).
+            *response.status_mut() = StatusCode::OK;
+            for name in [header::CONNECTION, header::UPGRADE, ACCEPT] {
+                response.headers_mut().remove(name);
+            }
+            let tunnel = carry(upgrade, far, Rc::clone(&self.turn));
+            self.worker.spawn(tunnel);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        // A waker would keep the memory of the ended task.
+        self.turn.forget_waker();
+    }
+}
+
+/// The tunnel holds the turn: until it ends, the connection is not idle.
+async fn carry(upgrade: OnUpgrade, far: Far, turn: Rc<Turn>) {
+    if let Ok(near) = upgrade.await {
+        // Either end may fail; then both are closed, and there is nobody to tell.
+        drop(Box::pin(tunnel::run(TokioIo::new(near), Bytes::new(), far)).await);
+    }
+    drop(turn);
+}
+
+// === impl Spawn ===
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Spawn {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}

@@ -1,0 +1,89 @@
+//! TLS towards clients: what a listener shows and asks for, read from files, and read again when they change.
+
+mod files;
+mod watch;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+pub(crate) use self::files::TlsFileError;
+pub(super) use self::files::{H2, Stamp};
+pub(crate) use self::watch::Watch;
+use crate::{config::ListenerTls, socket::Socket};
+
+/// One listener's TLS.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    spec: ListenerTls,
+    current: ArcSwap<ServerConfig>,
+    files: Mutex<Seen>,
+}
+
+/// What is known of the files on disk.
+#[derive(Debug)]
+struct Seen {
+    /// When they were last read.
+    stamp: Stamp,
+    /// Why what stands there now is not in force.
+    trouble: Option<String>,
+}
+
+/// A client that speaks TLS, and whether it wants HTTP/2.
+pub(super) struct Accepted {
+    pub(super) socket: Socket,
+    pub(super) is_http2: bool,
+}
+
+// === impl Tls ===
+
+impl Tls {
+    /// Reads the files of a listener.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub(crate) fn open(spec: &ListenerTls) -> Result<Self, TlsFileError> {
+        let stamp = Stamp::of(spec);
+        let current = ArcSwap::from_pointee(files::read(spec)?);
+        Ok(Self { spec: spec.clone(), current, files: Mutex::new(Seen { stamp, trouble: None }) })
+    }
+
+    pub(crate) fn spec(&self) -> &ListenerTls {
+        &self.spec
+    }
+
+    /// Why the files on disk are not what is in force.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
+    }
+
+    /// Looks at the files, and takes over what changed; `None` where nothing did. Reads files: not for the answering path.
+    ///
+    /// # Errors
+    /// When they cannot be used: what was in force stays.
+    pub(super) fn look(&self) -> Option<Result<(), TlsFileError>> {
+        let stamp = Stamp::of(&self.spec);
+        let mut seen = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.stamp == stamp {
+            return None;
+        }
+        let read = files::read(&self.spec).map(|config| self.current.store(Arc::new(config)));
+        *seen = Seen { stamp, trouble: read.as_ref().err().map(TlsFileError::told) };
+        Some(read)
+    }
+
+    /// Shakes hands; no longer than it may take.
+    pub(super) async fn accept(&self, stream: TcpStream, within: Duration) -> io::Result<Accepted> {
+        let acceptor = TlsAcceptor::from(self.current.load_full());
+        let stream = tokio::time::timeout(within, acceptor.accept(stream)).await??;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+        Ok(Accepted { socket: Socket::Tls(Box::new(stream.into())), is_http2 })
+    }
+}
