@@ -4,7 +4,8 @@
 //! for as long as that lasts, and nothing more is read meanwhile.
 //!
 //! A tunnel of a synced route was opened at the side that owned the rows. When the owner moves, it is closed with notice (1012), between two
-//! frames and at a random moment of the next seconds, so that not all clients come back at once.
+//! frames and at a random moment of the next seconds, so that not all clients come back at once. When Banyan stops, all are closed so, at
+//! random moments of the time that it has.
 
 mod frames;
 mod way;
@@ -16,7 +17,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ use self::{
 };
 use crate::{
     links::{Owner, SyncLink},
+    listen::Worker,
+    metrics::RouteShard,
     socket::Socket,
     upstream::Open,
 };
@@ -42,6 +45,14 @@ pub(crate) struct Far {
     pub(crate) open: Open,
     /// On a synced route: the tunnel lasts as long as this.
     pub(crate) tenure: Option<Tenure>,
+    /// Counts the tunnel for as long as it is open.
+    pub(crate) counted: Counted,
+}
+
+/// Counts a tunnel of a route and side as open.
+pub(crate) struct Counted {
+    shard: Arc<RouteShard>,
+    side: Owner,
 }
 
 /// The side that a tunnel was opened at, and who knows whether it still owns the rows.
@@ -62,7 +73,7 @@ struct Tunnel<N> {
 
 const BUFFER: usize = 64 * 1024;
 /// Over how long the tunnels of a sync are closed when it has.
-const SPREAD_MS: u32 = 5000;
+const SPREAD: Duration = Duration::from_secs(5);
 /// How long the goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -74,14 +85,27 @@ thread_local! {
 ///
 /// # Errors
 /// When either end failed; both are closed then.
-pub(crate) async fn run<N: AsyncRead + AsyncWrite + Unpin>(near: N, early: Bytes, far: Far) -> io::Result<()> {
-    let Far { socket, read, open: _open, tenure } = far;
+pub(crate) async fn run<N: AsyncRead + AsyncWrite + Unpin>(
+    near: N,
+    early: Bytes,
+    far: Far,
+    worker: &Worker,
+) -> io::Result<()> {
+    let Far { socket, read, open: _open, tenure, counted: _counted } = far;
     let (up, down) = (Way::starting_with(early), Way::starting_with(read));
     let mut tunnel = Tunnel { near, far: socket, up, down, frames: Frames::default() };
-    let Some(tenure) = tenure else { return poll_fn(|cx| tunnel.poll(cx)).await };
+    let over = async {
+        match &tenure {
+            None => worker.stops().await,
+            Some(tenure) => tokio::select! {
+                until = worker.stops() => until,
+                until = tenure.ends() => until,
+            },
+        }
+    };
     tokio::select! {
         ended = poll_fn(|cx| tunnel.poll(cx)) => return ended,
-        () = tenure.ends() => {}
+        () = async { some_moment_before(over.await).await } => {}
     }
     tunnel.close().await;
     Ok(())
@@ -138,11 +162,33 @@ async fn goodbye<N: AsyncRead + AsyncWrite + Unpin>(near: &mut N) -> io::Result<
     .await
 }
 
+/// Waits until a random moment before that one, with time left to say goodbye.
+async fn some_moment_before(until: Instant) {
+    let spread = until.saturating_duration_since(Instant::now()).saturating_sub(2 * GOODBYE);
+    let share = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
+    tokio::time::sleep(spread.mul_f64(share)).await;
+}
+
+// === impl Counted ===
+
+impl Counted {
+    pub(crate) fn new(shard: &Arc<RouteShard>, side: Owner) -> Self {
+        shard.tunnel_opened(side);
+        Self { shard: Arc::clone(shard), side }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.shard.tunnel_closed(self.side);
+    }
+}
+
 // === impl Tenure ===
 
 impl Tenure {
-    /// The owner has moved, and this tunnel's turn has come.
-    async fn ends(&self) {
+    /// The owner has moved: by when the tunnel is to end.
+    async fn ends(&self) -> Instant {
         let mut changes = self.link.hold().changes();
         while self.link.owner() == self.owner {
             // Whoever could tell of a change is gone: so are the changes.
@@ -150,7 +196,6 @@ impl Tenure {
                 std::future::pending::<()>().await;
             }
         }
-        let jitter = getrandom::u32().unwrap_or_default() % SPREAD_MS;
-        tokio::time::sleep(Duration::from_millis(u64::from(jitter))).await;
+        Instant::now() + SPREAD + 2 * GOODBYE
     }
 }

@@ -98,7 +98,7 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, worker: Rc<Wor
             End::Tunnel(near, read, far) => {
                 drop(turn);
                 // Either end may fail; then both are closed, and there is nobody to tell.
-                drop(Box::pin(tunnel::run(near, read, far)).await);
+                drop(Box::pin(tunnel::run(near, read, far, &worker)).await);
                 break;
             }
             End::HeadLate(socket) => return Box::pin(linger(socket, HEAD_LATE)).await,

@@ -61,6 +61,8 @@ pub(crate) struct Worker {
     now: Cell<Tick>,
     turns: RefCell<Vec<(usize, Weak<Turn>)>>,
     draining: Cell<bool>,
+    /// When set, the worker stops: what is in flight may take until then.
+    stop: watch::Receiver<Option<Instant>>,
     /// Sweeps until the allocator has been nudged often enough since a connection was parked.
     nudges: Cell<u8>,
     /// Only in tests: park whenever it is allowed, without waiting a second.
@@ -127,7 +129,7 @@ impl Shared {
 // === impl Worker ===
 
 impl Worker {
-    fn new(index: usize, shared: Arc<Shared>, park_at_once: bool) -> Rc<Self> {
+    fn new(index: usize, shared: Arc<Shared>, stop: watch::Receiver<Option<Instant>>, park_at_once: bool) -> Rc<Self> {
         let table = WorkerTable::new(shared.current.load_full(), &shared, index, None);
         Rc::new(Self {
             index,
@@ -137,6 +139,7 @@ impl Worker {
             now: Cell::new(0),
             turns: RefCell::default(),
             draining: Cell::new(false),
+            stop,
             nudges: Cell::new(0),
             park_at_once,
             connections: TaskTracker::new(),
@@ -163,6 +166,13 @@ impl Worker {
 
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Comes back when the worker stops: with the moment by which all must have ended.
+    pub(crate) async fn stops(&self) -> Instant {
+        let mut stop = self.stop.clone();
+        let until = stop.wait_for(Option::is_some).await.ok().and_then(|until| *until);
+        until.unwrap_or_else(Instant::now)
     }
 
     /// Runs something of a connection's, for as long as a drain may take.
@@ -251,18 +261,14 @@ impl Worker {
         }
     }
 
-    async fn run(
-        self: Rc<Self>,
-        sockets: Vec<Rc<tokio::net::TcpListener>>,
-        mut stop: watch::Receiver<Option<Instant>>,
-    ) {
+    async fn run(self: Rc<Self>, sockets: Vec<Rc<tokio::net::TcpListener>>) {
         let mut loops = JoinSet::new();
         loops.spawn_local(Rc::clone(&self).sweep());
         for (listener, socket) in sockets.iter().enumerate() {
-            loops.spawn_local(Rc::clone(&self).accept(listener, Rc::clone(socket), Stop(stop.clone())));
+            loops.spawn_local(Rc::clone(&self).accept(listener, Rc::clone(socket), Stop(self.stop.clone())));
         }
         drop(sockets);
-        let until = stop.wait_for(Option::is_some).await.ok().and_then(|until| *until).unwrap_or_else(Instant::now);
+        let until = self.stops().await;
         self.draining.set(true);
         // The accepting loops end by themselves, once their queues are empty.
         tokio::task::yield_now().await;
@@ -338,8 +344,8 @@ impl Crew {
             let body = move || match runtime_with(sockets) {
                 Ok((runtime, sockets)) => {
                     drop(tell.send(Ok(())));
-                    let worker = Worker::new(index, shared, park_at_once);
-                    runtime.block_on(worker.run(sockets, stopping));
+                    let worker = Worker::new(index, shared, stopping, park_at_once);
+                    runtime.block_on(worker.run(sockets));
                 }
                 Err(error) => drop(tell.send(Err(error))),
             };

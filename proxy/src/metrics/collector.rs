@@ -9,9 +9,9 @@ use prometheus::{
 use serde::Serialize;
 
 use super::{
-    Answerer, HTTP_OVERHEAD, HTTP_REQUEST_DURATION, HTTP_REQUESTS, LABEL_CODE, LABEL_KIND, LABEL_OUTCOME, LABEL_REASON,
-    LABEL_ROUTE, LABEL_SIDE, Outcome, RATE_LIMITED, ROUTE_ATTEMPTS, ROUTE_WEIGHT, SIDE_MOVES, Shards, histogram::Sum,
-    shard::side_index,
+    Answerer, Counter, HTTP_OVERHEAD, HTTP_REQUEST_DURATION, HTTP_REQUESTS, LABEL_CODE, LABEL_KIND, LABEL_OUTCOME,
+    LABEL_REASON, LABEL_ROUTE, LABEL_SIDE, Outcome, RATE_LIMITED, ROUTE_ATTEMPTS, ROUTE_WEIGHT, RouteShard, SIDE_MOVES,
+    Shards, TUNNELS, TUNNELS_TOTAL, histogram::Sum, shard::side_index,
 };
 use crate::{config::Weight, links::Owner, split::Moved};
 
@@ -48,7 +48,7 @@ pub(super) struct Families(pub(super) BTreeMap<&'static str, Vec<proto::Metric>>
 /// Name, help, type, labels.
 pub(super) type Family = (&'static str, &'static str, proto::MetricType, &'static [&'static str]);
 
-const FAMILIES: [Family; 7] = [
+const FAMILIES: [Family; 9] = [
     (
         HTTP_REQUESTS,
         "Requests by route, by the side that answered, and by status",
@@ -91,6 +91,8 @@ const FAMILIES: [Family; 7] = [
         proto::MetricType::COUNTER,
         &[LABEL_ROUTE],
     ),
+    (TUNNELS, "Open WebSockets", proto::MetricType::GAUGE, &[LABEL_ROUTE, LABEL_SIDE]),
+    (TUNNELS_TOTAL, "WebSockets that were opened", proto::MetricType::COUNTER, &[LABEL_ROUTE, LABEL_SIDE]),
 ];
 
 /// What a registry must know of families beforehand.
@@ -153,6 +155,17 @@ impl Collector for Requests {
                 // From zero on, for every route that had a request: a rate must see the first move, and an alert must find its series.
                 let limited = workers.iter().map(|worker| worker.limited.get()).sum();
                 families.counter_from_zero(RATE_LIMITED, &[(LABEL_ROUTE, route)], limited);
+                for side in [Owner::Legacy, Owner::Modern] {
+                    let labels = [(LABEL_ROUTE, route), (LABEL_SIDE, side.as_str())];
+                    let sum = |of: fn(&RouteShard) -> &[Counter; 2]| -> u64 {
+                        workers.iter().map(|worker| of(worker)[side_index(side)].get()).sum()
+                    };
+                    // In this order: what closes meanwhile must not count as never opened.
+                    let closed = sum(|shard| &shard.closed);
+                    let opened = sum(|shard| &shard.opened);
+                    families.gauge(TUNNELS, &labels, to_gauge(opened.saturating_sub(closed)));
+                    families.counter_from_zero(TUNNELS_TOTAL, &labels, opened);
+                }
                 for why in Moved::ALL {
                     let count = workers.iter().map(|worker| worker.moves[why as usize].get()).sum();
                     families.counter_from_zero(
@@ -198,6 +211,11 @@ impl SideCounts {
         let all = self.legacy + self.modern;
         (all > 0).then(|| self.modern as f64 * 100.0 / all as f64)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in doubles")]
+fn to_gauge(count: u64) -> f64 {
+    count as f64
 }
 
 // === impl Families ===

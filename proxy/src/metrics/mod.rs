@@ -30,6 +30,10 @@ pub const ROUTE_WEIGHT: &str = "banyan_route_weight_percent";
 pub const SIDE_MOVES: &str = "banyan_side_moves_total";
 /// Requests that were refused since their key made too many, by route.
 pub const RATE_LIMITED: &str = "banyan_rate_limited_total";
+/// Open tunnels (WebSockets) by route and side.
+pub const TUNNELS: &str = "banyan_tunnels";
+/// Tunnels that were opened, by route and side.
+pub const TUNNELS_TOTAL: &str = "banyan_tunnels_total";
 /// Copies of reads by route and by what became of them (outcome).
 pub const SHADOW_REQUESTS: &str = "banyan_shadow_requests_total";
 /// Comparisons of the shadow's answer with what the client got, by route and result.

@@ -48,6 +48,9 @@ pub(crate) struct RouteShard {
     pub(super) moves: [Counter; Moved::ALL.len()],
     pub(super) stale: Counter,
     pub(super) limited: Counter,
+    /// Tunnels, by side.
+    pub(super) opened: [Counter; 2],
+    pub(super) closed: [Counter; 2],
     pub(crate) overhead: Histogram,
 }
 
@@ -146,6 +149,14 @@ impl RouteShard {
     /// A request whose key made too many.
     pub(crate) fn rate_limited(&self) {
         self.limited.add(1);
+    }
+
+    pub(crate) fn tunnel_opened(&self, side: Owner) {
+        self.opened[side_index(side)].add(1);
+    }
+
+    pub(crate) fn tunnel_closed(&self, side: Owner) {
+        self.closed[side_index(side)].add(1);
     }
 
     /// A read that the side which does not own the rows answered in fallback.

@@ -26,7 +26,7 @@ use crate::{
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
     split::{Moved, Now},
-    tunnel::{Far, Tenure},
+    tunnel::{Counted, Far, Tenure},
     upstream::{Heard, Incoming, Leg, SendError, Upstream},
 };
 
@@ -284,7 +284,8 @@ impl Way {
             let Some((socket, read, open)) = link.into_tunnel() else { return fails(Fault::Reset) };
             let sync = self.table.route(self.route).sync.as_ref();
             let tenure = sync.map(|sync| Tenure { link: Arc::clone(&sync.link), owner: side });
-            self.turn.open_tunnel(Far { socket, read, open, tenure });
+            let counted = Counted::new(self.table.shard(Some(self.route)), side);
+            self.turn.open_tunnel(Far { socket, read, open, tenure, counted });
             hop_by_hop::strip_answer(&mut head.headers);
             hop_by_hop::put_websocket(&mut head.headers);
             return Ok((head, Kind::Full(None)));

@@ -171,3 +171,66 @@ async fn a_tunnel_of_a_synced_route_is_closed_with_notice_when_the_owner_moves()
     assert_eq!(client.take(4).await.unwrap(), b"\x88\x02\x03\xf4");
     assert!(client.is_closed().await);
 }
+
+#[tokio::test]
+async fn a_drain_closes_tunnels_with_notice_one_by_one() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.head().await?;
+        wire.send(SWITCHED).await?;
+        wire.take(usize::MAX).await.map(drop)
+    })
+    .await;
+    let bench = Setup::new(upstream.address).start();
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let mut client = bench.client().await;
+        client.send(UPGRADE).await;
+        assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101"));
+        clients.push(client);
+    }
+    let labels = [("route", "default"), ("side", "legacy")];
+    assert_eq!(bench.metric("banyan_tunnels", &labels), 40.0);
+    let registry = bench.registry.clone();
+    let draining = tokio::spawn(bench.proxy.drain(Duration::from_secs(6)));
+    let ends = clients.into_iter().map(|mut client| async move {
+        assert_eq!(client.take(4).await.unwrap(), b"\x88\x02\x03\xf4");
+        tokio::time::Instant::now()
+    });
+    let mut ends = futures_util::future::join_all(ends).await;
+    ends.sort();
+    // Four seconds are spread over: that all of 40 fall into a quarter of them does not happen.
+    assert!(ends[39].duration_since(ends[0]) > Duration::from_secs(1));
+    tokio::time::timeout(Duration::from_secs(20), draining).await.unwrap().unwrap();
+    let bench_counts = registry.gather();
+    let opened = bench_counts.iter().find(|family| family.name() == "banyan_tunnels_total").unwrap();
+    let opened: f64 = opened.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum();
+    let open = bench_counts.iter().find(|family| family.name() == "banyan_tunnels").unwrap();
+    let open: f64 = open.get_metric().iter().map(|metric| metric.get_gauge().get_value()).sum();
+    assert_eq!((opened, open), (40.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_users_websockets_go_to_the_side_of_their_key() {
+    let (legacy, modern) = (echo().await, echo().await);
+    let bench = Setup::new(legacy.address)
+        .upstream("modern", modern.address, &json!({}))
+        .route(json!({ "name": "chat", "match": { "path": "/chat" }, "legacy": "legacy", "modern": "modern", "weight": 50, "sticky": [{ "header": "x-user-id" }] }))
+        .start();
+    let mut sides = Vec::new();
+    for user in 0..16 {
+        let asked = UPGRADE.replace("Host: a\r\n", &format!("Host: a\r\nX-User-Id: {user}\r\n"));
+        let before = legacy.connections();
+        for again in 0..2 {
+            let mut client = bench.client().await;
+            client.send(&asked).await;
+            assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101"));
+            assert_eq!(client.take(5).await.unwrap(), b"hello");
+            let at_legacy = legacy.connections() - before;
+            assert!(at_legacy == 0 || at_legacy == again + 1, "user {user} changed sides");
+        }
+        sides.push(legacy.connections() > before);
+    }
+    assert!(sides.contains(&true) && sides.contains(&false));
+    let opened = |side| bench.metric("banyan_tunnels_total", &[("route", "chat"), ("side", side)]);
+    assert_eq!(opened("legacy") + opened("modern"), 32.0);
+}

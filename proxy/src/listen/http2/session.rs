@@ -111,7 +111,7 @@ impl Future for Streaming {
             for name in [header::CONNECTION, header::UPGRADE, ACCEPT] {
                 response.headers_mut().remove(name);
             }
-            let tunnel = carry(upgrade, far, Rc::clone(&self.turn));
+            let tunnel = carry(upgrade, far, Rc::clone(&self.turn), Rc::clone(&self.worker));
             self.worker.spawn(tunnel);
         }
         Poll::Ready(Ok(response))
@@ -126,10 +126,10 @@ impl Drop for Streaming {
 }
 
 /// The tunnel holds the turn: until it ends, the connection is not idle.
-async fn carry(upgrade: OnUpgrade, far: Far, turn: Rc<Turn>) {
+async fn carry(upgrade: OnUpgrade, far: Far, turn: Rc<Turn>, worker: Rc<Worker>) {
     if let Ok(near) = upgrade.await {
         // Either end may fail; then both are closed, and there is nobody to tell.
-        drop(Box::pin(tunnel::run(TokioIo::new(near), Bytes::new(), far)).await);
+        drop(Box::pin(tunnel::run(TokioIo::new(near), Bytes::new(), far, &worker)).await);
     }
     drop(turn);
 }
