@@ -78,6 +78,8 @@ impl CacheControl {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn answer(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -126,5 +128,19 @@ mod tests {
         let mut headers = answer(&[("cache-control", "private, max-age=60")]);
         assert!(add_private(&mut headers, cookie()));
         assert_eq!(headers.get_all(CACHE_CONTROL).iter().count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_pair_of_that_name_is_found_whatever_stands_around_it(
+            before in "[ -:<-~]{0,20}",
+            after in "[ -~]{0,20}",
+            value in "[!-:<-~]{1,20}",
+        ) {
+            let mut headers = HeaderMap::new();
+            headers.insert(COOKIE, format!("{before};banyan_id={value};{after}").parse().unwrap());
+            let found = find(&headers, "banyan_id").unwrap();
+            prop_assert!(found == value.as_bytes() || before.trim().starts_with("banyan_id="), "{found:?}");
+        }
     }
 }

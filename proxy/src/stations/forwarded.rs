@@ -122,6 +122,8 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn nets() -> Vec<IpNet> {
@@ -182,5 +184,32 @@ mod tests {
         assert_eq!(said["x-forwarded-proto"], "https");
         assert_eq!(said["x-forwarded-host"], "shop");
         assert_eq!(said["forwarded"], "for=192.0.2.7, for=10.0.0.1");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_a_stranger_is_who_connected(
+            chain in "[ -~]{0,60}",
+            element in "(for=)?[ -~]{0,60}",
+        ) {
+            let mut said = HeaderMap::new();
+            said.insert("x-forwarded-for", chain.parse().unwrap());
+            said.insert(header::FORWARDED, element.parse().unwrap());
+            prop_assert_eq!(client(&nets(), "192.0.2.9".parse().unwrap(), &said).to_string(), "192.0.2.9");
+            // And a trusted peer's words lead to some address, or to the peer.
+            client(&nets(), "10.0.0.1".parse().unwrap(), &said);
+        }
+
+        #[test]
+        fn the_last_stranger_of_a_chain_is_the_client(
+            strangers in prop::collection::vec("192\\.0\\.2\\.[1-9]", 1..4),
+            trusted in prop::collection::vec("10\\.[0-9]\\.[0-9]\\.[1-9]", 0..4),
+        ) {
+            let mut said = HeaderMap::new();
+            let chain = strangers.iter().chain(&trusted).map(String::as_str).collect::<Vec<_>>().join(", ");
+            said.insert("x-forwarded-for", chain.parse().unwrap());
+            let found = client(&nets(), "10.0.0.1".parse().unwrap(), &said).to_string();
+            prop_assert_eq!(Some(&found), strangers.last());
+        }
     }
 }

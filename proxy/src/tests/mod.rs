@@ -21,6 +21,7 @@ mod parking;
 mod reloads;
 mod routing;
 mod secure;
+mod smuggling;
 mod streams;
 mod tls;
 mod tls_upstreams;

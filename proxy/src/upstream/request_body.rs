@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::{HeaderMap, HeaderName, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
@@ -137,16 +138,47 @@ impl Body for RequestBody {
 
 impl Streamed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            strip_trailers(trailers);
+        }
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.turn.body_came(frame.data_ref().map_or(0, Bytes::len));
         }
         match &polled {
-            Poll::Ready(Some(Ok(_))) if !self.incoming.is_end_stream() => self.turn.body_moved(),
+            // Nothing follows trailers, and nobody asks for more behind them.
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.incoming.is_end_stream() => self.turn.body_moved(),
             Poll::Ready(Some(Ok(_)) | None) => self.turn.body_ended(),
             _ => {}
         }
         polled
+    }
+}
+
+/// What frames or directs a request cannot be said behind it (RFC 9110, 6.5.1).
+#[cold]
+fn strip_trailers(trailers: &mut HeaderMap) {
+    let is_never = |name: &&HeaderName| {
+        let ours = ["x-banyan-", "x-forwarded-"];
+        ours.iter().any(|prefix| name.as_str().starts_with(prefix))
+            || matches!(
+                **name,
+                header::AUTHORIZATION
+                    | header::CONNECTION
+                    | header::CONTENT_LENGTH
+                    | header::COOKIE
+                    | header::HOST
+                    | header::TE
+                    | header::TRAILER
+                    | header::TRANSFER_ENCODING
+                    | header::UPGRADE
+            )
+    };
+    let named: Vec<HeaderName> = trailers.keys().filter(is_never).cloned().collect();
+    for name in named {
+        trailers.remove(name);
     }
 }
 
