@@ -32,6 +32,8 @@ mod harness;
 #[cfg(test)]
 mod harness_holds;
 #[cfg(test)]
+mod http_differential;
+#[cfg(test)]
 mod http_keys;
 #[cfg(test)]
 mod http_shadow;

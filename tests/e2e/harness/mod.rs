@@ -16,6 +16,7 @@ pub(crate) mod eventually;
 pub(crate) mod front;
 pub(crate) mod kafka;
 pub(crate) mod metrics;
+pub(crate) mod peers;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod shop;
