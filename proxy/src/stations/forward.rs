@@ -15,13 +15,13 @@ use tower::Service;
 
 use super::{
     arrival::{Arrival, Checked, Chosen, Failure, Located, Prepared, Reply},
-    hop_by_hop,
+    grpc, hop_by_hop,
     open_write::OpenWrite,
     resend::{Missed, Outgoing},
 };
 use crate::{
     body::Kind,
-    error::Fault,
+    error::{Fault, Form},
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
@@ -41,6 +41,9 @@ struct Way {
     table: Rc<WorkerTable>,
     route: usize,
     is_websocket: bool,
+    is_grpc: bool,
+    /// Of a gRPC call: when its client stops waiting.
+    deadline: Option<Instant>,
 }
 
 /// Counts an attempt, as cancelled if nobody waits for it any more.
@@ -95,7 +98,7 @@ async fn within(deadline: Duration, prepared: Prepared) -> Result<Reply, Failure
         let unanswered = |write| table.compiled.split.unanswered(table.route(route), &write, Now::read());
         let own_write = after_write.and_then(|write| unanswered(*write));
         let trace = seen.trace.map(|trace| trace.id);
-        Err(Failure { fault: Fault::Deadline, route: Some(route), plain: seen.plain, own_write, trace })
+        Err(Failure { fault: Fault::Deadline, route: Some(route), form: seen.form, own_write, trace })
     })
 }
 
@@ -108,7 +111,9 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     let write = under_way.zip(choice.after_write.take());
     let write = write.map(|(under_way, after)| OpenWrite::new(&table, route, after, under_way));
     let mut outgoing = Outgoing::new(head, body, path, prefix_end, !choice.is_write, seen.idempotency_key, seen.expect);
-    let way = Way { turn, worker, table, route, is_websocket };
+    let is_grpc = seen.form == Form::Grpc;
+    let deadline = if is_grpc { outgoing.deadline(began) } else { None };
+    let way = Way { turn, worker, table, route, is_websocket, is_grpc, deadline };
     let overhead = began.elapsed();
     way.table.shard(Some(route)).overhead.observe(overhead);
     if let Some(note) = &note {
@@ -217,6 +222,9 @@ impl Way {
                 break Err(Missed { fault: Fault::Reset, sent: true });
             };
             link.hold(places);
+            let timeout = self
+                .deadline
+                .map_or(timeout, |deadline| timeout.min(deadline.saturating_duration_since(Instant::now())));
             self.turn.await_head(self.worker.now(), self.table.ticks(timeout));
             attempt.is_sent = true;
             let began = upstream.spec.is_timed().then(Instant::now);
@@ -261,6 +269,8 @@ impl Way {
         self.turn.head_came();
         attempt.outcome = match &answered {
             Ok((head, _)) if head.status.is_server_error() => Outcome::Error,
+            // Only gRPC has it in a head, where nothing else follows.
+            Ok((head, _)) if self.is_grpc && grpc::is_failure(&head.headers) => Outcome::Error,
             Ok(_) => Outcome::Ok,
             Err(missed) => outcome(missed.fault),
         };

@@ -6,6 +6,7 @@ mod check;
 mod choose;
 mod forward;
 mod forwarded;
+mod grpc;
 mod hold;
 mod hop;
 mod hop_by_hop;

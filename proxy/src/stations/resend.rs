@@ -1,11 +1,12 @@
 //! What may be sent again, and to whom. A request whose outcome is unknown goes again only to the same upstream, and only if that is harmless
 //! there; the other side gets reads, and on an unsynced route also requests of which no byte was written.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use http::{Method, Request, Uri, Version, request, uri::PathAndQuery};
 use hyper::body::Incoming;
 
+use super::grpc;
 use crate::{
     config::Fallback,
     error::Fault,
@@ -82,6 +83,11 @@ impl Outgoing {
         };
         // What one side has too much of would push its peak to the other.
         is_allowed && !matches!(missed.fault, Fault::ClientBody | Fault::Overloaded) && self.has_body_left()
+    }
+
+    /// When the client of a gRPC call that came at that time stops waiting.
+    pub(super) fn deadline(&self, began: Instant) -> Option<Instant> {
+        began.checked_add(grpc::timeout(&self.head.headers)?)
     }
 
     /// Makes ready to be sent more than once, if there is a body.
