@@ -13,7 +13,10 @@ use banyan_proxy::{
     config::{Config, Fallback, Keyless},
     links::Owner,
     split::{BUCKETS, Choice, Now, Reason, RecentWrites, Signer, Split, find_key},
-    table::{DEFAULT, Explanation, Miss, MissedBy, Normal, Route, RouteTable, normalise},
+    table::{
+        Asked, Changes, DEFAULT, Explanation, Miss, MissedBy, Normal, Public, ReadBy, Route, RouteTable, Target,
+        normalise,
+    },
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use serde::Serialize;
@@ -49,10 +52,14 @@ struct Answer {
     misses: Vec<Missed>,
     /// The path that was matched.
     path: String,
+    /// What Banyan answers by itself: `308 to https://shop.example/pay`. No side is asked then, whatever stands in `side`.
+    itself: Option<String>,
     side: Owner,
     upstream: Option<String>,
     reason: &'static str,
     is_write: bool,
+    /// Which part of the route's `reads` says so; `None` where it has none.
+    reads: Option<ReadBy>,
     weight: f64,
     bucket: Option<u16>,
     /// Where the user's key was found; never the key.
@@ -65,6 +72,8 @@ struct Answer {
     owner: Option<Owner>,
     /// What the answering side is asked for, where that is not what the client asked for.
     rewritten: Option<String>,
+    /// What else is changed for the answering side; names only.
+    changes: Vec<String>,
     fallback: &'static str,
 }
 
@@ -114,6 +123,9 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let wish = route.force.as_ref().and_then(|force| force.wish(&parts.headers, &parts.headers, args.client));
     let choice = split.choose_for(route, &parts, args.client, Now::read(), wish);
 
+    let authority = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("HOST");
+    let public = Public { scheme: "http", authority, prefix: "" };
+    let asked = Asked { raw_path: raw, path: &path, prefix_end, query, public };
     let target = route.target(choice.side);
     let answer = Answer {
         route: route.name.to_string(),
@@ -121,10 +133,12 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         others: explanation.others.iter().map(|(other, _)| other.name.to_string()).collect(),
         misses: explanation.misses.iter().map(Missed::of).collect(),
         path: explanation.path.clone(),
+        itself: route.itself.as_ref().map(|itself| itself.in_words(&asked)),
         side: choice.side,
         upstream: target.map(|target| target.upstream.to_string()),
         reason: choice.reason.as_str(),
         is_write: choice.is_write,
+        reads: route.reads.as_ref().map(|reads| reads.is_read(&parts).1),
         weight: route.weight.percent(),
         bucket: choice.bucket,
         key: key(route, &parts.headers, &choice),
@@ -137,6 +151,7 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         sync: route.sync.as_ref().map(|sync| sync.name.to_string()),
         owner: route.sync.as_ref().map(|sync| sync.link.owner()),
         rewritten: target.and_then(|target| target.path_and_query(&path, prefix_end, query)),
+        changes: target.map(changes).unwrap_or_default(),
         fallback: match route.fallback {
             Fallback::None => "none",
             Fallback::Reads => "reads",
@@ -165,6 +180,19 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+/// What a side's shaping does, in words.
+fn changes(target: &Target) -> Vec<String> {
+    let Some(shaping) = &target.shaping else { return Vec::new() };
+    let host = shaping.host.iter().filter_map(|host| host.to_str().ok()).map(|host| format!("asked as {host}"));
+    let of = |what: &'static str, changes: &Changes| {
+        let removed = changes.remove.iter().map(move |name| format!("{what} loses {name}"));
+        let set = changes.set.iter().map(move |(name, _)| format!("{what} has {name} set"));
+        let added = changes.add.iter().map(move |(name, _)| format!("{what} has {name} added"));
+        removed.chain(set).chain(added).collect::<Vec<_>>()
+    };
+    host.chain(of("the request", &shaping.request)).chain(of("the answer", &shaping.response)).collect()
+}
+
 /// Where the key that decides was found.
 fn key(route: &Route, headers: &HeaderMap, choice: &Choice) -> Option<String> {
     if choice.new_id.is_some() {
@@ -190,6 +218,19 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
     if answer.path != raw {
         line("path", &answer.path, &format!("the normal form of {raw}"));
     }
+    if let Some(itself) = &answer.itself {
+        line("answer", itself, "Banyan's own; no upstream is asked");
+        others(&mut line, answer, explanation);
+        return out;
+    }
+    if let Some(by) = answer.reads {
+        let by = match by {
+            ReadBy::Method => "by its method",
+            ReadBy::Also => "as `reads.also` says",
+            ReadBy::Never => "as `reads.never` says",
+        };
+        line("kind", if answer.is_write { "write" } else { "read" }, by);
+    }
     line("side", answer.side.as_str(), &side_sentence(answer, &explanation.route, choice));
     if let Some(limit) = &explanation.route.rate_limit {
         let settings = limit.settings();
@@ -207,6 +248,9 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
                 let _ = write!(text, "; asked for {rewritten}");
             }
             line("upstream", upstream, &text);
+            for change in &answer.changes {
+                line("", "", change);
+            }
         }
         None => line("upstream", "–", "the route has no such side; the answer is 503"),
     }
@@ -225,6 +269,12 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
             ),
         );
     }
+    others(&mut line, answer, explanation);
+    out
+}
+
+/// Why each other route does not answer.
+fn others(line: &mut impl FnMut(&str, &str, &str), answer: &Answer, explanation: &Explanation) {
     for (other, why) in &explanation.others {
         line("behind", &other.name, &format!("matches too: {why}"));
     }
@@ -234,7 +284,6 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
     if let Some(more) = answer.misses.len().checked_sub(MOST_MISSES).filter(|more| *more > 0) {
         line("", "…", &format!("and {more} more; `-o json` lists them all"));
     }
-    out
 }
 
 fn route_sentence(answer: &Answer, explanation: &Explanation) -> String {

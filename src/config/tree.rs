@@ -47,7 +47,7 @@ pub(crate) enum Differs {
 /// Longer values say less than that they changed.
 const LONGEST: usize = 60;
 /// Keys whose texts are names and places; of others only numbers, times, sizes and truth values are shown.
-const SHOWN: [&str; 17] = [
+const SHOWN: [&str; 18] = [
     "bind",
     "default",
     "dir",
@@ -63,6 +63,7 @@ const SHOWN: [&str; 17] = [
     "path_prefix",
     "path_regex",
     "protocol",
+    "scheme",
     "sync",
     "upstream",
 ];

@@ -159,6 +159,8 @@ impl Both<'_> {
 fn added(of: &Of, route: &Route) -> Change {
     let weight = effective(route);
     let answers = match (&route.legacy, &route.modern) {
+        _ if route.redirect.is_some() => "sends clients elsewhere".to_owned(),
+        _ if route.respond.is_some() => "Banyan answers by itself".to_owned(),
         (Some(_), Some(_)) if weight == Weight::FULL => "modern answers".to_owned(),
         (Some(_), Some(_)) if weight > Weight::ZERO => format!("{weight} % of users on modern"),
         (None, _) => "modern answers".to_owned(),
@@ -197,6 +199,7 @@ fn shadows(route: &Route) -> Option<String> {
 /// A route with one side stands at that side's end.
 fn effective(route: &Route) -> Weight {
     match (&route.legacy, &route.modern) {
+        (None, None) => Weight::ZERO,
         (None, _) => Weight::FULL,
         (_, None) => Weight::ZERO,
         _ => route.weight.unwrap_or_default(),

@@ -3,10 +3,12 @@
 //! `src/config.rs` of the root package joins it with the connectors' share; `table/` turns it into what a request is matched against.
 //! A key is here only when it works.
 
+mod itself;
 mod listener;
 mod matches;
 mod observe;
 mod rate_limit;
+mod reads;
 mod route;
 mod short;
 mod upstream;
@@ -23,11 +25,13 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use itself::{Redirect, RedirectStatus, Respond, Scheme};
 pub use listener::{CertificateFiles, Limits, Listener, ListenerTls, TlsVersion};
 pub use matches::{HeaderName, Match, Method, Networks, Wanted};
 pub use observe::{AccessLog, Errors, LogTarget, Observe, Tracing};
 pub use rate_limit::{RateKey, RateLimit};
-pub use route::{Compare, Fallback, Keyless, Rewrite, Route, Shadow, Side, Sticky};
+pub use reads::{AlsoRead, Reads};
+pub use route::{Compare, Fallback, HeaderChanges, Headers, Keyless, Rewrite, Route, Shadow, Side, Sticky};
 pub use short::{OneOrMany, Short, ShortOr, TEXT_OR_MAP};
 pub use upstream::{Endpoint, IdempotencyKey, Protocol, Upstream};
 pub use upstream_rules::{Adaptive, AdaptiveForm, Circuit, Ejection, Health, Retries, UpstreamLimits};

@@ -1,13 +1,15 @@
 //! `routes:` — a match, its legacy upstream, its modern upstream, and the weight between them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytesize::ByteSize;
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Force, HeaderName, Match, OneOrMany, Percent, Pins, RateLimit, Short, ShortOr, Weight};
+use super::{
+    Force, HeaderName, Match, OneOrMany, Percent, Pins, RateLimit, Reads, Redirect, Respond, Short, ShortOr, Weight,
+};
 
 /// One route.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
@@ -28,6 +30,14 @@ pub struct Route {
     #[serde(default)]
     #[garde(dive)]
     pub modern: Option<ShortOr<Side>>,
+    /// Sends the client elsewhere, instead of `legacy` and `modern`.
+    #[serde(default)]
+    #[garde(skip)]
+    pub redirect: Option<Redirect>,
+    /// Answers always the same, instead of `legacy` and `modern`.
+    #[serde(default)]
+    #[garde(skip)]
+    pub respond: Option<Respond>,
     /// Percent of its users (keys) whose reads modern answers. Default 0; without `legacy` it is 100.
     #[serde(default)]
     #[garde(skip)]
@@ -79,6 +89,10 @@ pub struct Route {
     #[serde(default)]
     #[garde(skip)]
     pub expose: bool,
+    /// Which requests are reads. Default: GET, HEAD and OPTIONS.
+    #[serde(default)]
+    #[garde(skip)]
+    pub reads: Option<Reads>,
     /// Sends copies of reads to the side that does not answer.
     #[serde(default)]
     #[garde(dive)]
@@ -100,6 +114,37 @@ pub struct Side {
     #[serde(default)]
     #[garde(dive)]
     pub rewrite: Option<Rewrite>,
+    /// The `Host` that it is asked as, `name` or `name:port`. Left out: the client's.
+    #[serde(default)]
+    #[garde(skip)]
+    pub host: Option<String>,
+    /// Headers that are changed on the way there and on the way back.
+    #[serde(default)]
+    #[garde(skip)]
+    pub headers: Headers,
+}
+
+/// Changes of one side's headers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Headers {
+    /// Of its requests.
+    pub request: HeaderChanges,
+    /// Of its answers.
+    pub response: HeaderChanges,
+}
+
+/// Changes of headers: first what is removed, then what is set, then what is added. Not of those that frame a message, belong to one hop or
+/// are Banyan's.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeaderChanges {
+    /// Takes the place of all lines of the same name.
+    pub set: BTreeMap<HeaderName, String>,
+    /// One more line.
+    pub add: BTreeMap<HeaderName, String>,
+    /// All lines of these names.
+    pub remove: Vec<HeaderName>,
 }
 
 /// How a path is rewritten for one side.
@@ -188,7 +233,7 @@ impl Short for Side {
     const EXPECTING: &'static str = "an upstream's name, or a map with `upstream`";
 
     fn short(text: &str) -> Result<Self, String> {
-        Ok(Self { upstream: text.to_owned(), rewrite: None })
+        Ok(Self { upstream: text.to_owned(), rewrite: None, host: None, headers: Headers::default() })
     }
 }
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{
+    HeaderMap, Method, Request, StatusCode,
+    header::{CONTENT_LOCATION, LOCATION, SET_COOKIE},
+};
 use http_body_util::{BodyExt, Empty};
 use tokio::sync::oneshot;
 
@@ -16,7 +19,9 @@ use super::{
 };
 use crate::{
     compare::{Answer, NotComparable, Verdict},
-    table::SyncRoute,
+    links::Owner,
+    stations::Public,
+    table::{Route, SyncRoute},
 };
 
 /// One copy, taken up.
@@ -29,8 +34,21 @@ pub(super) struct Job {
     pub(super) control: oneshot::Receiver<Recorded>,
     pub(super) budget: Arc<Budget>,
     pub(super) max_body: usize,
+    /// `None` when nothing is compared.
+    pub(super) seen_as: Option<Box<SeenAs>>,
     /// Given back when the job is over, whatever it came to.
     pub(super) _held: (Slot, Charge),
+}
+
+/// What makes the shadow's head what the client would have got.
+#[derive(Debug)]
+pub(super) struct SeenAs {
+    pub(super) route: Arc<Route>,
+    pub(super) side: Owner,
+    pub(super) public: Public,
+    /// In normal form.
+    pub(super) path: String,
+    pub(super) prefix_end: usize,
 }
 
 /// The shadow's answer.
@@ -44,7 +62,7 @@ struct Candidate {
 
 impl Job {
     pub(super) async fn run(self) {
-        let Self { route, origin, sync, request, control, budget, max_body, _held } = self;
+        let Self { route, origin, sync, request, control, budget, max_body, seen_as, _held } = self;
         let method = request.method().clone();
         let was_behind = sync.as_ref().is_some_and(SyncRoute::is_behind);
         let is_compared = route.rules.is_some();
@@ -55,11 +73,25 @@ impl Job {
         };
         let result = tokio::time::timeout(route.settings.timeout, both).await.unwrap_or(Err(Outcome::Timeout));
         match result {
-            Ok((candidate, control)) => {
+            Ok((mut candidate, control)) => {
+                if let Some(seen_as) = &seen_as {
+                    seen_as.shape(&mut candidate.headers);
+                }
                 let is_behind = was_behind || sync.as_ref().is_some_and(SyncRoute::is_behind);
                 route.counts.copy(compared(&route, &method, &control, &candidate, is_behind));
             }
             Err(outcome) => route.counts.copy(outcome),
+        }
+    }
+}
+
+// === impl SeenAs ===
+
+impl SeenAs {
+    fn shape(&self, headers: &mut HeaderMap) {
+        let names_itself = [LOCATION, CONTENT_LOCATION, SET_COOKIE].iter().any(|name| headers.contains_key(name));
+        if let Some(target) = self.route.target(self.side) {
+            target.shape_answer(headers, names_itself, || self.public.with_prefix(&self.path, self.prefix_end));
         }
     }
 }

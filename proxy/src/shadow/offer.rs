@@ -10,7 +10,7 @@ use http::request::Parts;
 use super::{
     Shadow, Ticket,
     counts::{Outcome, RouteCounts},
-    job::Job,
+    job::{Job, SeenAs},
     origin::{Origin, Origins},
     request,
 };
@@ -19,6 +19,7 @@ use crate::{
     config::{self, Config},
     links::Owner,
     split::{BUCKETS, Choice},
+    stations::Public,
     table::{Found, Route, RouteTable},
 };
 
@@ -128,6 +129,10 @@ impl Shadows {
         let is_head = request.method() == http::Method::HEAD;
         let bound = shadowed.rules.as_ref().map(|_| max_body);
         let (ticket, control) = Ticket::new(Arc::clone(&self.shadow.budget), bound, is_head);
+        let seen_as = shadowed.rules.as_ref().map(|_| {
+            let (public, path) = (Public::told(&offer.head.headers), offer.path.to_owned());
+            Box::new(SeenAs { route: Arc::clone(route), side: to, public, path, prefix_end: offer.found.prefix_end })
+        });
         permit.send(Job {
             route: Arc::clone(shadowed),
             origin: Arc::clone(if to == Owner::Legacy { &shadowed.legacy } else { &shadowed.modern }),
@@ -136,6 +141,7 @@ impl Shadows {
             control,
             budget: Arc::clone(&self.shadow.budget),
             max_body,
+            seen_as,
             _held: (slot, head),
         });
         Ok(ticket)

@@ -32,6 +32,7 @@ pub(super) fn copy(head: &Parts, target: &Target, path: &str, prefix_end: usize)
     *request.uri_mut() = Uri::from(path_and_query);
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = clean(&head.headers);
+    target.shape_request(request.headers_mut());
     Some(request)
 }
 
@@ -102,6 +103,7 @@ fn without_own_writes(value: &HeaderValue) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::{Changes, Own, Shaping};
 
     fn head(lines: &[(&'static str, &'static str)]) -> Parts {
         let mut request = Request::get("http://shop.example/payments/7?x=1");
@@ -112,7 +114,8 @@ mod tests {
     }
 
     fn target(rewrite: Option<&str>) -> Target {
-        Target { upstream: "u".into(), index: 0, rewrite: rewrite.map(Into::into) }
+        let own = Own::new(["http://10.0.0.2:7002"].into_iter(), None);
+        Target { upstream: "u".into(), index: 0, rewrite: rewrite.map(Into::into), own, shaping: None }
     }
 
     #[test]
@@ -143,6 +146,18 @@ mod tests {
     fn a_copy_is_rewritten_for_its_own_side() {
         let copy = copy(&head(&[]), &target(Some("/v2")), "/payments/7", 9).unwrap();
         assert_eq!(copy.uri(), "/v2/7?x=1");
+        let set = [(HeaderName::from_static("x-tenant"), HeaderValue::from_static("acme"))].into();
+        let shaping = Shaping {
+            host: Some(HeaderValue::from_static("payments.internal")),
+            request: Changes { set, ..Changes::default() },
+            ..Shaping::default()
+        };
+        let target = Target { shaping: Some(Box::new(shaping)), ..target(None) };
+        let copy = super::copy(&head(&[("host", "shop.example")]), &target, "/payments/7", 9).unwrap();
+        assert_eq!(
+            (&copy.headers()["host"], &copy.headers()["x-tenant"]),
+            (&"payments.internal".parse().unwrap(), &"acme".parse().unwrap())
+        );
     }
 
     #[test]

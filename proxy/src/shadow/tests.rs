@@ -78,10 +78,13 @@ impl Stage {
     }
 
     fn offer(&self, method: &str, has_body: bool) -> Option<Ticket> {
-        let head = head(method);
-        let found = self.table.find(&Normal::of(&head, "/r/7", [127, 0, 0, 1].into()));
-        let choice = self.split.choose(found.route, &head, IpAddr::V4(Ipv4Addr::LOCALHOST), Now::read());
-        self.shadows.offer(&Offer { found, head: &head, path: "/r/7", choice: &choice, has_body })
+        self.offer_head(&head(method), has_body)
+    }
+
+    fn offer_head(&self, head: &Parts, has_body: bool) -> Option<Ticket> {
+        let found = self.table.find(&Normal::of(head, "/r/7", [127, 0, 0, 1].into()));
+        let choice = self.split.choose(found.route, head, IpAddr::V4(Ipv4Addr::LOCALHOST), Now::read());
+        self.shadows.offer(&Offer { found, head, path: "/r/7", choice: &choice, has_body })
     }
 
     /// Offers a GET whose control is `body`.
@@ -180,6 +183,28 @@ async fn serve(mut stream: TcpStream, number: usize, script: Script, tell: mpsc:
 
 async fn next(events: &mut mpsc::UnboundedReceiver<Event>) -> Event {
     tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_copy_is_shaped_for_its_side_and_compared_as_the_client_would_see_it() {
+    const ANSWER: &str = "HTTP/1.1 302 Found\r\nlocation: http://pay.internal/v2/8\r\ncontent-length: 0\r\n\r\n";
+    let modern = json!({"upstream": "payments", "host": "pay.internal", "rewrite": {"path_prefix": "/v2"},
+        "headers": {"request": {"set": {"x-tenant": "acme"}}, "response": {"set": {"x-by": "modern"}}}});
+    let compare = json!({"headers": ["location", "x-by"]});
+    let (stage, mut events) = Stage::new(Script::Answer(ANSWER), json!({"modern": modern, "compare": compare})).await;
+    let mut head = head("GET");
+    head.headers.insert("x-forwarded-host", HeaderValue::from_static("shop.example"));
+    head.headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+    let mut ticket = stage.offer_head(&head, false).unwrap();
+    let told = [("location", "https://shop.example/r/8"), ("x-by", "modern")];
+    let headers = told.map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+    ticket.head(StatusCode::FOUND, &headers.into_iter().collect());
+    ticket.end();
+    let Event::Request(_, request) = next(&mut events).await else { panic!("no request") };
+    assert!(request.starts_with("GET /v2/7?x=1 HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("\r\nhost: pay.internal\r\n") && request.contains("x-tenant: acme\r\n"), "{request}");
+    stage.came_to(Outcome::Sent, 1).await;
+    assert_eq!(stage.compared(compare::Outcome::Match), 1);
 }
 
 #[tokio::test]

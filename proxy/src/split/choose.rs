@@ -120,7 +120,7 @@ impl Split {
     /// The same for a tester, who asks for a side.
     #[must_use]
     pub fn choose_for(&self, route: &Route, head: &Parts, client: IpAddr, now: Now, wish: Option<Owner>) -> Choice {
-        let is_write = is_write(head);
+        let is_write = is_write(route, head);
         let is_split = route.legacy.is_some() && route.modern.is_some();
         let is_drawn = is_split && route.weight > Weight::ZERO && route.weight < Weight::FULL;
         if !is_drawn && route.sync.is_none() && route.lowered.is_none() && route.pins.is_none() && wish.is_none() {
@@ -258,9 +258,13 @@ fn without_key(route: &Route) -> (Owner, Reason) {
     }
 }
 
-/// GET, HEAD and OPTIONS are reads; an upgrade opens a channel that can write.
-pub(crate) fn is_write(head: &Parts) -> bool {
-    !matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) || is_upgrade(&head.headers)
+/// GET, HEAD and OPTIONS are reads, unless the route says otherwise; an upgrade opens a channel that can write.
+pub(crate) fn is_write(route: &Route, head: &Parts) -> bool {
+    let is_read = match &route.reads {
+        None => matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS),
+        Some(reads) => reads.is_read(head).0,
+    };
+    !is_read || is_upgrade(&head.headers)
 }
 
 fn is_upgrade(headers: &HeaderMap) -> bool {

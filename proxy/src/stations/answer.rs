@@ -119,20 +119,26 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
 }
 
 fn ours(failure: Failure, mut told: Told) -> Response<Answer> {
-    let Failure { fault, route, form, own_write, trace } = failure;
+    let Failure { fault, route, form, own_write, trace, said } = failure;
     // Also of a request that came without one: whoever reports the error can be found in the log.
     let trace = trace.unwrap_or_else(TraceId::random);
     let name = route.map(|route| &*told.table.route(route).name);
-    let (status, mut headers, body) = fault.answer(name, trace, form);
     if let Some(note) = &told.note {
-        note.is_in(fault.into());
+        if said.is_none() {
+            note.is_in(fault.into());
+        }
         note.traced(trace);
     }
+    let counted = said.as_ref().map_or_else(|| fault.status(), |said| said.0);
+    let (status, mut headers, body) = match said {
+        Some(said) => (said.0, said.1, Some(said.2).filter(|body| !body.is_empty())),
+        None => fault.answer(name, trace, form),
+    };
     if let Some(cookie) = own_write {
         headers.append(header::SET_COOKIE, secure(cookie, told.turn.is_https()));
     }
     // What the client is told in a gRPC status is counted as what it would be in HTTP.
-    told.is_answered(route, Answerer::Banyan, fault.status());
+    told.is_answered(route, Answerer::Banyan, counted);
     let mut response = Response::new(Answer::new(Kind::Full(body), told));
     *response.status_mut() = status;
     *response.headers_mut() = headers;

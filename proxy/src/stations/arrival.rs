@@ -5,7 +5,7 @@ use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 use http::{HeaderMap, HeaderValue, Request, request, response};
 use hyper::body::{Body, Incoming};
 
-use super::{check::Seen, open_write::OpenWrite};
+use super::{check::Seen, forwarded::Public, open_write::OpenWrite};
 use crate::{
     body::Kind,
     error::{Fault, Form},
@@ -14,7 +14,7 @@ use crate::{
     listen::{Turn, Worker, WorkerTable},
     observe::Note,
     split::Choice,
-    table::Route,
+    table::{Route, Said},
     trace::TraceId,
 };
 
@@ -64,6 +64,8 @@ pub(crate) struct Chosen {
 pub(crate) struct Prepared {
     pub(super) chosen: Chosen,
     pub(super) is_websocket: bool,
+    /// What the client knows this place by.
+    pub(super) public: Public,
 }
 
 /// What an upstream answered.
@@ -90,6 +92,8 @@ pub(crate) struct Failure {
     pub(super) own_write: Option<HeaderValue>,
     /// Where the request belongs to one.
     pub(super) trace: Option<TraceId>,
+    /// What the route answers by itself, since it has no side by intent; said in place of the fault.
+    pub(super) said: Option<Box<Said>>,
 }
 
 // === impl Arrival ===
@@ -118,7 +122,7 @@ impl Arrival {
 impl Checked {
     pub(super) fn fails(&self, fault: Fault) -> Failure {
         let trace = self.seen.trace.map(|trace| trace.id);
-        Failure { fault, route: None, form: self.seen.form, own_write: None, trace }
+        Failure { fault, route: None, form: self.seen.form, own_write: None, trace, said: None }
     }
 }
 

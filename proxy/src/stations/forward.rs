@@ -14,6 +14,7 @@ use http::{Response, StatusCode, response};
 use tower::Service;
 
 use super::{
+    Public,
     arrival::{Arrival, Checked, Chosen, Failure, Located, Prepared, Reply},
     grpc, hop_by_hop,
     open_write::OpenWrite,
@@ -26,6 +27,7 @@ use crate::{
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
     split::{Moved, Now},
+    table::Target,
     tunnel::{Counted, Far, Tenure},
     upstream::{Heard, Incoming, Leg, SendError, Upstream},
 };
@@ -44,6 +46,7 @@ struct Way {
     is_grpc: bool,
     /// Of a gRPC call: when its client stops waiting.
     deadline: Option<Instant>,
+    public: Public,
 }
 
 /// Counts an attempt, as cancelled if nobody waits for it any more.
@@ -98,12 +101,12 @@ async fn within(deadline: Duration, prepared: Prepared) -> Result<Reply, Failure
         let unanswered = |write| table.compiled.split.unanswered(table.route(route), &write, Now::read());
         let own_write = after_write.and_then(|write| unanswered(*write));
         let trace = seen.trace.map(|trace| trace.id);
-        Err(Failure { fault: Fault::Deadline, route: Some(route), form: seen.form, own_write, trace })
+        Err(Failure { fault: Fault::Deadline, route: Some(route), form: seen.form, own_write, trace, said: None })
     })
 }
 
 async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
-    let Prepared { chosen: Chosen { located, mut choice }, is_websocket } = prepared;
+    let Prepared { chosen: Chosen { located, mut choice }, is_websocket, public } = prepared;
     let Located { checked, route, path, prefix_end, under_way, .. } = located;
     let Checked { arrival, seen, .. } = checked;
     let Arrival { head, body, turn, worker, table, began, note } = arrival;
@@ -113,7 +116,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     let mut outgoing = Outgoing::new(head, body, path, prefix_end, !choice.is_write, seen.idempotency_key, seen.expect);
     let is_grpc = seen.form == Form::Grpc;
     let deadline = if is_grpc { outgoing.deadline(began) } else { None };
-    let way = Way { turn, worker, table, route, is_websocket, is_grpc, deadline };
+    let way = Way { turn, worker, table, route, is_websocket, is_grpc, deadline, public };
     let overhead = began.elapsed();
     way.table.shard(Some(route)).overhead.observe(overhead);
     if let Some(note) = &note {
@@ -157,7 +160,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     let fault = if is_unsent_write && is_away { Fault::OwnerAway } else { missed.fault };
     let own_write = write.and_then(|mut write| write.failed(missed.sent));
     let trace = seen.trace.map(|trace| trace.id);
-    Err(Failure { fault, route: Some(route), form: seen.form, own_write, trace })
+    Err(Failure { fault, route: Some(route), form: seen.form, own_write, trace, said: None })
 }
 
 // === impl Way ===
@@ -231,7 +234,7 @@ impl Way {
             let fault = match link.send(request, &self.turn).await {
                 Ok(answer) => {
                     let from = Rc::clone(link.local());
-                    let answered = self.accept(answer, link, upstream, side);
+                    let answered = self.accept(answer, link, upstream, side, (target, outgoing));
                     upstream.heard(&from, heard(&answered), began);
                     break answered;
                 }
@@ -284,7 +287,9 @@ impl Way {
         link: Leg,
         upstream: &Rc<Upstream>,
         side: Owner,
+        (target, outgoing): (&Target, &Outgoing),
     ) -> Result<(response::Parts, Kind), Missed> {
+        let public = || outgoing.public(&self.public);
         let fails = |fault| Err(Missed { fault, sent: true });
         let (mut head, body) = answer.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -296,13 +301,16 @@ impl Way {
             let tenure = sync.map(|sync| Tenure { link: Arc::clone(&sync.link), owner: side });
             let counted = Counted::new(self.table.shard(Some(self.route)), side);
             self.turn.open_tunnel(Far { socket, read, open, tenure, counted });
-            hop_by_hop::strip_answer(&mut head.headers);
+            let stripped = hop_by_hop::strip_answer(&mut head.headers);
             hop_by_hop::put_websocket(&mut head.headers);
+            target.shape_answer(&mut head.headers, stripped.names_itself, public);
             return Ok((head, Kind::Full(None)));
         }
-        if !hop_by_hop::strip_answer(&mut head.headers) {
+        let stripped = hop_by_hop::strip_answer(&mut head.headers);
+        if !stripped.is_framed {
             return fails(Fault::BadAnswer);
         }
+        target.shape_answer(&mut head.headers, stripped.names_itself, public);
         let kind = Kind::of(body, link, upstream, &self.worker, &self.turn);
         if matches!(kind, Kind::Upstream(_)) {
             self.turn.await_body(self.worker.now(), self.table.ticks(upstream.spec.body_idle));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 
-use crate::listen::Peer;
+use crate::{listen::Peer, table};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -34,18 +34,25 @@ pub(super) fn client(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Ip
     client
 }
 
+/// What the client knows this place by, as the upstream is told.
+#[derive(Debug, Clone)]
+pub(crate) struct Public {
+    scheme: HeaderValue,
+    host: Option<HeaderValue>,
+}
+
 /// Tells the upstream. A trusted peer's words are kept and added to; anybody else's are replaced.
-pub(super) fn tell(headers: &mut HeaderMap, peer: &Peer, is_peer_trusted: bool, any: bool) {
+pub(super) fn tell(headers: &mut HeaderMap, peer: &Peer, is_peer_trusted: bool, any: bool) -> Public {
     let (scheme, peer) = (scheme(peer), peer.header());
     let host = headers.get(header::HOST).cloned();
     if !any {
         // The usual case: nothing to look at.
         headers.insert(FOR, peer.clone());
-        headers.insert(PROTO, scheme);
-        if let Some(host) = host {
-            headers.insert(HOST, host);
+        headers.insert(PROTO, scheme.clone());
+        if let Some(host) = &host {
+            headers.insert(HOST, host.clone());
         }
-        return;
+        return Public { scheme, host };
     }
     if !is_peer_trusted {
         forget(headers);
@@ -61,6 +68,37 @@ pub(super) fn tell(headers: &mut HeaderMap, peer: &Peer, is_peer_trusted: bool, 
         let element = if by.contains(':') { format!("for=\"[{by}]\"") } else { format!("for={by}") };
         if let Some(chain) = joined(headers, &header::FORWARDED, &element) {
             headers.insert(header::FORWARDED, chain);
+        }
+    }
+    Public::told(headers)
+}
+
+// === impl Public ===
+
+impl Public {
+    /// Of a request that was not told yet.
+    pub(super) fn asked(headers: &HeaderMap, peer: &Peer, is_peer_trusted: bool) -> Self {
+        let said = |name| headers.get(name).filter(|_| is_peer_trusted).cloned();
+        Self {
+            scheme: said(PROTO).unwrap_or_else(|| scheme(peer)),
+            host: said(HOST).or_else(|| headers.get(header::HOST).cloned()),
+        }
+    }
+
+    /// Of a request that was told.
+    pub(crate) fn told(headers: &HeaderMap) -> Self {
+        let scheme = headers.get(PROTO).cloned().unwrap_or(HeaderValue::from_static("http"));
+        Self { scheme, host: headers.get(HOST).cloned() }
+    }
+
+    /// With the prefix that matched, which ends there in the normalised path. Of a list the first counts: it is the client's.
+    pub(crate) fn with_prefix<'p>(&'p self, path: &'p str, prefix_end: usize) -> table::Public<'p> {
+        let first =
+            |line: &'p HeaderValue| line.to_str().unwrap_or_default().split(',').next().unwrap_or_default().trim();
+        table::Public {
+            scheme: if first(&self.scheme).eq_ignore_ascii_case("https") { "https" } else { "http" },
+            authority: self.host.as_ref().map(first).unwrap_or_default(),
+            prefix: path.get(..prefix_end).unwrap_or_default(),
         }
     }
 }

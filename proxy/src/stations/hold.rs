@@ -56,7 +56,8 @@ where
     }
 
     fn call(&mut self, mut located: Located) -> Self::Future {
-        let Some(sync) = located.route().sync.as_ref().filter(|_| is_write(&located.checked.arrival.head)) else {
+        let (route, head) = (located.route(), &located.checked.arrival.head);
+        let Some(sync) = route.sync.as_ref().filter(|_| is_write(route, head)) else {
             return Either::Left(self.0.call(located));
         };
         let hold = Arc::clone(sync.link.hold());

@@ -16,26 +16,37 @@ pub(super) fn strip_request(headers: &mut HeaderMap, connection: bool, others: b
     }
 }
 
-/// Strips an answer's, and its framing, which is made anew for the client. False when its `Transfer-Encoding` is not exactly one `chunked`:
-/// then nobody can say where it ends.
-pub(super) fn strip_answer(headers: &mut HeaderMap) -> bool {
-    let (mut connection, mut others, mut encodings) = (false, false, 0);
+/// What a look at an answer's headers found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stripped {
+    /// False when its `Transfer-Encoding` is not exactly one `chunked`: then nobody can say where it ends.
+    pub(super) is_framed: bool,
+    /// There is a header that may carry the upstream's own address.
+    pub(super) names_itself: bool,
+}
+
+/// Strips an answer's, and its framing, which is made anew for the client.
+pub(super) fn strip_answer(headers: &mut HeaderMap) -> Stripped {
+    let (mut connection, mut others, mut encodings, mut names_itself) = (false, false, 0, false);
     for name in headers.keys() {
         match *name {
             header::CONNECTION => connection = true,
             header::TRANSFER_ENCODING => encodings = headers.get_all(name).iter().count(),
             header::TE | header::UPGRADE => others = true,
+            header::LOCATION | header::CONTENT_LOCATION | header::SET_COOKIE => names_itself = true,
             _ => others |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
         }
     }
     strip(headers, connection, others);
     if encodings == 0 {
-        return true;
+        return Stripped { is_framed: true, names_itself };
     }
     // A length beside it would be a second framing.
     headers.remove(header::CONTENT_LENGTH);
     let encoding = headers.remove(header::TRANSFER_ENCODING);
-    encodings == 1 && encoding.is_some_and(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    let is_framed =
+        encodings == 1 && encoding.is_some_and(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    Stripped { is_framed, names_itself }
 }
 
 /// An upgrade to WebSocket, which is the only protocol that is tunnelled: `h2c` would let requests past the routes.
@@ -146,13 +157,16 @@ mod tests {
     #[test]
     fn an_answer_has_one_framing_or_none() {
         let mut both = headers(&[("transfer-encoding", "Chunked"), ("content-length", "5"), ("keep-alive", "x")]);
-        assert!(strip_answer(&mut both));
+        assert!(strip_answer(&mut both).is_framed);
         assert_eq!(both, headers(&[]));
         let mut length = headers(&[("content-length", "5"), ("connection", "keep-alive")]);
-        assert!(strip_answer(&mut length));
+        assert!(strip_answer(&mut length).is_framed);
         assert_eq!(length, headers(&[("content-length", "5")]));
-        assert!(!strip_answer(&mut headers(&[("transfer-encoding", "gzip")])));
-        assert!(!strip_answer(&mut headers(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")])));
+        assert!(!strip_answer(&mut headers(&[("transfer-encoding", "gzip")])).is_framed);
+        assert!(
+            !strip_answer(&mut headers(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]))
+                .is_framed
+        );
     }
 
     #[test]

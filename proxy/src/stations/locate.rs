@@ -10,11 +10,11 @@ use tower::{Layer, Service};
 
 use super::{
     arrival::{Checked, Failure, Located, Reply},
-    forwarded,
+    forwarded::{self, Public},
 };
 use crate::{
     error::Fault,
-    table::{Normal, normalise},
+    table::{Asked, Normal, normalise},
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -65,12 +65,25 @@ fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
     };
     let found = compiled.table.find(&Normal::of(head, &path, client));
     let (route, prefix_end, matched) = (found.route.index, found.prefix_end, found.matched);
+    if let Some(note) = &checked.arrival.note {
+        note.located(matched, &path, client);
+    }
+    if let Some(itself) = &found.route.itself {
+        let public = Public::asked(&head.headers, turn.peer(), is_peer_trusted);
+        let asked = Asked {
+            raw_path: head.uri.path(),
+            path: &path,
+            prefix_end,
+            query: head.uri.query(),
+            public: public.with_prefix(&path, prefix_end),
+        };
+        let said = Some(Box::new(itself.answer(&asked)));
+        let route = Some(route);
+        return Err(Box::new(Failure { route, said, ..checked.fails(Fault::NoSide) }));
+    }
     let path = match path {
         Cow::Borrowed(_) => None,
         Cow::Owned(path) => Some(path),
     };
-    if let Some(note) = &checked.arrival.note {
-        note.located(matched, path.as_deref().unwrap_or_else(|| head.uri.path()), client);
-    }
     Ok(Located { route, path, prefix_end, client, is_peer_trusted, under_way: None, checked })
 }

@@ -20,5 +20,6 @@ mod stack;
 mod tee;
 
 pub(crate) use arrival::Arrival;
+pub(crate) use forwarded::Public;
 pub(crate) use open_write::OpenWrite;
 pub(crate) use stack::{Answering, Stack, stack};

@@ -6,12 +6,12 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 use http::{Method, Request, Uri, Version, request, uri::PathAndQuery};
 use hyper::body::Incoming;
 
-use super::grpc;
+use super::{Public, grpc};
 use crate::{
     config::Fallback,
     error::Fault,
     listen::Turn,
-    table::{Route, Target},
+    table::{self, Route, Target},
     upstream::{Gate, Replay, RequestBody, UpstreamSpec},
 };
 
@@ -71,7 +71,7 @@ impl Outgoing {
 
     /// Whether the same upstream may get it twice.
     pub(super) fn is_repeatable(&self, upstream: &UpstreamSpec) -> bool {
-        is_idempotent(&self.head.method) || (self.has_key && upstream.honours_keys)
+        self.is_read || is_idempotent(&self.head.method) || (self.has_key && upstream.honours_keys)
     }
 
     /// Whether the other side may try after this.
@@ -117,9 +117,12 @@ impl Outgoing {
             },
         };
         let uri = self.uri(target);
+        // What is made one side's must not come back for the other.
+        let again = again || target.shaping.is_some();
         let mut request = Request::new(body);
         *request.method_mut() = self.head.method.clone();
         *request.headers_mut() = if again { self.head.headers.clone() } else { std::mem::take(&mut self.head.headers) };
+        target.shape_request(request.headers_mut());
         // Only the first copy has them: they hold the case of the names, which costs as much to copy as the headers, and a second copy is
         // rare. It goes out in title case.
         if keeps_case {
@@ -138,6 +141,12 @@ impl Outgoing {
             request = request.map(|body| body.gated(gate));
         }
         Some(request)
+    }
+
+    /// What the client knows the requested place by.
+    pub(super) fn public<'p>(&'p self, public: &'p Public) -> table::Public<'p> {
+        let path = self.path.as_deref().unwrap_or_else(|| self.head.uri.path());
+        public.with_prefix(path, self.prefix_end)
     }
 
     /// Takes back a request of which no byte was written.

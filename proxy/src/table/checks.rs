@@ -44,6 +44,20 @@ pub(super) fn one_match(at: &str, one: &Match, problems: &mut Vec<Problem>) {
                 .hint("leave `client` out to match everybody"),
         );
     }
+    values(at, one, problems);
+    if let Some(host) = &one.host {
+        let name = host.strip_prefix("*.").unwrap_or(host);
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+            problems.push(
+                Problem::error(format!("{at}.host"), format!("`{host}` is no host name"))
+                    .hint("expected a name without scheme, port and path, such as `shop.example` or `*.shop.example`"),
+            );
+        }
+    }
+}
+
+/// Rules about what is wanted of headers and query parameters.
+pub(super) fn values(at: &str, one: &Match, problems: &mut Vec<Problem>) {
     for (key, name, wanted) in wanted(one) {
         let ways = [wanted.exact.is_some(), wanted.regex.is_some(), wanted.present.is_some()];
         if ways.into_iter().filter(|is_given| *is_given).count() != 1 {
@@ -55,15 +69,6 @@ pub(super) fn one_match(at: &str, one: &Match, problems: &mut Vec<Problem>) {
     }
     if one.query.contains_key("") {
         problems.push(Problem::error(format!("{at}.query"), "a query parameter has a name"));
-    }
-    if let Some(host) = &one.host {
-        let name = host.strip_prefix("*.").unwrap_or(host);
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
-            problems.push(
-                Problem::error(format!("{at}.host"), format!("`{host}` is no host name"))
-                    .hint("expected a name without scheme, port and path, such as `shop.example` or `*.shop.example`"),
-            );
-        }
     }
 }
 
@@ -103,7 +108,63 @@ pub(super) fn routes(config: &Config, problems: &mut Vec<Problem>) {
     times(config, problems);
 }
 
+/// A route that Banyan answers by itself has no sides, and nothing that is said of sides.
+fn itself(at: &str, key: &'static str, route: &config::Route, problems: &mut Vec<Problem>) {
+    let given = [
+        ("legacy", route.legacy.is_some()),
+        ("modern", route.modern.is_some()),
+        ("respond", key == "redirect" && route.respond.is_some()),
+        ("weight", route.weight.is_some()),
+        ("group", route.group.is_some()),
+        ("sticky", !route.sticky.is_empty()),
+        ("sync", route.sync.is_some()),
+        ("pin", route.pin.is_some()),
+        ("force", route.force.is_some()),
+        ("rate_limit", route.rate_limit.is_some()),
+        ("timeout", route.timeout.is_some()),
+        ("fallback", route.fallback.is_some()),
+        ("expose", route.expose),
+        ("reads", route.reads.is_some()),
+        ("shadow", route.shadow.is_some()),
+    ];
+    for (other, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
+        problems.push(
+            Problem::error(
+                format!("{at}.{other}"),
+                format!("`{key}` answers all of the route's requests, so that `{other}` has nothing to do"),
+            )
+            .hint(format!("leave `{other}` out, or make two routes of it")),
+        );
+    }
+    let Some(redirect) = &route.redirect else { return };
+    if *redirect == (config::Redirect { status: redirect.status, ..config::Redirect::default() }) {
+        problems.push(
+            Problem::error(format!("{at}.redirect"), "this sends the client to where it is")
+                .hint("say what changes: `scheme`, `host`, `port`, `path` or `path_prefix`"),
+        );
+    }
+    if redirect.path.is_some() && redirect.path_prefix.is_some() {
+        problems.push(Problem::error(
+            format!("{at}.redirect.path_prefix"),
+            "a redirect has either `path` or `path_prefix`",
+        ));
+    }
+    if redirect.path_prefix.is_some() && !route.matches.0.iter().all(|one| one.path_prefix.is_some()) {
+        problems.push(
+            Problem::error(
+                format!("{at}.redirect.path_prefix"),
+                "a prefix can only be replaced where every match of the route has a `path_prefix`",
+            )
+            .hint("give each `match` a `path_prefix`, or take `path`"),
+        );
+    }
+}
+
 fn sides(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
+    let key = [("redirect", route.redirect.is_some()), ("respond", route.respond.is_some())];
+    if let Some((key, _)) = key.into_iter().find(|(_, is_given)| *is_given) {
+        return itself(at, key, route, problems);
+    }
     match (&route.legacy, &route.modern, route.weight) {
         (None, None, _) => problems.push(
             Problem::error(at, format!("route `{}` has neither `legacy` nor `modern`", route.name))

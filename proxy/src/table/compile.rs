@@ -1,17 +1,18 @@
 //! Serde structs to compiled routes, and everything that is wrong with them at once.
 
+mod itself;
+mod matches;
+mod reads;
+mod sides;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     DEFAULT, Group, KeySource, Problem, Route, RouteTable, Severity, SyncRoute, Target, Trusts, checks,
-    matcher::Matcher,
-    normalise,
-    pattern::Pattern,
-    rule::{HostRule, PathRule, Rare, Rule, Value},
-    unreachable::unreachable,
+    matcher::Matcher, rule::Rule, unreachable::unreachable,
 };
 use crate::{
-    config::{self, Config, Fallback, Match, Wanted, Weight},
+    config::{self, Config, Fallback, Weight},
     links::DataLinks,
     rate::RateLimit,
     split::{Force, Pins},
@@ -50,6 +51,7 @@ impl Compiler<'_> {
         let legacy = route.legacy.as_ref().and_then(|side| self.target(&format!("{at}.legacy"), &side.0));
         let modern = route.modern.as_ref().and_then(|side| self.target(&format!("{at}.modern"), &side.0));
         let weight = match route.legacy {
+            None if route.modern.is_none() => Weight::ZERO,
             None => Weight::FULL,
             Some(_) => route.weight.unwrap_or_default(),
         };
@@ -59,6 +61,7 @@ impl Compiler<'_> {
             name: route.name.as_str().into(),
             legacy,
             modern,
+            itself: self.itself(&at, route),
             weight,
             group: Group::new(group),
             sticky: route.sticky.iter().filter_map(KeySource::of).collect(),
@@ -72,6 +75,7 @@ impl Compiler<'_> {
             lowered: None,
             fallback: route.fallback.unwrap_or_else(|| default_fallback(route, weight)),
             expose: route.expose,
+            reads: route.reads.as_ref().map(|reads| Box::new(self.reads(&format!("{at}.reads"), reads))),
             shadow: route.shadow.clone(),
             compare: route.compare.clone(),
         }
@@ -80,15 +84,18 @@ impl Compiler<'_> {
     /// Legacy, unchanged.
     fn default_route(&mut self) -> Route {
         let legacy = self.upstream("default", &self.config.default).map(|(upstream, index)| Target {
+            own: self.own(&upstream, None),
             upstream,
             index,
             rewrite: None,
+            shaping: None,
         });
         Route {
             index: self.config.routes.len(),
             name: DEFAULT.into(),
             legacy,
             modern: None,
+            itself: None,
             weight: Weight::ZERO,
             group: Group::new(DEFAULT),
             sticky: Box::default(),
@@ -102,28 +109,10 @@ impl Compiler<'_> {
             lowered: None,
             fallback: Fallback::None,
             expose: false,
+            reads: None,
             shadow: None,
             compare: None,
         }
-    }
-
-    fn target(&mut self, at: &str, side: &config::Side) -> Option<Target> {
-        let rewrite = side.rewrite.as_ref().map(|rewrite| {
-            let text = &rewrite.path_prefix;
-            self.normal_form(&format!("{at}.rewrite.path_prefix"), text);
-            text.strip_suffix('/').unwrap_or(text).into()
-        });
-        let (upstream, index) = self.upstream(at, &side.upstream)?;
-        Some(Target { upstream, index, rewrite })
-    }
-
-    fn upstream(&mut self, at: &str, name: &str) -> Option<(Arc<str>, usize)> {
-        let found = self.config.upstreams.keys().position(|known| known == name);
-        if found.is_none() {
-            let known = self.config.upstreams.keys().map(String::as_str);
-            self.problems.push(Problem::unknown(at, "upstream", name, known));
-        }
-        found.map(|index| (name.into(), index))
     }
 
     fn force(&mut self, at: &str, route: &config::Route) -> Option<Box<Force>> {
@@ -141,99 +130,6 @@ impl Compiler<'_> {
             return None;
         };
         Some(SyncRoute { name: name.into(), link, read_your_writes: rules.read_your_writes, max_lag: rules.max_lag })
-    }
-
-    fn matches(&mut self, index: usize, at: &str, route: &config::Route) {
-        let matches = &route.matches.0;
-        if matches.is_empty() {
-            let nothing = Problem::error(format!("{at}.match"), "an empty list matches nothing");
-            self.problems.push(nothing.hint("for example `match: {path_prefix: /payments}`"));
-        }
-        for (number, one) in matches.iter().enumerate() {
-            let at = if matches.len() == 1 { format!("{at}.match") } else { format!("{at}.match[{number}]") };
-            let rule = self.rule(&at, one, index, number);
-            self.rules.extend(rule);
-        }
-    }
-
-    /// `None` when its path is wrong: nothing can be said of what it would match.
-    fn rule(&mut self, at: &str, one: &Match, route: usize, index: usize) -> Option<Rule> {
-        checks::one_match(at, one, &mut self.problems);
-        let path = self.path(at, one);
-        let host = match one.host.as_deref().map(str::to_ascii_lowercase) {
-            None => HostRule::Any,
-            Some(host) => match host.strip_prefix('*') {
-                Some(suffix) => HostRule::Below(suffix.into()),
-                None => HostRule::Exact(host.into()),
-            },
-        };
-        let mut headers = Vec::new();
-        let mut rare = Rare::default();
-        for (name, wanted) in &one.headers {
-            let value = self.value(&format!("{at}.headers.{}", name.as_str()), &wanted.0);
-            match (http::HeaderName::from_bytes(name.as_str().as_bytes()), value) {
-                (Ok(name), Some(Value::Exact(value))) => headers.push((name, value)),
-                (Ok(name), Some(value)) => rare.headers.push((name, value)),
-                _ => {}
-            }
-        }
-        for (name, wanted) in &one.query {
-            let value = self.value(&format!("{at}.query.{name}"), &wanted.0);
-            rare.query.extend(value.map(|value| (name.as_str().into(), value)));
-        }
-        rare.client = one.client.as_ref().map(|client| client.get().to_vec()).unwrap_or_default();
-        let methods = one.methods.iter().flatten().map(|method| method.get().clone()).collect();
-        let rare = (rare != Rare::default()).then(|| Box::new(rare));
-        Some(Rule { host, path: path?, methods, headers, rare, route, index })
-    }
-
-    fn path(&mut self, at: &str, one: &Match) -> Option<PathRule> {
-        if let Some(path) = &one.path {
-            self.normal_form(&format!("{at}.path"), path);
-            return Some(PathRule::Exact(path.as_str().into()));
-        }
-        if let Some(prefix) = &one.path_prefix {
-            self.normal_form(&format!("{at}.path_prefix"), prefix);
-            return Some(PathRule::Prefix(prefix.strip_suffix('/').unwrap_or(prefix).into()));
-        }
-        match &one.path_regex {
-            Some(text) => self.pattern(&format!("{at}.path_regex"), text).map(PathRule::Regex),
-            None => Some(PathRule::Prefix("".into())),
-        }
-    }
-
-    fn value(&mut self, at: &str, wanted: &Wanted) -> Option<Value> {
-        match wanted {
-            Wanted { exact: Some(text), .. } => Some(Value::Exact(text.as_bytes().into())),
-            Wanted { regex: Some(text), .. } => self.pattern(&format!("{at}.regex"), text).map(Value::Fits),
-            Wanted { present, .. } => present.map(Value::Present),
-        }
-    }
-
-    fn pattern(&mut self, at: &str, text: &str) -> Option<Pattern> {
-        let pattern = Pattern::try_new(text);
-        if let Err(error) = &pattern {
-            self.problems.push(
-                Problem::error(at, error.to_string())
-                    .hint("patterns are those of Rust's `regex`, without look-around; the whole value must fit"),
-            );
-        }
-        pattern.ok()
-    }
-
-    /// A path in the file must stand in the form that requests are matched in.
-    fn normal_form(&mut self, at: &str, path: &str) {
-        if !path.starts_with('/') {
-            return; // The file's own check says so.
-        }
-        match normalise(path) {
-            Ok(normal) if normal == path => {}
-            Ok(normal) => self.problems.push(
-                Problem::error(at, format!("`{path}` is not in normal form, so that no request would match it"))
-                    .hint(format!("write `{normal}`")),
-            ),
-            Err(why) => self.problems.push(Problem::error(at, why.to_string())),
-        }
     }
 }
 

@@ -5,7 +5,10 @@
 //!
 //! Hosts and segments are found by binary search; only patterns are tried one by one.
 
-use super::rule::{HostRule, Normal, PathRule, Rule};
+use super::{
+    path::without_parameters,
+    rule::{HostRule, Normal, PathRule, Rule},
+};
 
 /// The index over all rules.
 #[derive(Debug, Default)]
@@ -220,15 +223,6 @@ impl Paths {
             !(fits && rule.holds(request)) || visitor(Hit { rule, prefix_end: path.len() })
         })
     }
-}
-
-fn without_parameters(path: &str) -> String {
-    let mut bare = String::with_capacity(path.len());
-    for segment in path.split('/').skip(1) {
-        bare.push('/');
-        bare.push_str(segment.split_once(';').map_or(segment, |(name, _)| name));
-    }
-    bare
 }
 
 // === impl Node ===

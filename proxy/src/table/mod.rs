@@ -5,13 +5,17 @@
 mod checks;
 mod compile;
 mod explain;
+mod itself;
 mod matcher;
+mod own;
 mod path;
 mod pattern;
 mod problem;
 mod query;
+mod reads;
 mod route;
 mod rule;
+mod target;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trusts;
@@ -21,11 +25,15 @@ mod users;
 use std::sync::Arc;
 
 pub use explain::{Explanation, Miss, MissedBy};
+pub use itself::{Asked, Itself, Said};
 use matcher::Matcher;
+pub use own::{Own, Public};
 pub use path::{BadPath, normalise};
 pub use problem::{Problem, Severity, nearest};
-pub use route::{DEFAULT, Group, KeySource, Route, Stage, SyncRoute, Target};
+pub use reads::{ReadBy, Reads};
+pub use route::{DEFAULT, Group, KeySource, Route, Stage, SyncRoute};
 pub use rule::Normal;
+pub use target::{Changes, Shaping, Target};
 pub(crate) use trusts::Trusts;
 
 use crate::{config::Config, links::DataLinks, split::Lowered};

@@ -49,6 +49,16 @@ pub fn normalise(raw: &str) -> Result<Cow<'_, str>, BadPath> {
     if is_normal(raw.as_bytes()) { Ok(Cow::Borrowed(raw)) } else { rebuild(raw.as_bytes()).map(Cow::Owned) }
 }
 
+/// A path in normal form without what stands behind `;` in its segments.
+pub(super) fn without_parameters(path: &str) -> String {
+    let mut bare = String::with_capacity(path.len());
+    for segment in path.split('/').skip(1) {
+        bare.push('/');
+        bare.push_str(segment.split_once(';').map_or(segment, |(name, _)| name));
+    }
+    bare
+}
+
 /// One pass, no allocation: nothing to decode or to encode, no empty and no dot segment.
 fn is_normal(path: &[u8]) -> bool {
     if path.first() != Some(&b'/') {

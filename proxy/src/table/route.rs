@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use super::{Itself, Reads, Target};
 use crate::{
     config::{Compare, Fallback, Keyless, Shadow, Sticky, Weight},
     links::{Owner, SyncLink},
@@ -22,6 +23,8 @@ pub struct Route {
     pub legacy: Option<Target>,
     /// The new side; `None` before it is begun.
     pub modern: Option<Target>,
+    /// What it answers by itself, without any side.
+    pub itself: Option<Box<Itself>>,
     /// Percent of its users whose reads modern answers.
     pub weight: Weight,
     /// Routes of one group move their users together.
@@ -48,21 +51,12 @@ pub struct Route {
     pub fallback: Fallback,
     /// Adds `x-banyan-side` to every answer.
     pub expose: bool,
+    /// Which requests are reads, where it is not the method alone that says so.
+    pub reads: Option<Box<Reads>>,
     /// Sends copies of reads to the side that does not answer.
     pub shadow: Option<Shadow>,
     /// Compares the shadow's answer with what the client got.
     pub compare: Option<Compare>,
-}
-
-/// Where one side of a route is answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// The upstream's name.
-    pub upstream: Arc<str>,
-    /// Its place in the sorted names of the config's `upstreams`.
-    pub index: usize,
-    /// What stands there in place of the prefix that matched, without a trailing `/`.
-    pub rewrite: Option<Box<str>>,
 }
 
 /// Routes of one group draw the same bucket for one key.
@@ -110,6 +104,8 @@ pub enum Stage {
     Modern,
     /// There is no legacy side any more.
     Retired,
+    /// There is no side at all: Banyan answers it by itself.
+    Banyan,
 }
 
 // === impl Route ===
@@ -128,6 +124,7 @@ impl Route {
     #[must_use]
     pub fn stage(&self) -> Stage {
         match (&self.legacy, &self.modern) {
+            _ if self.itself.is_some() => Stage::Banyan,
             (None, _) => Stage::Retired,
             (_, None) => Stage::Legacy,
             _ if self.weight == Weight::FULL => Stage::Modern,
@@ -164,29 +161,6 @@ impl SyncRoute {
 impl fmt::Debug for SyncRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SyncRoute").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-// === impl Target ===
-
-impl Target {
-    /// What is asked of this side: the raw path and query as they came, or, with a rewrite, the rest of the normalised path behind the
-    /// side's own prefix. `None` says "as it came", without a copy.
-    #[must_use]
-    pub fn path_and_query(&self, normalised: &str, prefix_end: usize, query: Option<&str>) -> Option<String> {
-        let prefix = self.rewrite.as_deref()?;
-        let rest = normalised.get(prefix_end..).unwrap_or_default();
-        let mut path = String::with_capacity(prefix.len() + rest.len() + query.map_or(0, str::len) + 2);
-        path.push_str(prefix);
-        path.push_str(rest);
-        if path.is_empty() {
-            path.push('/');
-        }
-        if let Some(query) = query {
-            path.push('?');
-            path.push_str(query);
-        }
-        Some(path)
     }
 }
 
@@ -233,6 +207,7 @@ impl Stage {
             Self::Canary => "canary",
             Self::Modern => "modern",
             Self::Retired => "retired",
+            Self::Banyan => "banyan",
         }
     }
 }

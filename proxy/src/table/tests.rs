@@ -446,6 +446,70 @@ fn what_a_config_can_get_wrong_is_told_once_each() {
 }
 
 #[test]
+fn a_route_that_answers_by_itself_has_no_side_and_says_something_that_can_be_said() {
+    let with = |extra: Value| {
+        let mut route = json!({"name": "r", "match": {"path_prefix": "/r"}});
+        route.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!([route])
+    };
+    let gone = json!({"status": 410});
+    for (key, value) in
+        [("legacy", json!("monolith")), ("weight", json!(5)), ("sync", json!("money")), ("expose", json!(true))]
+    {
+        error(with(json!({"respond": gone, key: value})), &format!("routes[0].{key}"), "nothing to do");
+    }
+    error(with(json!({"respond": gone, "redirect": {"path": "/x"}})), "routes[0].respond", "nothing to do");
+    error(with(json!({"respond": {"status": 101}})), "routes[0].respond.status", "no status of an answer");
+    error(with(json!({"respond": {"status": 204, "body": "x"}})), "routes[0].respond.body", "has no body");
+    let large = "x".repeat(65_537);
+    error(with(json!({"respond": {"status": 200, "body": large}})), "routes[0].respond.body", "64 KiB");
+    error(
+        with(json!({"respond": {"status": 200, "headers": {"content-length": "5"}}})),
+        "routes[0].respond.headers.content-length",
+        "framed",
+    );
+    error(with(json!({"redirect": {"status": 301}})), "routes[0].redirect", "where it is");
+    error(with(json!({"redirect": {"path": "x"}})), "routes[0].redirect.path", "must begin");
+    error(with(json!({"redirect": {"path": "/a//b"}})), "routes[0].redirect.path", "normal form");
+    error(with(json!({"redirect": {"host": "a:80"}})), "routes[0].redirect.host", "without a port");
+    error(with(json!({"redirect": {"path": "/a", "path_prefix": "/b"}})), "routes[0].redirect.path_prefix", "either");
+    error(
+        with(json!({"match": {"path": "/r"}, "redirect": {"path_prefix": "/b"}})),
+        "routes[0].redirect.path_prefix",
+        "every match",
+    );
+    let table = table(with(json!({"redirect": {"path_prefix": "/b"}})));
+    assert_eq!((table.routes()[0].stage().as_str(), table.routes()[0].weight), ("banyan", Weight::ZERO));
+}
+
+#[test]
+fn what_reads_can_get_wrong_is_told() {
+    let with =
+        |reads: Value| json!([{"name": "r", "match": {"path_prefix": "/"}, "legacy": "monolith", "reads": reads}]);
+    error(with(json!({"never": ["logout"]})), "routes[0].reads.never[0]", "must begin");
+    error(with(json!({"never": ["/a", "/log*"]})), "routes[0].reads.never[1]", "whole end");
+    error(with(json!({"never": ["/*/a"]})), "routes[0].reads.never[0]", "whole end");
+    error(with(json!({"never": ["//a"]})), "routes[0].reads.never[0]", "normal form");
+    error(with(json!({"also": [{}]})), "routes[0].reads.also[0]", "all the route's requests");
+    error(with(json!({"also": [{"methods": ["POST"]}]})), "routes[0].reads.also[0]", "all the route's requests");
+    error(with(json!({"also": [{"path": "/a", "grpc": "a.B/C"}]})), "routes[0].reads.also[0].grpc", "either");
+    for bad in ["Orders", "/shop.Orders/List", "shop.Orders/", "shop.Orders/L*st", "shop..Orders/List"] {
+        error(with(json!({"also": [{"grpc": bad}]})), "routes[0].reads.also[0].grpc", "no gRPC method");
+    }
+    error(
+        with(json!({"also": [{"path": "/a", "query": {"q": {"regex": "("}}}]})),
+        "routes[0].reads.also[0].query.q.regex",
+        "unclosed",
+    );
+    error(
+        with(json!({"also": [{"path": "/a", "headers": {"x": {}}}]})),
+        "routes[0].reads.also[0].headers.x",
+        "exactly",
+    );
+    assert!(problems(with(json!({"also": [{"grpc": "shop.Orders/*"}, {"path": "/*"}], "never": ["/a/*"]}))).is_empty());
+}
+
+#[test]
 fn weights_that_differ_within_a_group_are_told() {
     let route = |name: &str, weight: f64| {
         json!({"name": name, "match": {"path": format!("/{name}")}, "legacy": "monolith", "modern": "payments",

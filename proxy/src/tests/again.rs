@@ -19,7 +19,7 @@ fn request(method: &str, body: &str, more: &str) -> String {
 }
 
 /// Answers the first request of its first connection, then closes that connection when the second has come.
-async fn forgetful() -> (Upstream, Arc<AtomicUsize>) {
+pub(super) async fn forgetful() -> (Upstream, Arc<AtomicUsize>) {
     let answered = Arc::new(AtomicUsize::new(0));
     let counts = Arc::clone(&answered);
     let upstream = Upstream::scripted(move |mut wire| {
