@@ -10,7 +10,7 @@ const KEYS: &[(Above, &[&str])] = &[
     (&["listeners"], &["proxy_protocol"]),
     (&["admin"], &["tls"]),
     (&["state"], &["shared"]),
-    (&["routes"], &["fallback_on", "cookies", "rollout"]),
+    (&["routes"], &["cookies", "rollout"]),
     (&["routes", "shadow"], &["methods", "resend"]),
     (&["routes", "compare"], &["noise", "resend", "latency"]),
     (&["syncs", "*"], &["format", "schemas", "apply"]),

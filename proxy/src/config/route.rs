@@ -85,6 +85,11 @@ pub struct Route {
     #[serde(default)]
     #[garde(skip)]
     pub fallback: Option<Fallback>,
+    /// Statuses, 400 to 599, of which a read is asked of the other side too: assets, half-built services. If that fails, or has such a status as
+    /// well, the first answer stands. Default: none.
+    #[serde(default)]
+    #[garde(inner(range(min = 400, max = 599)))]
+    pub fallback_on: Vec<u16>,
     /// Adds `x-banyan-side` to every answer. Default false.
     #[serde(default)]
     #[garde(skip)]

@@ -9,9 +9,9 @@ use prometheus::{
 use serde::Serialize;
 
 use super::{
-    Answerer, Counter, HTTP_OVERHEAD, HTTP_REQUEST_DURATION, HTTP_REQUESTS, LABEL_CODE, LABEL_KIND, LABEL_OUTCOME,
-    LABEL_REASON, LABEL_ROUTE, LABEL_SIDE, Outcome, RATE_LIMITED, ROUTE_ATTEMPTS, ROUTE_WEIGHT, RouteShard, SIDE_MOVES,
-    Shards, TUNNELS, TUNNELS_TOTAL, histogram::Sum, shard::side_index,
+    Answerer, Counter, FALLBACK_ON, HTTP_OVERHEAD, HTTP_REQUEST_DURATION, HTTP_REQUESTS, LABEL_CODE, LABEL_KIND,
+    LABEL_OUTCOME, LABEL_REASON, LABEL_ROUTE, LABEL_SIDE, Outcome, RATE_LIMITED, ROUTE_ATTEMPTS, ROUTE_WEIGHT,
+    RouteShard, SIDE_MOVES, Shards, TUNNELS, TUNNELS_TOTAL, histogram::Sum, shard::side_index,
 };
 use crate::{config::Weight, links::Owner, split::Moved};
 
@@ -48,7 +48,7 @@ pub(super) struct Families(pub(super) BTreeMap<&'static str, Vec<proto::Metric>>
 /// Name, help, type, labels.
 pub(super) type Family = (&'static str, &'static str, proto::MetricType, &'static [&'static str]);
 
-const FAMILIES: [Family; 9] = [
+const FAMILIES: [Family; 10] = [
     (
         HTTP_REQUESTS,
         "Requests by route, by the side that answered, and by status",
@@ -93,6 +93,12 @@ const FAMILIES: [Family; 9] = [
     ),
     (TUNNELS, "Open WebSockets", proto::MetricType::GAUGE, &[LABEL_ROUTE, LABEL_SIDE]),
     (TUNNELS_TOTAL, "WebSockets that were opened", proto::MetricType::COUNTER, &[LABEL_ROUTE, LABEL_SIDE]),
+    (
+        FALLBACK_ON,
+        "Reads that were asked of the other side too, since the first had not got it",
+        proto::MetricType::COUNTER,
+        &[LABEL_ROUTE, LABEL_OUTCOME],
+    ),
 ];
 
 /// What a registry must know of families beforehand.
@@ -165,6 +171,10 @@ impl Collector for Requests {
                     let opened = sum(|shard| &shard.opened);
                     families.gauge(TUNNELS, &labels, to_gauge(opened.saturating_sub(closed)));
                     families.counter_from_zero(TUNNELS_TOTAL, &labels, opened);
+                }
+                for (at, outcome) in ["found", "not_found"].into_iter().enumerate() {
+                    let count = workers.iter().map(|worker| worker.elsewhere[at].get()).sum();
+                    families.counter_from_zero(FALLBACK_ON, &[(LABEL_ROUTE, route), (LABEL_OUTCOME, outcome)], count);
                 }
                 for why in Moved::ALL {
                     let count = workers.iter().map(|worker| worker.moves[why as usize].get()).sum();

@@ -34,6 +34,8 @@ pub const RATE_LIMITED: &str = "banyan_rate_limited_total";
 pub const TUNNELS: &str = "banyan_tunnels";
 /// Tunnels that were opened, by route and side.
 pub const TUNNELS_TOTAL: &str = "banyan_tunnels_total";
+/// Reads that were asked of the other side too, by route and outcome: `fallback_on`.
+pub const FALLBACK_ON: &str = "banyan_fallback_on_total";
 /// Copies of reads by route and by what became of them (outcome).
 pub const SHADOW_REQUESTS: &str = "banyan_shadow_requests_total";
 /// Comparisons of the shadow's answer with what the client got, by route and result.

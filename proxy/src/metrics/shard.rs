@@ -51,6 +51,8 @@ pub(crate) struct RouteShard {
     /// Tunnels, by side.
     pub(super) opened: [Counter; 2],
     pub(super) closed: [Counter; 2],
+    /// Found on the other side, and not found there either.
+    pub(super) elsewhere: [Counter; 2],
     pub(crate) overhead: Histogram,
 }
 
@@ -144,6 +146,11 @@ impl RouteShard {
 
     pub(crate) fn moved(&self, why: Moved) {
         self.moves[why as usize].add(1);
+    }
+
+    /// A read was asked of the other side too, since the first had not got it.
+    pub(crate) fn looked_elsewhere(&self, found: bool) {
+        self.elsewhere[usize::from(!found)].add(1);
     }
 
     /// A request whose key made too many.

@@ -123,12 +123,23 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
         note.handed(choice.side, overhead);
     }
 
-    let missed = if way.is_kept_out(choice.side, &outgoing) {
+    let side = choice.side;
+    let missed = if way.is_kept_out(side, &outgoing) {
         Missed { fault: Fault::CircuitOpen, sent: false }
     } else {
-        match way.ask(choice.side, &mut outgoing).await {
-            Ok((head, body)) => {
-                return Ok(Reply { head, body, route, side: choice.side, is_stale: false, choice, write });
+        match way.ask(side, &mut outgoing).await {
+            Ok(first) => {
+                let (mut answer, mut answered) = (first, side);
+                if outgoing.may_look_elsewhere(way.table.route(route), answer.0.status)
+                    && let Some(second) = way.look_elsewhere(side, &mut outgoing).await
+                {
+                    // What is left of the first goes with its connection.
+                    (answer, answered) = (second, other_than(side));
+                }
+                let sync = way.table.route(route).sync.as_ref();
+                let is_stale = answered != side && sync.is_some_and(|sync| sync.link.owner() != answered);
+                let (head, body) = answer;
+                return Ok(Reply { head, body, route, side: answered, is_stale, choice, write });
             }
             Err(missed) => missed,
         }
@@ -138,10 +149,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     }
     let table = Rc::clone(&way.table);
     let compiled = table.route(route);
-    let other = match choice.side {
-        Owner::Legacy => Owner::Modern,
-        Owner::Modern => Owner::Legacy,
-    };
+    let other = other_than(side);
     if compiled.target(other).is_some() && outgoing.may_cross(compiled, &missed) {
         if missed.fault == Fault::CircuitOpen {
             table.shard(Some(route)).moved(Moved::Circuit);
@@ -163,6 +171,13 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     Err(Failure { fault, route: Some(route), form: seen.form, own_write, trace, said: None })
 }
 
+fn other_than(side: Owner) -> Owner {
+    match side {
+        Owner::Legacy => Owner::Modern,
+        Owner::Modern => Owner::Legacy,
+    }
+}
+
 // === impl Way ===
 
 impl Way {
@@ -173,6 +188,21 @@ impl Way {
         let upstream = &self.table.upstreams[target.index];
         upstream.spec.circuit.is_some()
             && !upstream.admits(route.legacy.is_some() && outgoing.may_cross(route, &Missed::unknown()))
+    }
+
+    /// Asks the other side for what the first one has not got; `None` when it has not got it either, and the first answer stands.
+    async fn look_elsewhere(&self, first: Owner, outgoing: &mut Outgoing) -> Option<(response::Parts, Kind)> {
+        let (route, other) = (self.table.route(self.route), other_than(first));
+        route.target(other)?;
+        if self.is_kept_out(other, outgoing) {
+            return None;
+        }
+        let second = self.ask(other, outgoing).await.ok();
+        let is_better =
+            |head: &response::Parts| !head.status.is_server_error() && !route.fallback_on.contains(&head.status);
+        let second = second.filter(|(head, _)| is_better(head));
+        self.table.shard(Some(self.route)).looked_elsewhere(second.is_some());
+        second
     }
 
     /// One side, with as many connections as it takes.
@@ -189,7 +219,8 @@ impl Way {
         if is_repeatable {
             outgoing.keep_body(&self.turn);
         }
-        let again = is_repeatable || outgoing.may_cross(route, &Missed::unknown());
+        let again =
+            is_repeatable || outgoing.is_looked_for(route) || outgoing.may_cross(route, &Missed::unknown());
         let mut places = match upstream.enter().await {
             Ok(places) => places,
             Err(fault) => {

@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
-use http::{Method, Request, Uri, Version, request, uri::PathAndQuery};
+use http::{Method, Request, StatusCode, Uri, Version, request, uri::PathAndQuery};
 use hyper::body::Incoming;
 
 use super::{Public, grpc};
@@ -88,6 +88,16 @@ impl Outgoing {
     /// When the client of a gRPC call that came at that time stops waiting.
     pub(super) fn deadline(&self, began: Instant) -> Option<Instant> {
         began.checked_add(grpc::timeout(&self.head.headers)?)
+    }
+
+    /// Whether an answer of this status is looked for on the other side too.
+    pub(super) fn may_look_elsewhere(&self, route: &Route, status: StatusCode) -> bool {
+        self.is_read && route.fallback_on.contains(&status) && self.has_body_left()
+    }
+
+    /// Whether it may be needed for that.
+    pub(super) fn is_looked_for(&self, route: &Route) -> bool {
+        self.is_read && !route.fallback_on.is_empty()
     }
 
     /// Makes ready to be sent more than once, if there is a body.

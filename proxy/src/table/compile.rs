@@ -74,6 +74,11 @@ impl Compiler<'_> {
             deadline: route.deadline,
             lowered: None,
             fallback: route.fallback.unwrap_or_else(|| default_fallback(route, weight)),
+            fallback_on: route
+                .fallback_on
+                .iter()
+                .filter_map(|status| http::StatusCode::from_u16(*status).ok())
+                .collect(),
             expose: route.expose,
             reads: route.reads.as_ref().map(|reads| Box::new(self.reads(&format!("{at}.reads"), reads))),
             shadow: route.shadow.clone(),
@@ -108,6 +113,7 @@ impl Compiler<'_> {
             deadline: None,
             lowered: None,
             fallback: Fallback::None,
+            fallback_on: Box::default(),
             expose: false,
             reads: None,
             shadow: None,

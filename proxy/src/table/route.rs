@@ -49,6 +49,8 @@ pub struct Route {
     pub lowered: Option<Lowered>,
     /// What may be tried on the other side; the default is worked in.
     pub fallback: Fallback,
+    /// Statuses of which a read is asked of the other side too; empty: none.
+    pub fallback_on: Box<[http::StatusCode]>,
     /// Adds `x-banyan-side` to every answer.
     pub expose: bool,
     /// Which requests are reads, where it is not the method alone that says so.

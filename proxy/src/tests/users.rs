@@ -185,3 +185,47 @@ async fn who_makes_too_many_requests_is_refused_and_told_when_to_come_again() {
     assert_eq!(bench.metric("banyan_rate_limited_total", &[("route", "pay")]), 2.0);
     assert_eq!(legacy.bytes().matches("GET /pay ").count(), 3, "what is refused costs the upstream nothing");
 }
+
+#[tokio::test]
+async fn a_read_that_one_side_has_not_got_is_asked_of_the_other() {
+    let legacy = Upstream::named("legacy").await;
+    // A body that is not read to its end when the other side is asked.
+    let modern = Upstream::scripted(|mut wire| async move {
+        loop {
+            wire.request().await?;
+            wire.send(format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n", 4 + (1 << 20))).await?;
+            wire.send([&b"none"[..], &vec![b'x'; 1 << 20][..]].concat()).await?;
+        }
+    })
+    .await;
+    let more = json!({"weight": 100, "expose": true, "fallback": "none", "fallback_on": [404, 410]});
+    let route = |more: &Value| {
+        let mut route =
+            json!({"name": "pay", "match": {"path_prefix": "/pay"}, "legacy": "legacy", "modern": "modern"});
+        route.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        route
+    };
+    let bench = Setup::new(legacy.address)
+        .workers(1)
+        .upstream("modern", modern.address, &json!({}))
+        .route(route(&more))
+        .start();
+    let mut client = bench.client().await;
+    for _ in 0..3 {
+        client.send("GET /pay/7 HTTP/1.1\r\nHost: a\r\nX-Mine: 1\r\n\r\n").await;
+        let found = client.answer().await;
+        assert_eq!((found.status, found.text(), found.header("x-banyan-side")), (200, "legacy", Some("legacy")));
+    }
+    assert!(legacy.bytes().to_ascii_lowercase().contains("x-mine: 1"), "the other side gets the whole head");
+    let write = ask(&bench, "POST /pay", "Content-Length: 0\r\n").await;
+    assert_eq!((write.status, write.header("x-banyan-side")), (404, Some("modern")), "a write never changes side");
+    let found = |outcome| bench.metric("banyan_fallback_on_total", &[("route", "pay"), ("outcome", outcome)]);
+    assert_eq!((found("found"), found("not_found")), (3.0, 0.0));
+
+    // Nothing listens there any more: the first answer stands, whole.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let bench = Setup::new(gone).upstream("modern", modern.address, &json!({})).route(route(&more)).start();
+    let first = ask(&bench, "GET /pay/7", "").await;
+    assert_eq!((first.status, first.text().len()), (404, 4 + (1 << 20)));
+    assert_eq!(bench.metric("banyan_fallback_on_total", &[("route", "pay"), ("outcome", "not_found")]), 1.0);
+}
