@@ -77,7 +77,6 @@ impl Trace {
         Self { flags: self.flags & !SAMPLED, ..self }
     }
 
-    #[cfg(test)]
     pub(crate) fn is_sampled(self) -> bool {
         self.flags & SAMPLED != 0
     }

@@ -52,6 +52,7 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["access_log"], "access_log: {to: stdout, sample: 10}"),
         (&["access_log", "to"], "to: stdout"),
         (&["tracing"], "tracing: {sample: 10}"),
+        (&["tracing", "export"], "export: {otlp: \"http://127.0.0.1:4318\"}"),
         (&["trusted_proxies"], "trusted_proxies: [10.0.0.0/8]"),
         (&["upstreams"], "upstreams: {monolith: {endpoints: [\"http://127.0.0.1:7001\"]}}"),
         (&["upstreams", "*"], "{endpoints: [\"http://127.0.0.1:7001\"]}"),

@@ -33,6 +33,13 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
         });
     }
     databases(file, &mut found);
+    if cfg!(not(feature = "otlp")) && file.tracing.as_ref().is_some_and(|tracing| tracing.export.is_some()) {
+        found.push(Breach {
+            path: "tracing.export".to_owned(),
+            message: "this Banyan was built without the feature `otlp`".to_owned(),
+            hint: Some("leave the key out, or build with `--features otlp`".to_owned()),
+        });
+    }
     found
 }
 

@@ -28,7 +28,7 @@ use serde::Deserialize;
 pub use itself::{Redirect, RedirectStatus, Respond, Scheme};
 pub use listener::{CertificateFiles, Limits, Listener, ListenerTls, TlsVersion};
 pub use matches::{HeaderName, Match, Method, Networks, Wanted};
-pub use observe::{AccessLog, Errors, LogTarget, Observe, Tracing};
+pub use observe::{AccessLog, Collector, Errors, Export, LogTarget, Observe, Tracing};
 pub use rate_limit::{RateKey, RateLimit};
 pub use reads::{AlsoRead, Reads};
 pub use route::{Compare, Fallback, HeaderChanges, Headers, Keyless, Rewrite, Route, Shadow, Side, Sticky};

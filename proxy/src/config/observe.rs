@@ -46,6 +46,30 @@ pub struct Tracing {
     /// keeps its mark. Default 100.
     #[garde(skip)]
     pub sample: Percent,
+    /// Sends sampled requests to a collector as spans, in the background. Left out: none.
+    #[garde(dive)]
+    pub export: Option<Export>,
+}
+
+/// Where spans go. Needs a Banyan that was built with the feature `otlp`, as it is by default.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// The collector's address, for example `http://127.0.0.1:4318`: OTLP over HTTP with JSON, at `/v1/traces` below it. Without TLS: a
+    /// collector beside Banyan passes them on.
+    #[garde(skip)]
+    pub otlp: Collector,
+    /// The `service.name` of the spans. Default `banyan`.
+    #[serde(default = "banyan")]
+    #[garde(length(min = 1, max = 64))]
+    pub service: String,
+}
+
+/// A collector's address, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collector {
+    authority: String,
+    path: String,
 }
 
 /// Where the access log is written.
@@ -81,8 +105,58 @@ impl Default for AccessLog {
 
 impl Default for Tracing {
     fn default() -> Self {
-        Self { sample: Percent::FULL }
+        Self { sample: Percent::FULL, export: None }
     }
+}
+
+// === impl Collector ===
+
+impl Collector {
+    /// `host:port`.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Where spans are taken.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl<'de> Deserialize<'de> for Collector {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let uri =
+            text.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("http") && uri.query().is_none());
+        let authority =
+            uri.as_ref().and_then(http::Uri::authority).filter(|authority| !authority.as_str().contains('@'));
+        let (Some(uri), Some(authority)) = (&uri, authority) else {
+            let wrong =
+                "the collector's address is no `http://host:port`; expected for example `http://127.0.0.1:4318`";
+            return Err(de::Error::custom(wrong));
+        };
+        let port = authority.port_u16().unwrap_or(4318);
+        Ok(Self {
+            authority: format!("{}:{port}", authority.host()),
+            path: format!("{}/v1/traces", uri.path().trim_end_matches('/')),
+        })
+    }
+}
+
+impl JsonSchema for Collector {
+    fn schema_name() -> Cow<'static, str> {
+        "Collector".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^http://" })
+    }
+}
+
+fn banyan() -> String {
+    "banyan".to_owned()
 }
 
 // === impl LogTarget ===

@@ -75,6 +75,10 @@ pub const HELD_WRITES: &str = "banyan_sync_held_writes_total";
 
 /// The label of a sync's name.
 pub const LABEL_SYNC: &str = "sync";
+/// Sampled requests for the collector of traces, by what became of their span (`exported`, `dropped`).
+#[cfg(feature = "otlp")]
+pub const TRACE_SPANS: &str = "banyan_trace_spans_total";
+
 /// The label of a route's name.
 pub const LABEL_ROUTE: &str = "route";
 /// The label of a side: `legacy`, `modern`, or `banyan` where it answered itself.

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Record, is_failure, line, queue::Counts};
+use super::{Record, line, queue::Counts};
 use crate::config::LogTarget;
 
 /// Batches that wait for the thread.
@@ -150,7 +150,7 @@ impl Pen {
         if record.is_drawn {
             return true;
         }
-        if !is_failure(record) {
+        if !record.is_logged {
             return false;
         }
         let (since, count) = &mut self.extra;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Version, request};
 use hyper::body::Frame;
 
-use super::Trouble;
+use super::{Hop, Trouble};
 use crate::{links::Owner, trace::TraceId, upstream::BodyError};
 
 /// One request under way, shared by its stations and the body of its answer.
@@ -32,6 +32,7 @@ pub(crate) struct Note {
     pub(super) came: Cell<Option<Duration>>,
     pub(super) bytes_out: Cell<u64>,
     pub(super) trace: Cell<Option<TraceId>>,
+    pub(super) hop: Cell<Option<Hop>>,
     pub(super) trouble: Cell<Option<Trouble>>,
     is_ended: Cell<bool>,
 }
@@ -55,6 +56,7 @@ impl Note {
             came: Cell::new(None),
             bytes_out: Cell::new(0),
             trace: Cell::new(None),
+            hop: Cell::new(None),
             trouble: Cell::new(None),
             is_ended: Cell::new(false),
         }
@@ -76,6 +78,11 @@ impl Note {
     /// The trace that it belongs to.
     pub(crate) fn traced(&self, trace: TraceId) {
         self.trace.set(Some(trace));
+    }
+
+    /// Banyan is a hop of its trace.
+    pub(crate) fn is_hop(&self, hop: Hop) {
+        self.hop.set(Some(hop));
     }
 
     /// It goes to an upstream of this side.

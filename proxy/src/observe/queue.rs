@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_millis(50);
 pub(crate) struct Recorder {
     shared: Arc<Shared>,
     flush: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
+    #[cfg(feature = "otlp")]
+    background: Handle,
     _ends: DropGuard,
 }
 
@@ -46,6 +48,10 @@ struct Shared {
     /// There is a first queue.
     begun: Notify,
     log: Mutex<Option<Arc<Log>>>,
+    #[cfg(feature = "otlp")]
+    spans: super::otlp::Counts,
+    #[cfg(feature = "otlp")]
+    exporter: Mutex<Option<Arc<super::otlp::Exporter>>>,
 }
 
 struct Queue {
@@ -70,7 +76,9 @@ pub(super) struct Counts {
 pub(crate) struct Scribe {
     queue: mpsc::Sender<Record>,
     dropped: IntCounter,
-    rules: AccessLog,
+    log: Option<AccessLog>,
+    /// Sampled requests become spans.
+    exports: bool,
 }
 
 // === impl Recorder ===
@@ -83,11 +91,21 @@ impl Recorder {
             queues: Mutex::default(),
             begun: Notify::new(),
             log: Mutex::default(),
+            #[cfg(feature = "otlp")]
+            spans: super::otlp::Counts::register(registry)?,
+            #[cfg(feature = "otlp")]
+            exporter: Mutex::default(),
         });
         let (flush, asked) = mpsc::channel(1);
         let token = CancellationToken::new();
         background.spawn(token.clone().run_until_cancelled_owned(empty(Arc::clone(&shared), asked)));
-        Ok(Self { shared, flush, _ends: token.drop_guard() })
+        Ok(Self {
+            shared,
+            flush,
+            #[cfg(feature = "otlp")]
+            background: background.clone(),
+            _ends: token.drop_guard(),
+        })
     }
 
     /// Makes ready for what a config asks to be kept.
@@ -100,19 +118,40 @@ impl Recorder {
         if wanted != log.as_ref().map(|log| &log.target) {
             *log = wanted.map(|target| Log::open(target, self.shared.counts.clone())).transpose()?.map(Arc::new);
         }
+        #[cfg(feature = "otlp")]
+        self.follow_export(observe);
         Ok(())
+    }
+
+    #[cfg(feature = "otlp")]
+    fn follow_export(&self, observe: &Observe) {
+        let wanted = observe.tracing.as_ref().and_then(|tracing| tracing.export.as_ref());
+        let mut exporter = self.shared.exporter.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted != exporter.as_ref().map(|exporter| &exporter.export) {
+            let start = |export| super::otlp::Exporter::start(export, self.shared.spans.clone(), &self.background);
+            *exporter = wanted.map(start).map(Arc::new);
+        }
     }
 
     /// A worker's side; `None` where nothing is kept.
     pub(crate) fn scribe(&self, worker: usize, observe: &Observe) -> Option<Scribe> {
-        let rules = observe.access_log.clone()?;
+        let log = observe.access_log.clone();
+        let exports = observe.tracing.as_ref().is_some_and(|tracing| tracing.export.is_some());
+        if log.is_none() && !exports {
+            return None;
+        }
         let mut queues = self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
         while queues.len() <= worker {
             let (sender, receiver) = mpsc::channel(QUEUE);
             queues.push(Queue { sender, receiver: Some(receiver) });
         }
         self.shared.begun.notify_one();
-        Some(Scribe { queue: queues[worker].sender.clone(), dropped: self.shared.counts.dropped_queue.clone(), rules })
+        Some(Scribe {
+            queue: queues[worker].sender.clone(),
+            dropped: self.shared.counts.dropped_queue.clone(),
+            log,
+            exports,
+        })
     }
 
     /// Comes back when everything that ended so far is written, or after `at_most`.
@@ -152,6 +191,12 @@ async fn empty(shared: Arc<Shared>, mut flush: mpsc::Receiver<tokio::sync::onesh
                 batch.push(record);
             }
         }
+        #[cfg(feature = "otlp")]
+        let exporter = shared.exporter.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        #[cfg(feature = "otlp")]
+        if let Some(exporter) = &exporter {
+            exporter.take(&batch);
+        }
         let log = shared.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(log) = &log
             && !batch.is_empty()
@@ -161,6 +206,10 @@ async fn empty(shared: Arc<Shared>, mut flush: mpsc::Receiver<tokio::sync::onesh
         if let Some(asked) = asked {
             if let Some(log) = log {
                 drop(log.flush().await);
+            }
+            #[cfg(feature = "otlp")]
+            if let Some(exporter) = exporter {
+                drop(exporter.flush().await);
             }
             // Whoever asked may wait no more.
             let _ = asked.send(());
@@ -193,16 +242,20 @@ impl Counts {
 impl Scribe {
     /// The note of a request that is to be kept, or may have to be.
     pub(crate) fn note(&self, head: &request::Parts) -> Option<Rc<Note>> {
-        let sample = self.rules.sample.buckets();
+        let Some(log) = &self.log else { return Some(Rc::new(Note::new(head, false, false, false))) };
+        let sample = log.sample.buckets();
         let is_drawn = sample >= BUCKETS || draw_below(BUCKETS) < sample;
-        let is_kept = is_drawn || self.rules.errors == Errors::Always;
-        is_kept.then(|| Rc::new(Note::new(head, is_drawn, self.rules.client, self.rules.path)))
+        let is_kept = is_drawn || self.exports || log.errors == Errors::Always;
+        is_kept.then(|| Rc::new(Note::new(head, is_drawn, log.client, log.path)))
     }
 
     /// Takes what became of a request. Never waits: where there is no place it is dropped and counted.
     pub(crate) fn take(&self, note: &Note, ending: Ending) {
-        let record = Record::new(note, ending);
-        if (record.is_drawn || is_failure(&record)) && self.queue.try_send(record).is_err() {
+        let mut record = Record::new(note, ending);
+        let tells_failures = self.log.as_ref().is_some_and(|log| log.errors == Errors::Always);
+        record.is_logged |= tells_failures && is_failure(&record);
+        let is_exported = self.exports && record.is_sampled();
+        if (record.is_logged || is_exported) && self.queue.try_send(record).is_err() {
             self.dropped.inc();
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    num::NonZeroU64,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,7 +14,7 @@ use crate::{
     error::{Blame, Fault},
     links::Owner,
     metrics::Answerer,
-    trace::TraceId,
+    trace::{Trace, TraceId},
 };
 
 /// All that is known of it. Names, numbers and enums; of the request's own words only the method, and what the file asks for.
@@ -40,7 +41,20 @@ pub(crate) struct Record {
     pub(super) sends: u32,
     pub(super) trouble: Option<Trouble>,
     pub(super) trace: Option<TraceId>,
+    /// Where Banyan is a hop of its trace.
+    pub(super) hop: Option<Hop>,
+    /// It is in the log's sample.
     pub(super) is_drawn: bool,
+    /// It has a line in the log, unless there are too many failures.
+    pub(super) is_logged: bool,
+}
+
+/// Banyan's hop of a request, and whose child it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hop {
+    pub(crate) own: Trace,
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only spans tell it"))]
+    pub(crate) parent: Option<NonZeroU64>,
 }
 
 /// What went wrong, and whose fault it was.
@@ -86,8 +100,17 @@ impl Record {
             sends,
             trouble,
             trace: note.trace.get(),
+            hop: note.hop.get(),
             is_drawn: note.is_drawn,
+            is_logged: note.is_drawn,
         }
+    }
+}
+
+impl Record {
+    /// Whoever began its trace wants it recorded.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.hop.is_some_and(|hop| hop.own.is_sampled())
     }
 }
 

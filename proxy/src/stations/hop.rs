@@ -5,7 +5,7 @@ use http::HeaderMap;
 use super::check::Seen;
 use crate::{
     config::Tracing,
-    observe::Note,
+    observe::{Hop, Note},
     split::BUCKETS,
     trace::{TRACEPARENT, TRACESTATE, Trace, draw_below},
 };
@@ -21,6 +21,9 @@ pub(super) fn pass_on(headers: &mut HeaderMap, seen: &mut Seen, tracing: Option<
             }
         };
         headers.insert(TRACEPARENT, hop.header());
+        if let Some(note) = note {
+            note.is_hop(Hop { own: hop, parent: seen.trace.map(|before| before.span) });
+        }
         seen.trace = Some(hop);
     } else if seen.traceparent && seen.trace.is_none() {
         // Malformed is absent, and a state belongs to its parent.

@@ -8,6 +8,8 @@ mod circuit;
 mod client;
 mod data;
 mod deadlines;
+#[cfg(feature = "otlp")]
+mod exports;
 mod failures;
 mod frames;
 mod framing;
