@@ -328,6 +328,14 @@ payments  legacy  applying, 11 ms behind  watching                  0      2 MB
     }
 
     #[test]
+    fn writes_that_are_held_are_said() {
+        let link =
+            json!({"name": "money", "lag_seconds": 0.002, "writes": {"is_held": true, "held": 3, "under_way": 1}});
+        let said = sentence(&json!({"ready": true, "file": {}, "proxy": null, "links": [link]}));
+        assert_eq!(said, "sync money 2 ms behind, its writes are held: 3 wait");
+    }
+
+    #[test]
     fn numbers_are_short() {
         assert_eq!(
             (grouped(1_204.0), grouped(12.0), grouped(1_234_567.0)),
