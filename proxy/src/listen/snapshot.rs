@@ -95,10 +95,8 @@ impl Compiled {
         let upstreams =
             self.upstreams.iter().map(|upstream| upstream.timeout.min(upstream.idle_time).min(upstream.body_idle));
         let routes = self.table.routes().iter().flat_map(|route| [route.timeout, route.deadline]).flatten();
-        let limits = self
-            .doors
-            .iter()
-            .map(|door| door.limits.head_time.min(door.limits.idle_time).min(door.limits.take_time));
+        let limits =
+            self.doors.iter().map(|door| door.limits.head_time.min(door.limits.idle_time).min(door.limits.take_time));
         let shortest = upstreams.chain(routes).chain(limits).min().unwrap_or(SWEEPS.1);
         (shortest / 4).clamp(SWEEPS.0, SWEEPS.1)
     }

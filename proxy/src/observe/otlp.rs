@@ -169,7 +169,7 @@ async fn send(export: &Export, spans: Vec<Value>) -> Result<(), SendError> {
         .version(Version::HTTP_11)
         .header(header::HOST, authority)
         .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
-        .body(Full::new(Bytes::from(message(&export.service, spans).to_string())))?;
+        .body(Full::new(Bytes::from(message(&export.service, &spans).to_string())))?;
     // Its own task, ended with this message: what goes wrong on a connection comes out at its request.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
@@ -178,7 +178,7 @@ async fn send(export: &Export, spans: Vec<Value>) -> Result<(), SendError> {
 }
 
 /// An `ExportTraceServiceRequest`.
-fn message(service: &str, spans: Vec<Value>) -> Value {
+fn message(service: &str, spans: &[Value]) -> Value {
     json!({ "resourceSpans": [{
         "resource": { "attributes": [
             text("service.name", service),

@@ -219,8 +219,7 @@ impl Way {
         if is_repeatable {
             outgoing.keep_body(&self.turn);
         }
-        let again =
-            is_repeatable || outgoing.is_looked_for(route) || outgoing.may_cross(route, &Missed::unknown());
+        let again = is_repeatable || outgoing.is_looked_for(route) || outgoing.may_cross(route, &Missed::unknown());
         let mut places = match upstream.enter().await {
             Ok(places) => places,
             Err(fault) => {
