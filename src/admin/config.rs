@@ -11,7 +11,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Admin {
-    /// Address and port. Default `127.0.0.1:9901`. A change needs a restart.
+    /// Address and port, on loopback: this listener speaks no TLS. Default `127.0.0.1:9901`. A change needs a restart.
     #[serde(default = "bind")]
     #[garde(skip)]
     #[schemars(with = "String")]
@@ -31,7 +31,7 @@ pub(crate) struct Admin {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Tokens {
-    /// May read `/metrics` and the state. As soon as there is one, reading needs a token on loopback too.
+    /// May read `/metrics` and the state. As soon as there is one, reading needs a token.
     #[schemars(with = "Option<String>")]
     pub(crate) view: Option<SecretString>,
     /// May change something too, for example read the file again.

@@ -20,7 +20,7 @@ use crate::app::App;
 pub(super) enum Takes {
     /// Anybody may: it tells nothing but yes or no, and is asked by address.
     Nothing,
-    /// A role that may view; none on loopback while the file names no token for it.
+    /// A role that may view; none while the file names no token for it.
     View,
     /// No role yet, but what keeps other sites' pages out.
     SignIn,

@@ -43,9 +43,19 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
     found
 }
 
-/// Tokens that can be guessed, and hosts that are more than a name.
+/// An address from which tokens could be overheard, tokens that can be guessed, and hosts that are more than a name.
 fn admin(admin: &Admin, found: &mut Vec<Breach>) {
     const LEAST: usize = 32;
+    if !admin.bind.ip().is_loopback() {
+        found.push(Breach {
+            path: "admin.bind".to_owned(),
+            message: format!("`{}` is not loopback: tokens would go over the network in the clear", admin.bind),
+            hint: Some(
+                "write `127.0.0.1:9901`; whoever asks from elsewhere comes through a tunnel, or a proxy with TLS on this machine"
+                    .to_owned(),
+            ),
+        });
+    }
     let tokens = [("view", &admin.tokens.view), ("operate", &admin.tokens.operate)];
     for (name, token) in tokens {
         let length = token.as_ref().map_or(LEAST, |token| token.expose_secret().len());
