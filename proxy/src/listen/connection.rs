@@ -97,6 +97,8 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, worker: Rc<Wor
             }
             End::Tunnel(near, read, far) => {
                 drop(turn);
+                // As with a parked connection: what HTTP needed is given back.
+                worker.parked();
                 // Either end may fail; then both are closed, and there is nobody to tell.
                 drop(Box::pin(tunnel::run(near, read, far, &worker)).await);
                 break;

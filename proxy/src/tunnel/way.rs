@@ -34,6 +34,8 @@ enum State {
 impl Way {
     /// With what came before there was a tunnel.
     pub(super) fn starting_with(rest: Bytes) -> Self {
+        // An empty rest would still hold the whole buffer that it was cut from.
+        let rest = if rest.is_empty() { Bytes::new() } else { rest };
         Self { rest, ..Self::default() }
     }
 
