@@ -173,10 +173,9 @@ impl Split {
         choice: &mut Choice,
     ) {
         let owner = sync.link.owner();
-        let writer = || key.map(|key| self.recent.writer(&sync.name, key));
         if choice.is_write {
-            choice.after_write =
-                Some(Box::new(AfterWrite { writer: writer(), known: OwnWrites::of(headers, &self.signer) }));
+            let writer = key.map(|key| self.recent.writer(&sync.name, key));
+            choice.after_write = Some(Box::new(AfterWrite { writer, known: OwnWrites::of(headers, &self.signer) }));
             if choice.side != owner || is_split {
                 (choice.side, choice.reason) = (owner, Reason::Owner);
             }
@@ -186,18 +185,29 @@ impl Split {
         if choice.side == owner || !is_split || choice.forced {
             return;
         }
-        let waits = || {
-            let watermark = sync.link.watermark();
-            let judge = Judge { process: self.recent.process(), now, watermark, apart: sync.read_your_writes };
-            writer().is_some_and(|writer| self.recent.waits(writer, watermark))
-                || OwnWrites::of(headers, &self.signer).waits(&sync.name, &judge)
-        };
         let (reason, moved) = match sync.is_behind() {
             true => (Reason::Lag, Moved::Lag),
-            false if waits() => (Reason::OwnWrites, Moved::OwnWrites),
+            false if self.waits(sync, key, headers, now) => (Reason::OwnWrites, Moved::OwnWrites),
             false => return,
         };
         (choice.side, choice.reason, choice.moved) = (owner, reason, Some(moved));
+    }
+
+    /// The user wrote, and the other side may not show it yet.
+    fn waits(&self, sync: &SyncRoute, key: Option<&[u8]>, headers: &HeaderMap, now: Now) -> bool {
+        let watermark = sync.link.watermark();
+        let judge = Judge { process: self.recent.process(), now, watermark, apart: sync.read_your_writes };
+        let writer = key.map(|key| self.recent.writer(&sync.name, key));
+        writer.is_some_and(|writer| self.recent.waits(writer, watermark))
+            || OwnWrites::of(headers, &self.signer).waits(&sync.name, &judge)
+    }
+
+    /// Whether what this side says of a read is the last word: it owns the rows, and the other one is too far behind, or may not show what
+    /// this user wrote. What it has not got may just have been deleted.
+    pub(crate) fn is_last_word(&self, side: Owner, route: &Route, headers: &HeaderMap, client: IpAddr) -> bool {
+        let Some(sync) = route.sync.as_ref().filter(|sync| sync.link.owner() == side) else { return false };
+        let key = find_key(route, headers).or_else(|| keyless(route, client)).map(|key| key.bytes);
+        sync.is_behind() || self.waits(sync, key.as_deref(), headers, Now::read())
     }
 
     /// To be called when a synced route's write was answered, whatever the answer: from now on this user's reads follow the owner, until the

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    net::IpAddr,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -107,7 +108,7 @@ async fn within(deadline: Duration, prepared: Prepared) -> Result<Reply, Failure
 
 async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     let Prepared { chosen: Chosen { located, mut choice }, is_websocket, public } = prepared;
-    let Located { checked, route, path, prefix_end, under_way, .. } = located;
+    let Located { checked, route, path, prefix_end, under_way, client, .. } = located;
     let Checked { arrival, seen, .. } = checked;
     let Arrival { head, body, turn, worker, table, began, note } = arrival;
 
@@ -131,6 +132,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
             Ok(first) => {
                 let (mut answer, mut answered) = (first, side);
                 if outgoing.may_look_elsewhere(way.table.route(route), answer.0.status)
+                    && !way.is_last_word(side, &outgoing, client)
                     && let Some(second) = way.look_elsewhere(side, &mut outgoing).await
                 {
                     // What is left of the first goes with its connection.
@@ -188,6 +190,11 @@ impl Way {
         let upstream = &self.table.upstreams[target.index];
         upstream.spec.circuit.is_some()
             && !upstream.admits(route.legacy.is_some() && outgoing.may_cross(route, &Missed::unknown()))
+    }
+
+    /// Whether it would be wrong to ask the other side for what this one has not got.
+    fn is_last_word(&self, side: Owner, outgoing: &Outgoing, client: IpAddr) -> bool {
+        self.table.compiled.split.is_last_word(side, self.table.route(self.route), outgoing.headers(), client)
     }
 
     /// Asks the other side for what the first one has not got; `None` when it has not got it either, and the first answer stands.

@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
-use http::{Method, Request, StatusCode, Uri, Version, request, uri::PathAndQuery};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version, request, uri::PathAndQuery};
 use hyper::body::Incoming;
 
 use super::{Public, grpc};
@@ -93,6 +93,11 @@ impl Outgoing {
     /// Whether an answer of this status is looked for on the other side too.
     pub(super) fn may_look_elsewhere(&self, route: &Route, status: StatusCode) -> bool {
         self.is_read && route.fallback_on.contains(&status) && self.has_body_left()
+    }
+
+    /// What the client said, as long as it may be needed again.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.head.headers
     }
 
     /// Whether it may be needed for that.

@@ -67,6 +67,35 @@ async fn after_a_write_a_users_reads_follow_the_owner_until_the_other_side_shows
 }
 
 #[tokio::test]
+async fn what_a_writer_has_deleted_is_not_looked_for_on_the_other_side() {
+    let legacy = Upstream::scripted(|mut wire| async move {
+        loop {
+            wire.request().await?;
+            wire.send("HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\ngone").await?;
+        }
+    })
+    .await;
+    let modern = Upstream::named("modern").await;
+    let data = Data::new();
+    let route = json!({
+        "name": "payments", "match": { "path_prefix": "/payments" }, "legacy": "legacy", "modern": "modern",
+        "weight": 0, "sync": "payments", "sticky": [{ "header": "x-user-id" }], "fallback_on": [404],
+    });
+    let setup = Setup::new(legacy.address).upstream("modern", modern.address, &json!({}));
+    let bench = setup.sync("payments", data.clone()).route(route).start();
+    let ann = "X-User-Id: ann\r\n";
+    assert_eq!(ask(&bench, "GET", ann).await, "modern");
+    assert_eq!(ask(&bench, "DELETE", ann).await, "gone");
+    let cookie = write(&bench).await;
+    for who in [ann, &cookie] {
+        assert_eq!(ask(&bench, "GET", who).await, "gone");
+    }
+    assert_eq!(ask(&bench, "GET", "X-User-Id: bob\r\n").await, "modern");
+    data.shows_all();
+    assert_eq!(ask(&bench, "GET", ann).await, "modern");
+}
+
+#[tokio::test]
 async fn a_users_cookie_counts_at_another_replica_which_allows_for_its_clock() {
     let (one, other) = (Data::new(), Data::new());
     let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
