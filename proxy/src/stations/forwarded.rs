@@ -106,7 +106,11 @@ impl Public {
 /// Whether the client's own connection is TLS: what Banyan ends itself, or what a trusted peer says of the one that it ended.
 pub(super) fn is_https(peer: &Peer, is_peer_trusted: bool, headers: &HeaderMap) -> bool {
     match headers.get(PROTO) {
-        Some(said) if is_peer_trusted => said.as_bytes().eq_ignore_ascii_case(b"https"),
+        // Of a list the first counts, as everywhere: it is the client's.
+        Some(said) if is_peer_trusted => {
+            let first = said.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
+            first.trim_ascii().eq_ignore_ascii_case(b"https")
+        }
         _ => peer.is_tls(),
     }
 }
@@ -207,6 +211,15 @@ mod tests {
             ("x-forwarded-host", "shop"),
         ]);
         assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn of_several_schemes_the_clients_own_counts() {
+        let peer = Peer::new(([10, 0, 0, 1], 1).into(), 0, false);
+        for (said, expected) in [("https, http", true), ("HTTPS", true), ("http, https", false), ("http", false)] {
+            assert_eq!(is_https(&peer, true, &headers(&[("x-forwarded-proto", said)])), expected, "{said}");
+            assert!(!is_https(&peer, false, &headers(&[("x-forwarded-proto", said)])), "a stranger says {said}");
+        }
     }
 
     #[test]
