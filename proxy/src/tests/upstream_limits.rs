@@ -112,6 +112,27 @@ async fn in_flight_counts_over_all_workers_and_beyond_the_queue_is_a_503_at_once
 }
 
 #[tokio::test]
+async fn who_waits_while_a_reload_takes_the_limit_away_is_answered() {
+    let (upstream, gate, came) = gated().await;
+    let setup =
+        |limits: Value| Setup::new(upstream.address).upstream("legacy", upstream.address, &json!({ "limits": limits }));
+    for limit in ["in_flight", "connections"] {
+        let bench = setup(json!({ limit: 1, "queue": 1, "queue_time": "2s" })).start();
+        let before = came.load(Ordering::SeqCst);
+        let (mut first, mut waits) = (bench.client().await, bench.client().await);
+        first.send(GET).await;
+        eventually("it came", || came.load(Ordering::SeqCst) == before + 1).await;
+        waits.send(GET).await;
+        eventually("one waits", || bench.proxy.status().upstreams[0].queued == 1).await;
+        let other = if limit == "in_flight" { "connections" } else { "in_flight" };
+        let next = setup(json!({ other: 9 }));
+        bench.proxy.reload(&next.config, &next.links).unwrap();
+        gate.add_permits(2);
+        assert_eq!((first.answer().await.status, waits.answer().await.status), (200, 200), "{limit}");
+    }
+}
+
+#[tokio::test]
 async fn who_waits_too_long_gets_a_503() {
     let (upstream, _gate, came) = gated().await;
     let bench = limited(&upstream, &json!({ "in_flight": 1, "queue": 10, "queue_time": "200ms" }));

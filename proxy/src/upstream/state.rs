@@ -233,15 +233,16 @@ impl UpstreamState {
         self.is_down.swap(is_down, Ordering::Relaxed) != is_down
     }
 
-    /// Has the limits as the file says. An adaptive limit goes on from where it is.
+    /// Has the limits as the file says. An adaptive limit goes on from where it is. One that the file has no more stays for those who still wait
+    /// for a place since before: without any, they would wait in vain.
     fn limit(&self, spec: &UpstreamSpec) {
         let Some(limits) = &spec.limits else { return };
         match limits.adaptive() {
             Some(adaptive) if self.in_flight.size() == 0 => self.in_flight.resize(adaptive.start),
             Some(_) => {}
-            None => self.in_flight.resize(limits.in_flight.unwrap_or_default()),
+            None => limits.in_flight.into_iter().for_each(|most| self.in_flight.resize(most)),
         }
-        self.in_use.resize(limits.connections.unwrap_or_default());
+        limits.connections.into_iter().for_each(|most| self.in_use.resize(most));
     }
 
     // --- endpoints
