@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -143,6 +143,15 @@ impl Kind {
 }
 
 impl Kind {
+    /// How long the upstream may keep still in the middle of it, where something of it is still to come.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::Full(_) => None,
+            Self::Upstream(stream) => Some(stream.upstream.spec.body_idle),
+            Self::Tee(tee) => tee.kind.patience(),
+        }
+    }
+
     /// Has it recorded from now on.
     pub(crate) fn tee(&mut self, ticket: Ticket) {
         if self.is_end_stream() {

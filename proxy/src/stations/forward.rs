@@ -138,6 +138,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
                     // What is left of the first goes with its connection.
                     (answer, answered) = (second, other_than(side));
                 }
+                way.passes_on(&answer.1);
                 let sync = way.table.route(route).sync.as_ref();
                 let is_stale = answered != side && sync.is_some_and(|sync| sync.link.owner() != answered);
                 let (head, body) = answer;
@@ -158,6 +159,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
         }
         // What the second side says of its own failure would only hide the first.
         if let Ok((head, body)) = way.ask(other, &mut outgoing).await {
+            way.passes_on(&body);
             let is_stale = compiled.sync.as_ref().is_some_and(|sync| sync.link.owner() != other);
             return Ok(Reply { head, body, route, side: other, is_stale, choice, write });
         }
@@ -190,6 +192,13 @@ impl Way {
         let upstream = &self.table.upstreams[target.index];
         upstream.spec.circuit.is_some()
             && !upstream.admits(route.legacy.is_some() && outgoing.may_cross(route, &Missed::unknown()))
+    }
+
+    /// This is the client's answer: what is left of it is watched from now on, and not before, since another side may have been asked meanwhile.
+    fn passes_on(&self, body: &Kind) {
+        if let Some(patience) = body.patience() {
+            self.turn.await_body(self.worker.now(), self.table.ticks(patience));
+        }
     }
 
     /// Whether it would be wrong to ask the other side for what this one has not got.
@@ -348,11 +357,7 @@ impl Way {
             return fails(Fault::BadAnswer);
         }
         target.shape_answer(&mut head.headers, stripped.names_itself, public);
-        let kind = Kind::of(body, link, upstream, &self.worker, &self.turn);
-        if matches!(kind, Kind::Upstream(_)) {
-            self.turn.await_body(self.worker.now(), self.table.ticks(upstream.spec.body_idle));
-        }
-        Ok((head, kind))
+        Ok((head, Kind::of(body, link, upstream, &self.worker, &self.turn)))
     }
 }
 

@@ -96,6 +96,35 @@ async fn the_whole_request_has_a_deadline_before_its_head() {
 }
 
 #[tokio::test]
+async fn a_client_is_not_slow_while_the_other_side_is_waited_for() {
+    let legacy = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        std::future::pending().await
+    })
+    .await;
+    let modern = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        // The rest of it is not asked for until the other side has said no.
+        wire.send(CHUNKED.replace("200 OK", "404 Not Found")).await?;
+        std::future::pending().await
+    })
+    .await;
+    let limits = json!({ "limits": { "in_flight": 1, "queue": 5, "queue_time": "1500ms" }, "timeout": "10m" });
+    let route = json!({ "name": "payments", "match": { "path_prefix": "/payments" }, "legacy": "legacy",
+        "modern": "modern", "weight": 100, "fallback_on": [404] });
+    let setup = Setup::new(legacy.address).upstream("legacy", legacy.address, &limits);
+    let setup = setup.upstream("modern", modern.address, &json!({})).route(route);
+    let bench = setup.limits(|limits| limits.take_time = Duration::from_millis(300)).start();
+    let mut first = bench.client().await;
+    first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    eventually("it has the place", || bench.proxy.status().upstreams[0].in_flight == 1).await;
+    let mut client = bench.client().await;
+    client.send(GET).await;
+    let head = client.head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+}
+
+#[tokio::test]
 async fn and_in_the_middle_of_its_answer() {
     let upstream = Upstream::scripted(|mut wire| async move {
         wire.request().await?;
