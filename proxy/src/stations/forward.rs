@@ -287,6 +287,7 @@ impl Way {
                 Err(SendError::Unsent(request)) => {
                     outgoing.take_back(*request);
                     if !is_pooled {
+                        upstream.heard(link.local(), Heard::Lost, began);
                         break Err(Missed { fault: Fault::Reset, sent: written });
                     }
                     None
@@ -296,7 +297,10 @@ impl Way {
                     places = link.leave();
                     continue;
                 }
-                Err(SendError::Refused) => break Err(Missed { fault: Fault::Reset, sent: written }),
+                Err(SendError::Refused) => {
+                    upstream.heard(link.local(), Heard::Lost, began);
+                    break Err(Missed { fault: Fault::Reset, sent: written });
+                }
                 Err(SendError::Unknown { body: true, .. }) => Some(Fault::ClientBody),
                 // Once, whichever connection it was.
                 Err(SendError::Unknown { parse: false, .. }) if is_repeatable && !written && upstream.may_retry() => {

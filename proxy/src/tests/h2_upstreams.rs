@@ -261,6 +261,14 @@ async fn what_the_peer_refused_to_look_at_goes_again_whatever_it_is() {
     })
     .await;
     assert_eq!(fault(&at(&stubborn).ask(POST).await), (502, "urn:banyan:error:reset".to_owned()));
+    // Who refuses everything fails, for those who watch over it.
+    let circuit = json!({ "circuit": { "min_requests": 2, "open_for": "10m" } });
+    let bench = modern(&format!("http://127.0.0.1:{}", stubborn.address.port()), &circuit).start();
+    for _ in 0..2 {
+        assert_eq!(bench.ask(POST).await.status, 502);
+    }
+    let state = || bench.proxy.status().upstreams.iter().find_map(|upstream| upstream.circuit);
+    eventually("its circuit is open", || state().is_some_and(|state| state.as_str() == "open")).await;
 }
 
 /// Answers the first request when it has said that it goes away without having looked at the second.
