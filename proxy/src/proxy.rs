@@ -280,7 +280,8 @@ fn door(index: usize, listener: &Listener, old: Option<&Door>) -> Result<Door, P
         }
         (None, _) => None,
     };
-    Ok(Door { limits: listener.limits.clone(), tls })
+    let spoken_for_by = listener.proxy_protocol.as_ref().map_or_else(Box::default, |one| one.from.get().into());
+    Ok(Door { limits: listener.limits.clone(), tls, spoken_for_by })
 }
 
 fn tls_problem(index: usize, error: &TlsFileError) -> Problem {

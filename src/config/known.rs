@@ -7,7 +7,6 @@ type Above = &'static [&'static str];
 
 const KEYS: &[(Above, &[&str])] = &[
     (&[], &["identity", "webhook"]),
-    (&["listeners"], &["proxy_protocol"]),
     (&["admin"], &["tls"]),
     (&["state"], &["shared"]),
     (&["routes"], &["cookies", "rollout"]),
@@ -44,6 +43,8 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["listeners", "tls", "certificates"], "certificates: [{cert: tls.crt, key: tls.key}]"),
         (&["listeners", "tls", "certificates", "cert"], "cert: tls.crt"),
         (&["listeners", "tls", "certificates", "key"], "key: tls.key"),
+        (&["listeners", "proxy_protocol"], "proxy_protocol: {from: [10.0.0.0/8]}"),
+        (&["listeners", "proxy_protocol", "from"], "from: [10.0.0.0/8]"),
         (&["admin", "bind"], "bind: \"127.0.0.1:9901\""),
         (&["admin", "tokens"], "tokens: {view: \"${VIEW_TOKEN}\", operate: \"${OPERATE_TOKEN}\"}"),
         (&["admin", "hosts"], "hosts: [banyan.internal]"),
@@ -115,6 +116,7 @@ pub(super) fn stand_in(path: &[Step]) -> Option<Form> {
         (&["listeners", "tls", "certificates"], Form::EmptyList),
         (&["listeners", "tls", "certificates", "cert"], Form::Text("")),
         (&["listeners", "tls", "certificates", "key"], Form::Text("")),
+        (&["listeners", "proxy_protocol", "from"], Form::Text("127.0.0.1")),
         (&["upstreams"], Form::EmptyMap),
         (&["upstreams", "*", "endpoints"], Form::One("http://127.0.0.1:1")),
         (&["default"], Form::Text("")),

@@ -7,6 +7,8 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Networks;
+
 /// One listening socket and what a client may ask of it.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -19,10 +21,25 @@ pub struct Listener {
     #[serde(default)]
     #[garde(dive)]
     pub tls: Option<ListenerTls>,
+    /// Whom a load balancer speaks for, where one stands in front and says so (PROXY protocol). Left out: a connection's own address counts, and
+    /// a PROXY header is a bad request.
+    #[serde(default)]
+    #[garde(dive)]
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// What one client may take.
     #[serde(default)]
     #[garde(dive)]
     pub limits: Limits,
+}
+
+/// The PROXY protocol, version 1 or 2: a load balancer says the client's address before the connection's first byte, also before TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// The load balancers' networks: `10.0.0.0/8`, `192.0.2.7`. From these a header is required, and the address in it is the client's; one that
+    /// is missing, wrong or slower than `limits.head_time` closes the connection. From anybody else none is read.
+    #[garde(custom(some_network))]
+    pub from: Networks,
 }
 
 /// TLS towards clients. HTTP/2 and HTTP/1.1 are offered (ALPN).
@@ -111,8 +128,17 @@ impl Listener {
     /// Plain TCP, everything else by default.
     #[must_use]
     pub fn new(bind: SocketAddr) -> Self {
-        Self { bind, tls: None, limits: Limits::default() }
+        Self { bind, tls: None, proxy_protocol: None, limits: Limits::default() }
     }
+}
+
+fn some_network(networks: &Networks, (): &()) -> garde::Result {
+    if networks.get().is_empty() {
+        return Err(garde::Error::new(
+            "an empty list of networks is nobody's; leave `proxy_protocol` out where nobody speaks it",
+        ));
+    }
+    Ok(())
 }
 
 // === impl Limits ===

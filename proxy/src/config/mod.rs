@@ -26,7 +26,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 pub use itself::{Redirect, RedirectStatus, Respond, Scheme};
-pub use listener::{CertificateFiles, Limits, Listener, ListenerTls, TlsVersion};
+pub use listener::{CertificateFiles, Limits, Listener, ListenerTls, ProxyProtocol, TlsVersion};
 pub use matches::{HeaderName, Match, Method, Networks, Wanted};
 pub use observe::{AccessLog, Collector, Errors, Export, LogTarget, Observe, Tracing};
 pub use rate_limit::{RateKey, RateLimit};

@@ -18,6 +18,7 @@ use super::{
     Peer, http2,
     io::ClientIo,
     preface::{self, Look, PREFACE},
+    proxy_protocol,
     turn::{Order, Turn},
     worker::{OpenClient, Worker},
 };
@@ -56,14 +57,21 @@ const LINGER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: TcpStream, address: SocketAddr, worker: Rc<Worker>, open: OpenClient) {
+pub(super) async fn serve(mut stream: TcpStream, mut address: SocketAddr, worker: Rc<Worker>, open: OpenClient) {
+    // What comes before the first request is boxed, so that a connection is small again after it.
+    if let Some(door) = worker.table().compiled.doors.get(open.listener())
+        && proxy_protocol::is_spoken(&door.spoken_for_by, address)
+    {
+        let said = Box::pin(proxy_protocol::read(&mut stream, door.limits.head_time)).await;
+        let Ok(said) = said else { return };
+        address = said.unwrap_or(address);
+    }
     let (mut socket, mut early) = (Socket::from(stream), Bytes::new());
     let (mut is_tls, mut is_http2) = (false, false);
     if let Some(door) = worker.table().compiled.doors.get(open.listener())
         && let Some(tls) = &door.tls
     {
         let Socket::Plain(stream) = socket else { return };
-        // Boxed, so that a connection that has shaken hands is small again.
         let Ok(accepted) = Box::pin(tls.accept(stream, door.limits.head_time)).await else { return };
         (socket, is_tls, is_http2) = (accepted.socket, true, accepted.is_http2);
     }

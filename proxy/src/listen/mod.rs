@@ -6,6 +6,7 @@ mod io;
 mod meter;
 mod peer;
 mod preface;
+mod proxy_protocol;
 mod snapshot;
 mod socket;
 mod tls;

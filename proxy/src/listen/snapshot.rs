@@ -39,6 +39,8 @@ pub(crate) struct Compiled {
 pub(crate) struct Door {
     pub(crate) limits: Limits,
     pub(crate) tls: Option<Arc<Tls>>,
+    /// Peers that say first for whom they speak.
+    pub(crate) spoken_for_by: Box<[IpNet]>,
 }
 
 /// One worker's view.

@@ -23,6 +23,7 @@ mod itself;
 mod legs;
 mod limits;
 mod parking;
+mod proxy_protocol;
 mod reads;
 mod reloads;
 mod routing;

@@ -60,6 +60,11 @@ impl Authority {
     }
 
     pub(super) async fn connect(&self, to: SocketAddr, hello: &Hello<'_>) -> std::io::Result<TlsStream<TcpStream>> {
+        self.over(TcpStream::connect(to).await?, hello).await
+    }
+
+    /// Shakes hands on a connection that is there already.
+    pub(super) async fn over(&self, stream: TcpStream, hello: &Hello<'_>) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
         let versions: &[_] = if hello.most_tls12 { &[&TLS12] } else { &[&TLS13] };
@@ -76,7 +81,6 @@ impl Authority {
             }
         };
         config.alpn_protocols = hello.alpn.iter().map(|one| one.to_vec()).collect();
-        let stream = TcpStream::connect(to).await?;
         let name = ServerName::try_from(hello.name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
