@@ -56,6 +56,15 @@ pub trait DataLinks: Send + Sync {
 // === impl Owner ===
 
 impl Owner {
+    /// The side across.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Legacy => Self::Modern,
+            Self::Modern => Self::Legacy,
+        }
+    }
+
     /// As the file writes it.
     #[must_use]
     pub fn as_str(self) -> &'static str {

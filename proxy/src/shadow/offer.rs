@@ -118,10 +118,7 @@ impl Shadows {
         let slot = shadowed.slot().ok_or(Outcome::DroppedBusy)?;
         let permit = self.shadow.jobs.try_reserve().map_err(|_| Outcome::DroppedBusy)?;
         let route = offer.found.route;
-        let to = match offer.choice.side {
-            Owner::Legacy => Owner::Modern,
-            Owner::Modern => Owner::Legacy,
-        };
+        let to = offer.choice.side.other();
         let target = route.target(to).ok_or(Outcome::Error)?;
         let head = self.shadow.budget.head(&offer.head.headers).ok_or(Outcome::DroppedBudget)?;
         let request = request::copy(offer.head, target, offer.path, offer.found.prefix_end).ok_or(Outcome::Error)?;

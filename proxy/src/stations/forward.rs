@@ -136,7 +136,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
                     && let Some(second) = way.look_elsewhere(side, &mut outgoing).await
                 {
                     // What is left of the first goes with its connection.
-                    (answer, answered) = (second, other_than(side));
+                    (answer, answered) = (second, side.other());
                 }
                 way.passes_on(&answer.1);
                 let sync = way.table.route(route).sync.as_ref();
@@ -152,7 +152,7 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     }
     let table = Rc::clone(&way.table);
     let compiled = table.route(route);
-    let other = other_than(side);
+    let other = side.other();
     if compiled.target(other).is_some() && outgoing.may_cross(compiled, &missed) {
         if missed.fault == Fault::CircuitOpen {
             table.shard(Some(route)).moved(Moved::Circuit);
@@ -173,13 +173,6 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     let own_write = write.and_then(|mut write| write.failed(missed.sent));
     let trace = seen.trace.map(|trace| trace.id);
     Err(Failure { fault, route: Some(route), form: seen.form, own_write, trace, said: None })
-}
-
-fn other_than(side: Owner) -> Owner {
-    match side {
-        Owner::Legacy => Owner::Modern,
-        Owner::Modern => Owner::Legacy,
-    }
 }
 
 // === impl Way ===
@@ -208,7 +201,7 @@ impl Way {
 
     /// Asks the other side for what the first one has not got; `None` when it has not got it either, and the first answer stands.
     async fn look_elsewhere(&self, first: Owner, outgoing: &mut Outgoing) -> Option<(response::Parts, Kind)> {
-        let (route, other) = (self.table.route(self.route), other_than(first));
+        let (route, other) = (self.table.route(self.route), first.other());
         route.target(other)?;
         if self.is_kept_out(other, outgoing) {
             return None;
