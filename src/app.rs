@@ -15,7 +15,7 @@ use prometheus::Registry;
 use tokio::sync::Semaphore;
 
 use crate::{
-    admin::{FileStatus, Keys, Status},
+    admin::{Door, FileStatus, Status},
     config::{Loaded, RestartKeys},
     link::Links,
     metrics::Metrics,
@@ -29,8 +29,8 @@ pub(crate) struct App {
     registry: Registry,
     pub(crate) metrics: Metrics,
     pub(crate) links: Arc<Links>,
-    /// Who may ask the admin listener.
-    pub(crate) keys: Keys,
+    /// Of the admin listener.
+    pub(crate) door: Arc<Door>,
     /// One reading of all metrics or of the status at a time.
     pub(crate) gathers: Semaphore,
     /// Held by whoever judges the file.
@@ -65,7 +65,7 @@ impl App {
         registry: Registry,
         metrics: Metrics,
         links: Arc<Links>,
-        keys: Keys,
+        door: Arc<Door>,
         halves: Halves,
     ) -> Self {
         let judged = Some(loaded.text.as_bytes().to_vec());
@@ -77,7 +77,7 @@ impl App {
             registry,
             metrics,
             links,
-            keys,
+            door,
             gathers: Semaphore::new(1),
             judging: tokio::sync::Mutex::default(),
             file: Mutex::new(InForce { started_with: loaded.restart.clone(), loaded, judged, status }),
@@ -115,6 +115,7 @@ impl App {
             ready: self.is_ready(),
             uptime_seconds: self.started.elapsed().as_secs(),
             file: self.file().status.clone(),
+            admin: self.door.status(),
             proxy: self.with_proxy(Proxy::status),
             links: self.links.status(),
             syncs: connectors.as_ref().map(Connectors::status).unwrap_or_default(),

@@ -5,6 +5,7 @@ use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, proto::Me
 const BUILD_INFO: &str = "banyan_build_info";
 const RELOADS: &str = "banyan_config_reloads_total";
 const LAST_RELOAD: &str = "banyan_config_last_reload_successful";
+const ADMIN_TLS_RELOADS: &str = "banyan_admin_tls_reloads_total";
 const TASK_RESTARTS: &str = "banyan_task_restarts_total";
 
 /// What became of a reload: the values of `result`.
@@ -22,6 +23,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     reloads: IntCounterVec,
     last_reload: IntGauge,
+    admin_tls: IntCounterVec,
     task_restarts: IntCounterVec,
 }
 
@@ -36,8 +38,11 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let reloads =
             IntCounterVec::new(Opts::new(RELOADS, "Changes of the file, by what became of them."), &["result"])?;
+        let help = "Changed files of the admin listener's TLS, by what became of them.";
+        let admin_tls = IntCounterVec::new(Opts::new(ADMIN_TLS_RELOADS, help), &["result"])?;
         for result in [ReloadResult::Accepted, ReloadResult::Refused] {
             reloads.with_label_values(&[result.as_str()]);
+            admin_tls.with_label_values(&[result.as_str()]);
         }
         let last_reload =
             IntGauge::new(LAST_RELOAD, "1 while the file on disk is the one in force, 0 after one was refused.")?;
@@ -49,10 +54,11 @@ impl Metrics {
         registry.register(Box::new(build))?;
         registry.register(Box::new(reloads.clone()))?;
         registry.register(Box::new(last_reload.clone()))?;
+        registry.register(Box::new(admin_tls.clone()))?;
         registry.register(Box::new(task_restarts.clone()))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, reloads, last_reload, task_restarts })
+        Ok(Self { registry, reloads, last_reload, admin_tls, task_restarts })
     }
 
     /// Everything, with the halves' metrics; a name that both have is one family.
@@ -71,6 +77,10 @@ impl Metrics {
     pub(crate) fn reloaded(&self, result: ReloadResult) {
         self.reloads.with_label_values(&[result.as_str()]).inc();
         self.last_reload.set(i64::from(result == ReloadResult::Accepted));
+    }
+
+    pub(crate) fn admin_tls_reloaded(&self, result: ReloadResult) {
+        self.admin_tls.with_label_values(&[result.as_str()]).inc();
     }
 
     /// Makes a task's counter visible at 0.

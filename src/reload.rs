@@ -194,6 +194,13 @@ fn against(app: &App) -> Against {
 
 fn take_over(app: &App, accepted: Accepted) -> Result<Taken, Box<Report>> {
     let Accepted { loaded, mut report } = accepted;
+    let admin_tls = match app.door.prepare(&loaded.admin) {
+        Ok(tls) => tls,
+        Err(problem) => {
+            report.add(&problem);
+            return Err(Box::new(report));
+        }
+    };
     app.links.follow(&loaded);
     if let Some(Err(problems)) = app.with_proxy(|proxy| proxy.reload(&loaded.proxy, &*app.links)) {
         for problem in problems {
@@ -201,6 +208,9 @@ fn take_over(app: &App, accepted: Accepted) -> Result<Taken, Box<Report>> {
         }
         app.links.follow(&app.file().loaded);
         return Err(Box::new(report));
+    }
+    if let Some(tls) = admin_tls {
+        app.door.take(tls);
     }
     let mut file = app.file();
     // Against what the process was started with: what still waits for a restart keeps waiting.

@@ -14,10 +14,10 @@ use tokio::runtime::Handle;
 
 use crate::{
     compare::CompareStatus,
-    config::{Config, Listener},
+    config::{Config, Listener, ListenerTls},
     error::StartError,
     links::DataLinks,
-    listen::{Compiled, Crew, Door, ListenerState, Shared, Tls, TlsFileError, TlsWatch, bind},
+    listen::{Compiled, Crew, Door, ListenerState, Offers, Shared, Tls, TlsFileError, TlsWatch, bind},
     metrics::{Holds, Requests, Shards, SideCounts, Upstreams},
     observe::Recorder,
     shadow::Shadow,
@@ -275,7 +275,8 @@ fn door(index: usize, listener: &Listener, old: Option<&Door>) -> Result<Door, P
     let tls = match (&listener.tls, kept) {
         (Some(_), Some(kept)) => Some(kept),
         (Some(spec), None) => {
-            let opened = Tls::open(spec).map_err(|error| tls_problem(index, &error))?;
+            let opened = Tls::open(spec, Offers::Both);
+            let opened = opened.map_err(|error| tls_problem(&format!("listeners[{index}].tls"), &error))?;
             Some(Arc::new(opened))
         }
         (None, _) => None,
@@ -284,20 +285,24 @@ fn door(index: usize, listener: &Listener, old: Option<&Door>) -> Result<Door, P
     Ok(Door { limits: listener.limits.clone(), tls, spoken_for_by })
 }
 
-fn tls_problem(index: usize, error: &TlsFileError) -> Problem {
-    Problem::error(format!("listeners[{index}].tls"), error.told())
+fn tls_problem(path: &str, error: &TlsFileError) -> Problem {
+    Problem::error(path, error.told())
 }
 
 /// What is wrong with the files that a config names. One that cannot be read is only a warning: who checks a config may be another user, on
 /// another machine, than who runs it.
 #[must_use]
 pub fn check_files(config: &Config) -> Vec<Problem> {
-    let wrong = config.listeners.iter().enumerate().filter_map(|(index, listener)| {
-        let error = Tls::open(listener.tls.as_ref()?).err()?;
-        let problem = tls_problem(index, &error);
-        Some(if error.is_unreadable() { Problem { severity: Severity::Warning, ..problem } } else { problem })
-    });
-    wrong.collect()
+    let tls = config.listeners.iter().enumerate().filter_map(|(index, listener)| Some((index, listener.tls.as_ref()?)));
+    tls.filter_map(|(index, tls)| check_tls(&format!("listeners[{index}].tls"), tls)).collect()
+}
+
+/// The same for the TLS of one listener; `path` is where it stands.
+#[must_use]
+pub fn check_tls(path: &str, tls: &ListenerTls) -> Option<Problem> {
+    let error = Tls::open(tls, Offers::Both).err()?;
+    let problem = tls_problem(path, &error);
+    Some(if error.is_unreadable() { Problem { severity: Severity::Warning, ..problem } } else { problem })
 }
 
 fn needs_restart(path: &str) -> Problem {

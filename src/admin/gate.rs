@@ -35,6 +35,13 @@ struct Problem<'p> {
     detail: &'p str,
 }
 
+/// This listener as the request names it, and what it speaks.
+#[derive(Debug, Clone, Copy)]
+struct Own<'h> {
+    host: &'h str,
+    scheme: &'static str,
+}
+
 struct Refusal(StatusCode, &'static str, &'static str);
 
 /// A call that takes longer is given up.
@@ -84,28 +91,30 @@ impl Gate {
             let detail = "this listener is not known by that name; add it to `admin.hosts`";
             return Err(Refusal(StatusCode::MISDIRECTED_REQUEST, "host", detail));
         }
-        let good = self.app.keys.good(&admin);
+        let door = &self.app.door;
+        let good = door.keys.good(&admin);
         let bearer = bearer(headers);
         let (role, by_cookie) = match bearer {
-            Some(token) => match self.app.keys.role(&good, token) {
+            Some(token) => match door.keys.role(&good, token) {
                 Some((role, _)) => (Some(role), false),
                 None => return Err(Refusal(StatusCode::UNAUTHORIZED, "token", "this token is not known here")),
             },
             None => {
-                let role = session::role(&self.app.keys, &good, headers);
+                let role = session::role(&door.keys, &good, headers);
                 (role, role.is_some())
             }
         };
-        let may_view = admin.tokens.view.is_none();
+        let may_view = admin.tokens.view.is_none() && door.is_near();
+        let own = Own { host, scheme: door.scheme() };
         let missing = Err(Refusal(StatusCode::UNAUTHORIZED, "token", "this takes a token: `Authorization: Bearer …`"));
         match self.takes {
             Takes::Nothing => {}
             Takes::View if role.is_none() && !may_view => return missing,
             Takes::View => {}
-            Takes::SignIn => same_site(headers, host, true)?,
+            Takes::SignIn => same_site(headers, own, true)?,
             Takes::Operate => {
                 // Who has the token in hand is no page of another site; a browser adds the cookie whoever asks.
-                same_site(headers, host, by_cookie)?;
+                same_site(headers, own, by_cookie)?;
                 match role {
                     Some(Role::Operate) => {}
                     Some(Role::View) => {
@@ -116,6 +125,17 @@ impl Gate {
             }
         }
         Ok(Asker(role))
+    }
+}
+
+// === impl Own ===
+
+impl Own<'_> {
+    /// Without TLS here, there may be some in front.
+    fn is_origin(self, origin: &[u8]) -> bool {
+        let schemes: &[&str] = if self.scheme == "https" { &["https://"] } else { &["http://", "https://"] };
+        let mut authorities = schemes.iter().filter_map(|scheme| origin.strip_prefix(scheme.as_bytes()));
+        authorities.any(|authority| authority.eq_ignore_ascii_case(self.host.as_bytes()))
     }
 }
 
@@ -151,7 +171,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// What a page of another site cannot send without being asked first, and there is no CORS here to say yes.
-fn same_site(headers: &HeaderMap, host: &str, needs_origin: bool) -> Result<(), Refusal> {
+fn same_site(headers: &HeaderMap, own: Own<'_>, needs_origin: bool) -> Result<(), Refusal> {
     let refused = |code, detail| Err(Refusal(StatusCode::FORBIDDEN, code, detail));
     let value = |name: &str| headers.get(name).map(|value| value.as_bytes().trim_ascii());
     let kind =
@@ -164,16 +184,9 @@ fn same_site(headers: &HeaderMap, host: &str, needs_origin: bool) -> Result<(), 
     }
     match value("origin") {
         None if !needs_origin => Ok(()),
-        Some(origin) if is_origin(origin, host) => Ok(()),
+        Some(origin) if own.is_origin(origin) => Ok(()),
         _ => refused("origin", "a call that changes something has an `Origin` that is this listener"),
     }
-}
-
-fn is_origin(origin: &[u8], host: &str) -> bool {
-    ["http://", "https://"]
-        .iter()
-        .filter_map(|scheme| origin.strip_prefix(scheme.as_bytes()))
-        .any(|authority| authority.eq_ignore_ascii_case(host.as_bytes()))
 }
 
 #[cfg(test)]
@@ -200,11 +213,15 @@ mod tests {
 
     #[test]
     fn an_origin_is_the_host_and_nothing_around_it() {
-        assert!(is_origin(b"http://127.0.0.1:9901", "127.0.0.1:9901"));
+        let own = |scheme| Own { host: "127.0.0.1:9901", scheme };
+        assert!(own("http").is_origin(b"http://127.0.0.1:9901"));
+        assert!(own("http").is_origin(b"https://127.0.0.1:9901"), "TLS may end in front");
+        assert!(own("https").is_origin(b"https://127.0.0.1:9901"));
+        assert!(!own("https").is_origin(b"http://127.0.0.1:9901"));
         for origin in
             ["null", "", "http://127.0.0.1:8080", "http://127.0.0.1:9901.evil.example", "ftp://127.0.0.1:9901"]
         {
-            assert!(!is_origin(origin.as_bytes(), "127.0.0.1:9901"), "{origin}");
+            assert!(!own("http").is_origin(origin.as_bytes()), "{origin}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! `paths` names every path with its role; `gate` asks for it; `server` bounds what a client can take.
 
 mod config;
+mod door;
 mod gate;
 mod handlers;
 mod keys;
@@ -13,6 +14,7 @@ mod session;
 mod status;
 
 pub(crate) use config::Admin;
+pub(crate) use door::Door;
 pub(crate) use keys::{Keys, kept_token, token_path};
-pub(crate) use server::serve;
+pub(crate) use server::{serve, serve_probes};
 pub(crate) use status::{FileStatus, Status};

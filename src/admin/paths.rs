@@ -40,9 +40,19 @@ pub(super) const PATHS: [(Method, &str, Takes); 8] = [
     (Method::POST, "/api/v1/reload", Takes::Operate),
 ];
 
+/// All of them.
 pub(super) fn router(app: &Arc<App>) -> Router {
+    of(app, |_| true)
+}
+
+/// Those that tell nothing but yes or no.
+pub(super) fn probes(app: &Arc<App>) -> Router {
+    of(app, |takes| takes == Takes::Nothing)
+}
+
+fn of(app: &Arc<App>, wanted: fn(Takes) -> bool) -> Router {
     let mut router = Router::new();
-    for (method, path, takes) in PATHS {
+    for (method, path, takes) in PATHS.into_iter().filter(|(.., takes)| wanted(*takes)) {
         let Some(handler) = handler(&method, path) else { continue };
         let gate = Gate { app: Arc::clone(app), takes };
         router = router.route(path, handler.layer(from_fn_with_state(gate, gate::pass)));

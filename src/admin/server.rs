@@ -4,12 +4,14 @@ use std::{collections::VecDeque, io::ErrorKind, pin::pin, sync::Arc, time::Durat
 
 use anyhow::Context as _;
 use axum::{Router, extract::DefaultBodyLimit};
+use banyan_proxy::Tls;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
 };
@@ -21,7 +23,7 @@ use crate::app::App;
 const CONNECTIONS: usize = 64;
 const BODY_BYTES: usize = 16 * 1024;
 const HEAD_BYTES: usize = 16 * 1024;
-/// For a head, and between two requests.
+/// For a handshake, for a head, and between two requests.
 const HEAD: Duration = Duration::from_secs(10);
 /// After this a connection takes no further request, and what it was answered must be read soon.
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -33,8 +35,25 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the socket fails.
 pub(crate) async fn serve(listener: Arc<std::net::TcpListener>, app: Arc<App>) -> anyhow::Result<()> {
-    let listener = listener.try_clone().and_then(TcpListener::from_std).context("the admin listener")?;
-    let router = paths::router(&app).layer(DefaultBodyLimit::max(BODY_BYTES));
+    let router = paths::router(&app);
+    accept(&listener, router, || app.door.tls()).await.context("the admin listener")
+}
+
+/// The listener that tells whether Banyan is alive and ready, and nothing else, to everybody; until it is dropped.
+///
+/// # Errors
+/// When the socket fails.
+pub(crate) async fn serve_probes(listener: Arc<std::net::TcpListener>, app: Arc<App>) -> anyhow::Result<()> {
+    accept(&listener, paths::probes(&app), || None).await.context("the listener for probes")
+}
+
+async fn accept(
+    listener: &std::net::TcpListener,
+    router: Router,
+    tls: impl Fn() -> Option<Arc<Tls>>,
+) -> anyhow::Result<()> {
+    let listener = listener.try_clone().and_then(TcpListener::from_std)?;
+    let router = router.layer(DefaultBodyLimit::max(BODY_BYTES));
     let mut connections = JoinSet::new();
     let mut order: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -52,7 +71,7 @@ pub(crate) async fn serve(listener: Arc<std::net::TcpListener>, app: Arc<App>) -
                 {
                     oldest.abort();
                 }
-                order.push_back(connections.spawn(converse(stream, router.clone())));
+                order.push_back(connections.spawn(greet(stream, tls(), router.clone())));
             }
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(_) => tokio::time::sleep(OUT_OF_DESCRIPTORS).await,
@@ -60,10 +79,21 @@ pub(crate) async fn serve(listener: Arc<std::net::TcpListener>, app: Arc<App>) -
     }
 }
 
-/// One connection to its end.
-async fn converse(stream: TcpStream, router: Router) {
+/// One connection to its end, with its handshake where there is one.
+async fn greet(stream: TcpStream, tls: Option<Arc<Tls>>, router: Router) {
     // Not having it is no reason to fail.
     drop(stream.set_nodelay(true));
+    match tls {
+        None => converse(stream, router).await,
+        Some(tls) => {
+            if let Ok(stream) = tls.shake_hands(stream, HEAD).await {
+                converse(stream, router).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));

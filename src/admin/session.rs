@@ -49,14 +49,14 @@ pub(super) async fn begin(State(app): State<Arc<App>>, body: Bytes) -> Response 
     let Ok(sign_in) = serde_json::from_slice::<SignIn>(&body) else {
         return problem(StatusCode::BAD_REQUEST, "body", "expected `{\"token\": \"…\"}`");
     };
-    let good = app.keys.good(&app.file().loaded.admin);
-    let Some((role, token)) = app.keys.role(&good, sign_in.token.expose_secret().as_bytes()) else {
+    let good = app.door.keys.good(&app.file().loaded.admin);
+    let Some((role, token)) = app.door.keys.role(&good, sign_in.token.expose_secret().as_bytes()) else {
         return problem(StatusCode::UNAUTHORIZED, "token", "this token is not known here");
     };
     let until = now() + LASTS.as_secs();
-    let signature = hex(&app.keys.sign(&until.to_string(), &token));
-    let cookie =
-        format!("{NAME}={until}.{signature}; Path={PATH}; Max-Age={}; HttpOnly; SameSite=Strict", LASTS.as_secs());
+    let signature = hex(&app.door.keys.sign(&until.to_string(), &token));
+    let attributes = attributes(&app);
+    let cookie = format!("{NAME}={until}.{signature}; Max-Age={}; {attributes}", LASTS.as_secs());
     match HeaderValue::try_from(cookie) {
         Ok(cookie) => ([(header::SET_COOKIE, cookie)], Json(Session { role: Some(role) })).into_response(),
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no cookie could be made"),
@@ -64,9 +64,15 @@ pub(super) async fn begin(State(app): State<Arc<App>>, body: Bytes) -> Response 
 }
 
 /// `DELETE /api/v1/session`
-pub(super) async fn end() -> Response {
-    let gone = format!("{NAME}=; Path={PATH}; Max-Age=0; HttpOnly; SameSite=Strict");
+pub(super) async fn end(State(app): State<Arc<App>>) -> Response {
+    let gone = format!("{NAME}=; Max-Age=0; {}", attributes(&app));
     ([(header::SET_COOKIE, gone)], StatusCode::NO_CONTENT).into_response()
+}
+
+/// With TLS, a browser never sends the cookie without.
+fn attributes(app: &App) -> String {
+    let secure = if app.door.tls().is_some() { "; Secure" } else { "" };
+    format!("Path={PATH}; HttpOnly; SameSite=Strict{secure}")
 }
 
 /// The role of a request's session.

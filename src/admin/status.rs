@@ -5,6 +5,7 @@ use serde::Serialize;
 use banyan_connectors::SyncStatus;
 use banyan_proxy::ProxyStatus;
 
+use super::door::DoorStatus;
 use crate::link::LinkStatus;
 
 /// The state of the whole process.
@@ -16,6 +17,7 @@ pub(crate) struct Status {
     pub(crate) ready: bool,
     pub(crate) uptime_seconds: u64,
     pub(crate) file: FileStatus,
+    pub(crate) admin: DoorStatus,
     /// Absent where only connectors run.
     pub(crate) proxy: Option<ProxyStatus>,
     /// What the databases say of each sync, by name.

@@ -1,6 +1,12 @@
 //! `banyan run`: starts what the file says and keeps it running until a signal.
 
-use std::{net::TcpListener, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use banyan_connectors::Connectors;
@@ -84,7 +90,9 @@ async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Resul
     links.compare_with_file(&loaded.proxy);
 
     // The admin listener's port first: a second Banyan on this machine should fail before it touches anything.
-    let admin = bind(&loaded)?;
+    let admin = bind("admin.bind", loaded.admin.bind)?;
+    let probes = loaded.admin.probes.map(|address| bind("admin.probes", address)).transpose()?;
+    let door = admin::Door::open(&loaded.admin, admin.local_addr()?, keys(&loaded.proxy.state.dir)?)?;
     let proxy = match only {
         Some(Half::Connectors) => None,
         _ => Some(Proxy::start(&loaded.proxy, &*links, &Handle::current(), &registry)?),
@@ -99,13 +107,19 @@ async fn serve(path: &Path, only: Option<Half>, loaded: Loaded) -> anyhow::Resul
             info!(%address, routes = loaded.proxy.routes.len(), "listening");
         }
     }
-    info!(address = %admin.local_addr()?, "admin listening");
+    info!(address = %admin.local_addr()?, tls = loaded.admin.tls.is_some(), "admin listening");
 
-    let keys = keys(&loaded.proxy.state.dir)?;
     let halves = Halves { proxy, connectors };
-    let app = Arc::new(App::new(path, loaded, registry, metrics, links, keys, halves));
+    let app = Arc::new(App::new(path, loaded, registry, metrics.clone(), links, Arc::new(door), halves));
     let (shared, socket) = (Arc::clone(&app), Arc::new(admin));
     tasks.spawn("admin", move || admin::serve(Arc::clone(&socket), Arc::clone(&shared)));
+    if let Some(probes) = probes {
+        info!(address = %probes.local_addr()?, "listening for probes");
+        let (shared, socket) = (Arc::clone(&app), Arc::new(probes));
+        tasks.spawn("probes", move || admin::serve_probes(Arc::clone(&socket), Arc::clone(&shared)));
+    }
+    let shared = Arc::clone(&app);
+    tasks.spawn("admin_tls", move || Arc::clone(&shared.door).watch(metrics.clone()));
     let shared = Arc::clone(&app);
     tasks.spawn("reload", move || reload::watch(Arc::clone(&shared), Arc::clone(&hangup)));
 
@@ -136,9 +150,8 @@ fn keys(state: &Path) -> anyhow::Result<admin::Keys> {
     admin::Keys::try_new(kept.ok().as_ref())
 }
 
-fn bind(loaded: &Loaded) -> anyhow::Result<TcpListener> {
-    let bind = loaded.admin.bind;
-    let listener = TcpListener::bind(bind).with_context(|| format!("`admin.bind`: cannot listen on {bind}"))?;
+fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).with_context(|| format!("`{key}`: cannot listen on {address}"))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

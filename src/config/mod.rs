@@ -97,6 +97,8 @@ pub(crate) fn load_against(path: &Path, against: &Against) -> Result<Accepted, B
 pub(crate) struct AdminPlace {
     /// Where its admin listener is, when the file says so.
     pub(crate) bind: Option<SocketAddr>,
+    /// The files of its certificates, where it speaks TLS.
+    pub(crate) certificates: Option<Vec<PathBuf>>,
     /// Its `state.dir`.
     pub(crate) state: PathBuf,
 }
@@ -113,7 +115,17 @@ pub(crate) fn admin_of(path: &Path) -> AdminPlace {
         Kind::Scalar(scalar) => Some(scalar.text.clone()),
         _ => None,
     };
+    let certificates = root.as_ref().and_then(|root| {
+        let tls = root.get("admin")?.get("tls")?;
+        let Kind::List(certificates) = &tls.get("certificates")?.kind else { return None };
+        let files = certificates.iter().filter_map(|one| match &one.get("cert")?.kind {
+            Kind::Scalar(scalar) => Some(PathBuf::from(&scalar.text)),
+            _ => None,
+        });
+        Some(files.collect())
+    });
     AdminPlace {
+        certificates,
         bind: value("admin", "bind").and_then(|bind| bind.parse().ok()),
         state: value("state", "dir").map_or_else(|| State::default().dir, PathBuf::from),
     }
@@ -300,13 +312,14 @@ impl Judge<'_> {
         self.stand_in(&mut config);
         let links = FileLinks::new(&config);
         let (Ok((_, problems)) | Err(problems)) = RouteTable::compile(&config, &links);
+        let admin = file.admin.tls.as_ref().and_then(|tls| banyan_proxy::check_tls("admin.tls", tls));
         let names_are_whole = |key: &str| {
             !self.view.stands_in(self.root.id, key)
                 && self.root.get(key).is_none_or(|node| !self.view.pruned.has(node.id))
         };
         let (upstreams, syncs) = (names_are_whole("upstreams"), names_are_whole("syncs"));
         let routes_are_whole = self.root.get("routes").is_none_or(|routes| !routes.has_pruned(&self.view.pruned));
-        for problem in problems.into_iter().chain(banyan_proxy::check_files(&config)) {
+        for problem in problems.into_iter().chain(banyan_proxy::check_files(&config)).chain(admin) {
             let steps = Step::parse(&problem.path);
             let unknown = problem.message.starts_with("unknown ");
             let consequence = (problem.message.starts_with("unknown upstream") && !upstreams)

@@ -27,8 +27,15 @@ impl RestartKeys {
                 keys.insert(key.to_owned(), fingerprint(node));
             }
         }
-        if let Some(bind) = root.get("admin").and_then(|admin| admin.get("bind")) {
-            keys.insert("admin.bind".to_owned(), fingerprint(bind));
+        let admin = |key: &str| root.get("admin").and_then(|admin| admin.get(key));
+        for key in ["bind", "probes"] {
+            if let Some(address) = admin(key) {
+                keys.insert(format!("admin.{key}"), fingerprint(address));
+            }
+        }
+        // Whether there is TLS; other files of it are read at every reload.
+        if admin("tls").is_some_and(|tls| !matches!(tls.kind, Kind::Null)) {
+            keys.insert("admin.tls".to_owned(), 0);
         }
         if let Some(Kind::List(listeners)) = root.get("listeners").map(|node| &node.kind) {
             for (index, listener) in listeners.iter().enumerate() {

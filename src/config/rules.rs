@@ -46,12 +46,13 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
 /// An address from which tokens could be overheard, tokens that can be guessed, and hosts that are more than a name.
 fn admin(admin: &Admin, found: &mut Vec<Breach>) {
     const LEAST: usize = 32;
-    if !admin.bind.ip().is_loopback() {
+    if !admin.bind.ip().is_loopback() && admin.tls.is_none() {
         found.push(Breach {
             path: "admin.bind".to_owned(),
             message: format!("`{}` is not loopback: tokens would go over the network in the clear", admin.bind),
             hint: Some(
-                "write `127.0.0.1:9901`; whoever asks from elsewhere comes through a tunnel, or a proxy with TLS on this machine"
+                "add `tls: {certificates: [{cert: tls.crt, key: tls.key}]}`, or write `127.0.0.1:9901`; `probes: \"0.0.0.0:9902\"` answers \
+                 `/livez` and `/readyz` alone, without TLS"
                     .to_owned(),
             ),
         });
@@ -130,7 +131,8 @@ fn names<'n>(map: &str, names: impl Iterator<Item = &'n String>, found: &mut Vec
 fn binds(file: &File, found: &mut Vec<Breach>) {
     let mut seen: BTreeMap<SocketAddr, String> = BTreeMap::new();
     let listeners = file.listeners.iter().enumerate().map(|(at, one)| (one.bind, format!("listeners[{at}].bind")));
-    for (bind, path) in listeners.chain([(file.admin.bind, "admin.bind".to_owned())]) {
+    let probes = file.admin.probes.map(|bind| (bind, "admin.probes".to_owned()));
+    for (bind, path) in listeners.chain([(file.admin.bind, "admin.bind".to_owned())]).chain(probes) {
         // The system gives every port 0 one of its own.
         if bind.port() == 0 {
             continue;

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod admin_tls;
+#[cfg(test)]
 mod cli_metrics;
 #[cfg(test)]
 mod cli_verbs;

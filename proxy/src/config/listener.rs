@@ -42,7 +42,7 @@ pub struct ProxyProtocol {
     pub from: Networks,
 }
 
-/// TLS towards clients. HTTP/2 and HTTP/1.1 are offered (ALPN).
+/// TLS towards clients. HTTP/2 and HTTP/1.1 are offered (ALPN), by the admin listener HTTP/1.1 alone.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerTls {

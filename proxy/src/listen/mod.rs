@@ -16,6 +16,7 @@ mod worker;
 pub(crate) use peer::Peer;
 pub(crate) use snapshot::{Compiled, Door, WorkerTable};
 pub(crate) use socket::bind;
-pub(crate) use tls::{Tls, TlsFileError, Watch as TlsWatch};
+pub(crate) use tls::Watch as TlsWatch;
+pub use tls::{Offers, Tls, TlsFileError};
 pub(crate) use turn::{Tick, Turn};
 pub(crate) use worker::{Crew, ListenerState, Shared, Worker};

@@ -12,17 +12,18 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-pub(crate) use self::files::TlsFileError;
 pub(super) use self::files::{H2, Stamp};
+pub use self::files::{Offers, TlsFileError};
 pub(crate) use self::watch::Watch;
 use crate::{config::ListenerTls, socket::Socket};
 
 /// One listener's TLS.
 #[derive(Debug)]
-pub(crate) struct Tls {
+pub struct Tls {
     spec: ListenerTls,
+    offers: Offers,
     current: ArcSwap<ServerConfig>,
     files: Mutex<Seen>,
 }
@@ -49,18 +50,21 @@ impl Tls {
     ///
     /// # Errors
     /// When one of them cannot be used.
-    pub(crate) fn open(spec: &ListenerTls) -> Result<Self, TlsFileError> {
+    pub fn open(spec: &ListenerTls, offers: Offers) -> Result<Self, TlsFileError> {
         let stamp = Stamp::of(spec);
-        let current = ArcSwap::from_pointee(files::read(spec)?);
-        Ok(Self { spec: spec.clone(), current, files: Mutex::new(Seen { stamp, trouble: None }) })
+        let current = ArcSwap::from_pointee(files::read(spec, offers)?);
+        Ok(Self { spec: spec.clone(), offers, current, files: Mutex::new(Seen { stamp, trouble: None }) })
     }
 
-    pub(crate) fn spec(&self) -> &ListenerTls {
+    /// The files by which it was opened.
+    #[must_use]
+    pub fn spec(&self) -> &ListenerTls {
         &self.spec
     }
 
     /// Why the files on disk are not what is in force.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
     }
 
@@ -68,21 +72,29 @@ impl Tls {
     ///
     /// # Errors
     /// When they cannot be used: what was in force stays.
-    pub(super) fn look(&self) -> Option<Result<(), TlsFileError>> {
+    pub fn look(&self) -> Option<Result<(), TlsFileError>> {
         let stamp = Stamp::of(&self.spec);
         let mut seen = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.stamp == stamp {
             return None;
         }
-        let read = files::read(&self.spec).map(|config| self.current.store(Arc::new(config)));
+        let read = files::read(&self.spec, self.offers).map(|config| self.current.store(Arc::new(config)));
         *seen = Seen { stamp, trouble: read.as_ref().err().map(TlsFileError::told) };
         Some(read)
     }
 
     /// Shakes hands; no longer than it may take.
-    pub(super) async fn accept(&self, stream: TcpStream, within: Duration) -> io::Result<Accepted> {
+    ///
+    /// # Errors
+    /// When the client does not, or takes longer.
+    pub async fn shake_hands(&self, stream: TcpStream, within: Duration) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.current.load_full());
-        let stream = tokio::time::timeout(within, acceptor.accept(stream)).await??;
+        tokio::time::timeout(within, acceptor.accept(stream)).await?
+    }
+
+    /// The same for a client of the answering path.
+    pub(super) async fn accept(&self, stream: TcpStream, within: Duration) -> io::Result<Accepted> {
+        let stream = self.shake_hands(stream, within).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
         Ok(Accepted { socket: Socket::Tls(Box::new(stream.into())), is_http2 })
     }

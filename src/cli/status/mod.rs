@@ -37,7 +37,7 @@ struct Look {
 }
 
 pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
-    let client = Client::new(path, &args.place);
+    let client = Client::new(path, &args.place)?;
     let terminal = output::colour(&std::io::stdout());
     let mut before: Option<Look> = None;
     loop {

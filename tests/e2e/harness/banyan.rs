@@ -26,6 +26,8 @@ pub(crate) struct Banyan {
     folder: PathBuf,
     http: SocketAddr,
     admin: SocketAddr,
+    /// Where it is asked whether it is ready, in plain HTTP.
+    probes: SocketAddr,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     process: Option<Watched>,
@@ -43,7 +45,8 @@ impl Banyan {
     pub(crate) fn with_admin(keys: &str, yaml: &str) -> Self {
         let folder = watchdog::folder("banyan");
         let [http, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], ports::reserve())));
-        let banyan = Self { folder, http, admin, arguments: vec!["run".into()], variables: Vec::new(), process: None };
+        let (arguments, variables) = (vec!["run".into()], Vec::new());
+        let banyan = Self { folder, http, admin, probes: admin, arguments, variables, process: None };
         banyan.rewrite_with_admin(keys, yaml);
         banyan
     }
@@ -60,6 +63,19 @@ impl Banyan {
         self
     }
 
+    /// Its `admin.probes`, where the admin listener speaks TLS.
+    pub(crate) fn probed_at(mut self, probes: SocketAddr) -> Self {
+        self.probes = probes;
+        self
+    }
+
+    /// Binds the admin listener to every address of this machine.
+    pub(crate) fn everywhere(self) -> Self {
+        let text = fs::read_to_string(self.file()).unwrap();
+        fs::write(self.file(), text.replace("admin: {bind: \"127.0.0.1:", "admin: {bind: \"0.0.0.0:")).unwrap();
+        self
+    }
+
     /// Starts it and waits until it answers `/readyz`.
     pub(crate) async fn start(mut self) -> Self {
         self.start_again().await;
@@ -69,14 +85,14 @@ impl Banyan {
     /// Starts it after it was ended, on the same ports and state.
     pub(crate) async fn start_again(&mut self) {
         self.spawn();
-        let admin = self.admin;
+        let probes = self.probes;
         let end = Instant::now() + START;
         loop {
             if let Some(status) = self.process.as_mut().and_then(Watched::exited) {
                 panic!("banyan ended with {status} instead of starting:\n{}", self.log());
             }
             // Asked only when the port is open: `Raw` panics on a refused connection.
-            if TcpStream::connect(admin).is_ok() && Raw::get(admin, "/readyz").await.status == 200 {
+            if TcpStream::connect(probes).is_ok() && Raw::get(probes, "/readyz").await.status == 200 {
                 return;
             }
             assert!(Instant::now() < end, "banyan is not ready after {START:?}:\n{}", self.log());

@@ -20,6 +20,7 @@ pub(crate) mod peers;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod shop;
+pub(crate) mod tls;
 pub(crate) mod upstream;
 pub(crate) mod watchdog;
 pub(crate) mod wire;
@@ -32,6 +33,7 @@ pub(crate) use self::{
     kafka::Kafka,
     postgres::{Database, Postgres},
     shop::Shop,
+    tls::Authority,
     upstream::{Script, Upstream},
     wire::Wire,
 };

@@ -20,7 +20,7 @@ use crate::config::{CertificateFiles, ListenerTls, TlsVersion};
 
 /// Why a file of a listener's TLS cannot be used. Nothing of its content is told.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsFileError {
+pub enum TlsFileError {
     /// It is not there, or may not be read.
     #[error("`{}` cannot be read", .path.display())]
     Unreadable {
@@ -58,6 +58,15 @@ pub(crate) enum TlsFileError {
     Setup(#[source] rustls::Error),
 }
 
+/// What a listener offers to speak within TLS (ALPN, RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offers {
+    /// HTTP/1.1 alone: the admin listener.
+    Http1,
+    /// HTTP/2 and HTTP/1.1.
+    Both,
+}
+
 /// When and how large the files were: a change of any of them is seen by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::listen) struct Stamp(Vec<Option<(SystemTime, u64)>>);
@@ -71,7 +80,7 @@ pub(in crate::listen) const H2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 /// Reads all files.
-pub(super) fn read(spec: &ListenerTls) -> Result<ServerConfig, TlsFileError> {
+pub(super) fn read(spec: &ListenerTls, offers: Offers) -> Result<ServerConfig, TlsFileError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certificates = spec.certificates.iter().map(|files| certificate(files, &provider));
     let certificates = ByName(certificates.collect::<Result<_, _>>()?);
@@ -95,7 +104,10 @@ pub(super) fn read(spec: &ListenerTls) -> Result<ServerConfig, TlsFileError> {
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = vec![H2.to_vec(), HTTP1.to_vec()];
+    config.alpn_protocols = match offers {
+        Offers::Http1 => vec![HTTP1.to_vec()],
+        Offers::Both => vec![H2.to_vec(), HTTP1.to_vec()],
+    };
     // A client that comes back shakes hands at a fraction of the cost, and nothing is kept for it meanwhile.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsFileError::Setup)?;
     Ok(config)
@@ -124,7 +136,8 @@ fn bytes(path: &Path) -> Result<Vec<u8>, TlsFileError> {
 
 impl TlsFileError {
     /// With its cause, in one line.
-    pub(crate) fn told(&self) -> String {
+    #[must_use]
+    pub fn told(&self) -> String {
         match self {
             Self::Unreadable { cause, .. } => format!("{self}: {cause}"),
             Self::Setup(cause) => format!("{self}: {cause}"),
@@ -133,7 +146,8 @@ impl TlsFileError {
     }
 
     /// Whether another user, or another moment, might read what this one cannot.
-    pub(crate) fn is_unreadable(&self) -> bool {
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
         matches!(self, Self::Unreadable { .. })
     }
 }
