@@ -27,7 +27,7 @@ mod upstream;
 mod tests;
 
 pub use error::StartError;
-pub use listen::{Offers, Tls, TlsFileError};
+pub use listen::{Given, Offers, Tls, TlsFileError};
 pub use proxy::{ListenerStatus, Proxy, ProxyStatus, RouteStatus, check_files, check_tls};
 pub use rate::RateLimit;
 pub use upstream::{CircuitState, EndpointState, EndpointStatus, UpstreamStatus};

@@ -4,9 +4,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -14,10 +14,12 @@ use tokio::runtime::Handle;
 
 use crate::{
     compare::CompareStatus,
-    config::{Config, Listener, ListenerTls},
+    config::{Config, ListenerTls},
     error::StartError,
     links::DataLinks,
-    listen::{Compiled, Crew, Door, ListenerState, Offers, Shared, Tls, TlsFileError, TlsWatch, bind},
+    listen::{
+        Compiled, Crew, Door, Farewell, Given, ListenerState, Offers, Shared, Stop, Tls, TlsFileError, TlsWatch, Wanted,
+    },
     metrics::{Holds, Requests, Shards, SideCounts, Upstreams},
     observe::Recorder,
     shadow::Shadow,
@@ -35,6 +37,8 @@ pub struct Proxy {
     _trusts: TrustWatch,
     _tls_watch: TlsWatch,
     generation: AtomicU64,
+    /// Of the answering path, where the file says nothing: one a core, as it was at the start.
+    cores: usize,
 }
 
 /// What `status` shows of the proxy.
@@ -44,7 +48,7 @@ pub struct ProxyStatus {
     pub routes: Vec<RouteStatus>,
     /// By name.
     pub upstreams: Vec<UpstreamStatus>,
-    /// The sockets that clients connect to, in the order in which they were bound.
+    /// The sockets that clients connect to, in the file's order.
     pub listeners: Vec<ListenerStatus>,
     /// Open clients' connections, tunnels among them.
     pub connections: usize,
@@ -103,7 +107,21 @@ impl Proxy {
         background: &Handle,
         registry: &prometheus::Registry,
     ) -> Result<Self, StartError> {
-        Self::start_with(config, links, background, registry, false)
+        Self::start_with(config, links, background, registry, Vec::new(), false)
+    }
+
+    /// The same on sockets that listen already, where the config names their addresses; the others are bound.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing keeps running then.
+    pub fn start_on(
+        given: Vec<Given>,
+        config: &Config,
+        links: &dyn DataLinks,
+        background: &Handle,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, links, background, registry, given, false)
     }
 
     pub(crate) fn start_with(
@@ -111,27 +129,21 @@ impl Proxy {
         links: &dyn DataLinks,
         background: &Handle,
         registry: &prometheus::Registry,
+        given: Vec<Given>,
         park_at_once: bool,
     ) -> Result<Self, StartError> {
         let (table, _) = RouteTable::compile(config, links).map_err(StartError::Config)?;
         let split = Split::new(Signer::of(config)?, Arc::<RecentWrites>::default());
-        let sockets = config.listeners.iter().map(|listener| bind(listener.bind)).collect::<Result<Vec<_>, _>>()?;
-        let listeners = config.listeners.iter().zip(&sockets).map(|(listener, socket)| ListenerState {
-            bind: listener.bind,
-            local: socket.local_addr().unwrap_or(listener.bind),
-            open: AtomicUsize::new(0),
-            idle: AtomicUsize::new(0),
-        });
-        let doors = config.listeners.iter().enumerate().map(|(index, listener)| door(index, listener, None));
-        let doors = doors.collect::<Result<_, _>>().map_err(|problem| StartError::Config(vec![problem]))?;
-        let workers = config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let wanted = wanted(config, &[]).map_err(|problem| StartError::Config(vec![problem]))?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = config.workers.unwrap_or(cores).max(1);
         let shards = Arc::new(Shards::default());
         let recorder = Recorder::start(background, registry)?;
         recorder.follow(&config.observe)?;
         let shadow = Shadow::start(background, registry)?;
         let shadows = shadow.compile(config, &table);
-        let compiled = Compiled::new(config, 0, table, split, shadows, doors);
-        let shared = Arc::new(Shared::new(compiled, shards, listeners.collect(), workers.max(1), recorder));
+        let compiled = Compiled::new(config, 0, table, split, shadows);
+        let shared = Arc::new(Shared::new(compiled, shards, workers, recorder));
         shared.follow();
         let warden = Warden::start(background, Arc::clone(&shared));
         let weights = Arc::clone(&shared);
@@ -147,7 +159,7 @@ impl Proxy {
         })?))?;
         registry.register(Box::new(Upstreams::new(Arc::clone(&shared))?))?;
         let tls_watch = TlsWatch::start(&shared, background, registry)?;
-        let crew = Crew::start(&shared, &sockets, park_at_once)?;
+        let crew = Crew::start(&shared, wanted, workers, given, park_at_once)?;
         let trusts = TrustWatch::start(Arc::clone(&shared), background);
         Ok(Self {
             shared,
@@ -157,50 +169,38 @@ impl Proxy {
             _trusts: trusts,
             _tls_watch: tls_watch,
             generation: AtomicU64::new(0),
+            cores,
         })
     }
 
-    /// Compiles the whole config and swaps it in; requests under way end with the old one, connections stay open.
+    /// Compiles the whole config and swaps it in; requests under way end with the old one, connections stay open. New listeners and workers
+    /// begin before those that are gone end. Waits a moment for the workers.
     ///
-    /// Gives what deserves a second look, keys that only a restart changes among it.
+    /// Gives what deserves a second look.
     ///
     /// # Errors
     /// Everything that is wrong with it; nothing has changed then.
     pub fn reload(&self, config: &Config, links: &dyn DataLinks) -> Result<Vec<Problem>, Vec<Problem>> {
-        let (mut table, mut warnings) = RouteTable::compile(config, links)?;
+        let (mut table, warnings) = RouteTable::compile(config, links)?;
         let signer = Signer::of(config).map_err(|error| vec![Problem::error("secret", error.to_string())])?;
         let current = self.shared.current.load_full();
         table.follow(&current.table);
-        let doors = self.doors(config, &current.doors, &mut warnings)?;
+        let wanted = wanted(config, &self.shared.listeners.load()).map_err(|problem| vec![problem])?;
         let follows = self.shared.recorder.follow(&config.observe);
         follows.map_err(|error| vec![Problem::error("access_log.to", error.to_string())])?;
-        if config.workers.is_some_and(|workers| workers.max(1) != self.shared.workers) {
-            warnings.push(needs_restart("workers"));
+        let swap = || {
+            let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+            let split = current.split.with_signer(signer);
+            let shadows = self.shadow.compile(config, &table);
+            self.shared.swap(Compiled::new(config, generation, table, split, shadows));
+        };
+        let workers = config.workers.unwrap_or(self.cores).max(1);
+        if let Err(error) = self.crew.follow(wanted, workers, swap) {
+            // What was open for the file before is so again; it was writable a moment ago.
+            drop(self.shared.recorder.follow(&current.observe));
+            return Err(vec![no_crew(config, &error)]);
         }
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        let split = current.split.with_signer(signer);
-        let shadows = self.shadow.compile(config, &table);
-        self.shared.swap(Compiled::new(config, generation, table, split, shadows, doors));
         Ok(warnings)
-    }
-
-    /// Of the sockets that are bound; others than those need a restart.
-    fn doors(&self, config: &Config, old: &[Door], warnings: &mut Vec<Problem>) -> Result<Vec<Door>, Vec<Problem>> {
-        let bound = &self.shared.listeners;
-        for (index, listener) in config.listeners.iter().enumerate() {
-            if bound.iter().all(|bound| bound.bind != listener.bind) {
-                warnings.push(needs_restart(&format!("listeners[{index}].bind")));
-            }
-        }
-        let kept = bound.iter().zip(old).map(|(bound, old)| {
-            let same = config.listeners.iter().enumerate().find(|(_, listener)| listener.bind == bound.bind);
-            if same.is_none() {
-                warnings
-                    .push(Problem::warning("listeners", format!("`{}` is listened on until a restart", bound.bind)));
-            }
-            same.map_or_else(|| Ok(old.clone()), |(index, listener)| door(index, listener, Some(old)))
-        });
-        kept.collect::<Result<_, _>>().map_err(|problem| vec![problem])
     }
 
     /// What it does now.
@@ -225,27 +225,20 @@ impl Proxy {
             }
         });
         let routes = routes.collect();
-        let listeners = self.shared.listeners.iter().zip(&current.doors).map(|(listener, door)| ListenerStatus {
-            bind: listener.bind,
-            tls: door.tls.is_some(),
-            tls_trouble: door.tls.as_ref().and_then(|tls| tls.trouble()),
+        let listeners = self.shared.listeners.load();
+        let listeners = listeners.iter().map(|listener| {
+            let tls = listener.door().tls.clone();
+            let tls_trouble = tls.as_ref().and_then(|tls| tls.trouble());
+            ListenerStatus { bind: listener.bind, tls: tls.is_some(), tls_trouble }
         });
-        let sum = |of: fn(&ListenerState) -> &AtomicUsize| {
-            self.shared.listeners.iter().map(|listener| of(listener).load(Ordering::Relaxed)).sum()
-        };
-        ProxyStatus {
-            routes,
-            upstreams,
-            listeners: listeners.collect(),
-            connections: sum(|listener| &listener.open),
-            idle_connections: sum(|listener| &listener.idle),
-        }
+        let (connections, idle_connections) = self.shared.clients();
+        ProxyStatus { routes, upstreams, listeners: listeners.collect(), connections, idle_connections }
     }
 
     /// Where it listens, in the config's order; with the port that the system chose for port 0.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.shared.listeners.iter().map(|listener| listener.local).collect()
+        self.crew.local_addrs()
     }
 
     #[cfg(test)]
@@ -261,7 +254,7 @@ impl Proxy {
 
     /// Stops accepting and lets what is in flight finish; comes back when all is done, or after `at_most`.
     pub async fn drain(self, at_most: Duration) {
-        self.crew.drain(at_most).await;
+        self.crew.stop(Stop { until: Instant::now() + at_most, farewell: Farewell::Close }).await;
         self.shared.recorder.flush(LAST_LINES).await;
     }
 }
@@ -269,20 +262,37 @@ impl Proxy {
 /// What has been answered is logged before the process ends, unless that takes longer.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// How a listener treats its clients. TLS whose files are named as before keeps what it has.
-fn door(index: usize, listener: &Listener, old: Option<&Door>) -> Result<Door, Problem> {
-    let kept = old.and_then(|old| old.tls.clone()).filter(|tls| Some(tls.spec()) == listener.tls.as_ref());
-    let tls = match (&listener.tls, kept) {
-        (Some(_), Some(kept)) => Some(kept),
-        (Some(spec), None) => {
-            let opened = Tls::open(spec, Offers::Both);
-            let opened = opened.map_err(|error| tls_problem(&format!("listeners[{index}].tls"), &error))?;
-            Some(Arc::new(opened))
+/// The listeners of a config. TLS whose files are named as before keeps what it has.
+fn wanted(config: &Config, old: &[Arc<ListenerState>]) -> Result<Vec<Wanted>, Problem> {
+    let wanted = config.listeners.iter().enumerate().map(|(index, listener)| {
+        let old = old.iter().filter(|old| old.bind == listener.bind);
+        let mut old = old.filter_map(|old| old.door().tls.clone());
+        let kept = old.find(|tls| Some(tls.spec()) == listener.tls.as_ref());
+        let tls = match (&listener.tls, kept) {
+            (Some(_), Some(kept)) => Some(kept),
+            (Some(spec), None) => {
+                let opened = Tls::open(spec, Offers::Both);
+                Some(Arc::new(opened.map_err(|error| tls_problem(&format!("listeners[{index}].tls"), &error))?))
+            }
+            (None, _) => None,
+        };
+        let spoken_for_by = listener.proxy_protocol.as_ref().map_or_else(Box::default, |one| one.from.get().into());
+        let door = Arc::new(Door::new(listener.limits.clone(), tls, spoken_for_by));
+        Ok(Wanted { bind: listener.bind, door })
+    });
+    wanted.collect()
+}
+
+/// Why a config that is right by itself cannot be followed.
+fn no_crew(config: &Config, error: &StartError) -> Problem {
+    match error {
+        StartError::Listen { bind, cause } => {
+            let index = config.listeners.iter().position(|listener| listener.bind == *bind).unwrap_or_default();
+            Problem::error(format!("listeners[{index}].bind"), format!("cannot listen on {bind}: {cause}"))
         }
-        (None, _) => None,
-    };
-    let spoken_for_by = listener.proxy_protocol.as_ref().map_or_else(Box::default, |one| one.from.get().into());
-    Ok(Door { limits: listener.limits.clone(), tls, spoken_for_by })
+        StartError::Worker(cause) => Problem::error("workers", format!("{error}: {cause}")),
+        other => Problem::error("", other.to_string()),
+    }
 }
 
 fn tls_problem(path: &str, error: &TlsFileError) -> Problem {
@@ -303,8 +313,4 @@ pub fn check_tls(path: &str, tls: &ListenerTls) -> Option<Problem> {
     let error = Tls::open(tls, Offers::Both).err()?;
     let problem = tls_problem(path, &error);
     Some(if error.is_unreadable() { Problem { severity: Severity::Warning, ..problem } } else { problem })
-}
-
-fn needs_restart(path: &str) -> Problem {
-    Problem::warning(path, "a change of this key takes effect after a restart")
 }

@@ -22,7 +22,7 @@ pub(crate) struct File {
     /// The version of this format: 1.
     #[garde(range(min = 1, max = 1))]
     pub(crate) version: u32,
-    /// Data-plane threads. Left out: one a core. A change needs a restart.
+    /// Data-plane threads. Left out: one a core, counted at the start. With fewer, those that go finish what they have.
     #[serde(default)]
     #[garde(inner(range(min = 1, max = 1024)))]
     pub(crate) workers: Option<usize>,

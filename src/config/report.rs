@@ -122,7 +122,8 @@ impl Report {
         let error = self.diagnostics.iter().find(|one| one.severity == Severity::Error)?;
         Some(match error.position {
             Some(at) => format!("{}:{}:{}: {}", self.file, at.line, at.column, error.message),
-            None => format!("{}: {}", self.file, error.message),
+            None if error.path.is_empty() => format!("{}: {}", self.file, error.message),
+            None => format!("{}: {}: {}", self.file, error.path, error.message),
         })
     }
 

@@ -12,7 +12,7 @@ use super::node::{Kind, Node};
 pub(crate) struct RestartKeys(BTreeMap<String, u64>);
 
 /// Top-level keys as a whole.
-const WHOLE: [&str; 5] = ["workers", "state", "install", "memory", "kafka"];
+const WHOLE: [&str; 4] = ["state", "install", "memory", "kafka"];
 
 /// Of a sync, what the proxy reads at every reload.
 const LIVE: [&str; 2] = ["read_your_writes", "max_lag"];
@@ -36,11 +36,6 @@ impl RestartKeys {
         // Whether there is TLS; other files of it are read at every reload.
         if admin("tls").is_some_and(|tls| !matches!(tls.kind, Kind::Null)) {
             keys.insert("admin.tls".to_owned(), 0);
-        }
-        if let Some(Kind::List(listeners)) = root.get("listeners").map(|node| &node.kind) {
-            for (index, listener) in listeners.iter().enumerate() {
-                keys.insert(format!("listeners[{index}].bind"), listener.get("bind").map_or(0, fingerprint));
-            }
         }
         for sync in root.get("syncs").map_or(&[][..], Node::entries) {
             for entry in sync.value.entries().iter().filter(|entry| !LIVE.contains(&entry.key.as_str())) {

@@ -191,8 +191,8 @@ fn a_restart_is_needed_only_for_what_a_reload_cannot_change() {
         before.changed(&restart(&text))
     };
     assert_eq!(changed("weight: 0 ", "weight: 5 "), [""; 0]);
-    assert_eq!(changed("version: 1\n", "version: 1 # the first\nworkers: 3\n"), ["workers"]);
-    assert_eq!(changed("BANYAN_BIND:-127.0.0.1:8080", "BANYAN_BIND:-127.0.0.1:8081"), ["listeners[0].bind"]);
+    assert_eq!(changed("version: 1\n", "version: 1 # the first\nworkers: 3\nmemory: 1GiB\n"), ["memory"]);
+    assert_eq!(changed("BANYAN_BIND:-127.0.0.1:8080", "BANYAN_BIND:-127.0.0.1:8081"), [""; 0]);
     assert_eq!(changed("tables: [public.payments]", "tables: [public.payments]\n    max_lag: 9s"), [""; 0]);
     assert_eq!(changed("tables: [public.payments]", "tables: [public.other]"), ["syncs.payments.tables"]);
 }

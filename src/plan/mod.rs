@@ -62,7 +62,7 @@ impl Plan {
                 of => these.iter().for_each(|one| changes.push(rest::of_named(of, one, new))),
             }
             for change in &mut changes[begin..] {
-                change.restart = waits(change, &restart, new);
+                change.restart = waits(change, &restart);
             }
         }
         rest::order_of_routes(&old.proxy, &new.proxy, &mut changes);
@@ -135,14 +135,10 @@ impl Change {
 }
 
 /// Whether a change is, or is part of, one that a reload does not take over.
-fn waits(change: &Change, restart: &[String], new: &Loaded) -> bool {
+fn waits(change: &Change, restart: &[String]) -> bool {
     let path = match change.kind {
         "sync" => format!("syncs.{}", change.name),
         "upstream" => format!("upstreams.{}", change.name),
-        "listener" => {
-            let place = new.proxy.listeners.iter().position(|one| one.bind.to_string() == change.name);
-            place.map_or_else(|| "listeners".to_owned(), |place| format!("listeners[{place}]"))
-        }
         "file" => String::new(),
         _ => return false,
     };

@@ -42,6 +42,9 @@ pub(super) fn of_named(of: &Of, difference: &Difference, new: &Loaded) -> Change
                 None => change,
             }
         }
+        (Of::Listener(_), Differs::Removed) => {
+            Change::new(of, key, "gone").effect("who is connected is answered once more")
+        }
         (Of::Sync(_), Differs::Removed) => {
             Change::new(of, key, "gone").effect("its slots stay in both databases until they are dropped there")
         }

@@ -137,13 +137,14 @@ fn nothing_that_could_be_a_secret_is_shown() {
 #[test]
 fn what_waits_for_a_restart_says_so() {
     let old = file(&[], "");
-    let new = file(&[], "workers: 3\n")
+    let new = file(&[], "workers: 3\ninstall: other\n")
         .replace("timeout: 30s", "timeout: 9s")
         .replace("default: monolith", "default: payments");
     assert_eq!(
         plan(&old, &new).render(),
         "default             `monolith` → `payments`   answers what no route matches\n\
-         workers             now 3                     waits for a restart\n\
+         workers             now 3\n\
+         install             now other                 waits for a restart\n\
          upstream payments   timeout 30s → 9s\n\
          0 routes unchanged\n"
     );

@@ -42,6 +42,8 @@ mod http_shadow;
 #[cfg(test)]
 mod http_split;
 #[cfg(test)]
+mod http_upgrade;
+#[cfg(test)]
 mod preflight;
 #[cfg(test)]
 mod reload_file;

@@ -136,9 +136,9 @@ async fn sighup_reads_the_file_again() {
 async fn a_key_that_needs_a_restart_says_so_and_the_rest_is_taken_over() {
     let (monolith, service) = (Upstream::named("legacy"), Upstream::named("modern"));
     let banyan = Banyan::with(&yaml(&monolith, &service, "0")).start().await;
-    banyan.rewrite(&(yaml(&monolith, &service, "100") + "workers: 3\n"));
+    banyan.rewrite(&(yaml(&monolith, &service, "100") + "install: other\n"));
     answered_by(&banyan, "modern").await;
-    assert_eq!(file_status(&banyan).await["restart_needed"], serde_json::json!(["workers"]));
+    assert_eq!(file_status(&banyan).await["restart_needed"], serde_json::json!(["install"]));
     assert!(banyan.log().contains("changed keys that need a restart"));
     banyan.rewrite(&yaml(&monolith, &service, "100"));
     eventually(secs(10), "nothing waits for a restart any more", async || {

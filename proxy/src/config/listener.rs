@@ -13,7 +13,7 @@ use super::Networks;
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// Address and port, for example `0.0.0.0:8080`. A change needs a restart.
+    /// Address and port, for example `0.0.0.0:8080`. A new one is listened on before one that is gone is closed.
     #[garde(skip)]
     #[schemars(with = "String")]
     pub bind: SocketAddr,

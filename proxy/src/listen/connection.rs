@@ -17,10 +17,11 @@ use tower::Service;
 use super::{
     Peer, http2,
     io::ClientIo,
+    listener::OpenClient,
     preface::{self, Look, PREFACE},
     proxy_protocol,
     turn::{Order, Turn},
-    worker::{OpenClient, Worker},
+    worker::Worker,
 };
 use crate::{
     body::Answer,
@@ -59,24 +60,22 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Serves one connection to its end.
 pub(super) async fn serve(mut stream: TcpStream, mut address: SocketAddr, worker: Rc<Worker>, open: OpenClient) {
     // What comes before the first request is boxed, so that a connection is small again after it.
-    if let Some(door) = worker.table().compiled.doors.get(open.listener())
-        && proxy_protocol::is_spoken(&door.spoken_for_by, address)
-    {
+    let door = open.listener().door();
+    if proxy_protocol::is_spoken(&door.spoken_for_by, address) {
         let said = Box::pin(proxy_protocol::read(&mut stream, door.limits.head_time)).await;
         let Ok(said) = said else { return };
         address = said.unwrap_or(address);
     }
     let (mut socket, mut early) = (Socket::from(stream), Bytes::new());
     let (mut is_tls, mut is_http2) = (false, false);
-    if let Some(door) = worker.table().compiled.doors.get(open.listener())
-        && let Some(tls) = &door.tls
-    {
+    if let Some(tls) = &door.tls {
         let Socket::Plain(stream) = socket else { return };
         let Ok(accepted) = Box::pin(tls.accept(stream, door.limits.head_time)).await else { return };
         (socket, is_tls, is_http2) = (accepted.socket, true, accepted.is_http2);
     }
+    drop(door);
     let turn = Rc::new(Turn::new(Rc::new(Peer::new(address, open.listener(), is_tls)), worker.now()));
-    worker.watch(open.listener(), &turn);
+    worker.watch(&turn);
     // With TLS the handshake has said which protocol is spoken.
     let mut is_sure = is_tls;
     loop {
@@ -98,7 +97,7 @@ pub(super) async fn serve(mut stream: TcpStream, mut address: SocketAddr, worker
             return Box::pin(http2::serve(socket, early, turn, worker, open)).await;
         }
         // Boxed, so that a waiting connection is small.
-        match Box::pin(drive(socket, early, open.listener(), &turn, &worker)).await {
+        match Box::pin(drive(socket, early, &turn, &worker)).await {
             End::Between(bare, read) => {
                 worker.parked();
                 (socket, early) = (bare, read);
@@ -135,7 +134,7 @@ async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker, open: &OpenClien
         if let Poll::Ready(peeked) = stream.poll_peek(cx, &mut into) {
             return Poll::Ready(peeked.ok().map(|_| Look::at(into.filled())));
         }
-        if worker.is_draining() || turn.take_order() == Some(Order::CloseIdle) {
+        if worker.closes_idle() || turn.take_order() == Some(Order::CloseIdle) {
             return Poll::Ready(None);
         }
         turn.wakes(cx.waker());
@@ -144,29 +143,30 @@ async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker, open: &OpenClien
     .await
 }
 
-async fn drive(socket: Socket, early: Bytes, listener: usize, turn: &Rc<Turn>, worker: &Rc<Worker>) -> End {
+async fn drive(socket: Socket, early: Bytes, turn: &Rc<Turn>, worker: &Rc<Worker>) -> End {
     enum Why {
         Done(bool),
         Between,
         HeadLate,
         Idle,
     }
-    let table = worker.table();
-    let Some(builder) = table.http.get(listener) else { return End::Closed };
+    let listener = Rc::clone(turn.whose());
+    let listener = listener.listener();
     let io = ClientIo { socket, early, turn: Rc::clone(turn), worker: Rc::clone(worker) };
     let entry = Entry { stack: stack(), turn: Rc::clone(turn), worker: Rc::clone(worker) };
-    let mut http = Box::new(builder.serve_connection(TokioIo::new(io), entry));
-    drop(table);
+    let mut http = Box::new(listener.door().http.serve_connection(TokioIo::new(io), entry));
     turn.set_parked(false);
     let mut told_to_end = false;
     let why = poll_fn(|cx| {
         loop {
+            // Whose answer begins in this call says so.
+            turn.set_last(worker.is_draining() || listener.is_leaving());
             if let Poll::Ready(done) = http.poll_without_shutdown(cx) {
                 return Poll::Ready(Why::Done(done.is_ok()));
             }
-            // A body that was given up cannot be told from a next request; and a worker that stops takes none.
-            let is_last = if turn.is_busy() { worker.is_draining() } else { !turn.is_body_ended() };
-            let is_idle_in_drain = worker.is_draining() && !turn.is_in_head();
+            // A body that was given up cannot be told from a next request; and a process that ends takes none.
+            let is_last = if turn.is_busy() { worker.closes_idle() } else { !turn.is_body_ended() };
+            let is_idle_in_drain = worker.closes_idle() && !turn.is_in_head();
             if (is_last || is_idle_in_drain) && !told_to_end {
                 told_to_end = true;
                 Pin::new(&mut *http).graceful_shutdown();

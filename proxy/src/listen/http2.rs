@@ -16,8 +16,9 @@ use self::{
 };
 use super::{
     connection,
+    listener::OpenClient,
     turn::{Order, Turn},
-    worker::{OpenClient, Worker},
+    worker::Worker,
 };
 use crate::{config::Limits, socket::Socket};
 
@@ -29,13 +30,12 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// Serves one connection to its end. `early`: what was read of it to see which protocol it speaks.
 pub(super) async fn serve(socket: Socket, early: Bytes, turn: Rc<Turn>, worker: Rc<Worker>, open: OpenClient) {
-    let table = worker.table();
-    let Some(door) = table.compiled.doors.get(open.listener()) else { return };
+    let door = open.listener().door();
     let wire = Rc::new(Wire::new(socket, early, door.limits.resets, &turn, &worker));
-    let session = Rc::new(Session::new(&turn, &worker, open.listener()));
+    let session = Rc::new(Session::new(&turn, &worker));
     let io = TokioIo::new(WireIo(Rc::clone(&wire)));
     let mut http = Box::pin(builder(&door.limits, &worker).serve_connection(io, Rc::clone(&session)));
-    drop(table);
+    drop(door);
     turn.set_parked(false);
     let mut told_to_end = false;
     poll_fn(|cx| {
@@ -45,7 +45,8 @@ pub(super) async fn serve(socket: Socket, early: Bytes, turn: Rc<Turn>, worker: 
             }
             let order = turn.take_order();
             let idles = order == Some(Order::CloseIdle) && session.is_idle();
-            if (worker.is_draining() || idles) && !told_to_end {
+            let leaves = worker.is_draining() || open.listener().is_leaving();
+            if (leaves || idles) && !told_to_end {
                 told_to_end = true;
                 turn.rests(worker.now());
                 http.as_mut().graceful_shutdown();

@@ -1,8 +1,10 @@
 //! Sockets, workers and clients' connections.
 
 mod connection;
+mod crew;
 mod http2;
 mod io;
+mod listener;
 mod meter;
 mod peer;
 mod preface;
@@ -13,10 +15,12 @@ mod tls;
 mod turn;
 mod worker;
 
+pub(crate) use crew::{Crew, Farewell, Stop, Wanted};
+pub(crate) use listener::{Door, ListenerState};
 pub(crate) use peer::Peer;
-pub(crate) use snapshot::{Compiled, Door, WorkerTable};
-pub(crate) use socket::bind;
+pub(crate) use snapshot::{Compiled, WorkerTable};
+pub use socket::Given;
 pub(crate) use tls::Watch as TlsWatch;
 pub use tls::{Offers, Tls, TlsFileError};
 pub(crate) use turn::{Tick, Turn};
-pub(crate) use worker::{Crew, ListenerState, Shared, Worker};
+pub(crate) use worker::{Shared, Worker};

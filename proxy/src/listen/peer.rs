@@ -3,15 +3,18 @@
 use std::{
     cell::OnceCell,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use http::HeaderValue;
+
+use super::ListenerState;
 
 #[derive(Debug)]
 pub(crate) struct Peer {
     address: SocketAddr,
     /// Which one it came to.
-    listener: usize,
+    listener: Arc<ListenerState>,
     is_tls: bool,
     forwarded_for: OnceCell<HeaderValue>,
 }
@@ -19,8 +22,8 @@ pub(crate) struct Peer {
 // === impl Peer ===
 
 impl Peer {
-    pub(crate) fn new(address: SocketAddr, listener: usize, is_tls: bool) -> Self {
-        Self { address, listener, is_tls, forwarded_for: OnceCell::new() }
+    pub(crate) fn new(address: SocketAddr, listener: &Arc<ListenerState>, is_tls: bool) -> Self {
+        Self { address, listener: Arc::clone(listener), is_tls, forwarded_for: OnceCell::new() }
     }
 
     pub(crate) fn ip(&self) -> IpAddr {
@@ -33,8 +36,8 @@ impl Peer {
             .get_or_init(|| HeaderValue::try_from(self.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown")))
     }
 
-    pub(crate) fn listener(&self) -> usize {
-        self.listener
+    pub(crate) fn listener(&self) -> &Arc<ListenerState> {
+        &self.listener
     }
 
     /// Whether Banyan itself ends the client's TLS.

@@ -11,7 +11,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::error::StartError;
 
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
+
+/// A socket that listens already: another process has bound it.
+#[derive(Debug)]
+pub struct Given {
+    /// The address as that process's file has it: with port 0 another one than the socket's.
+    pub bind: SocketAddr,
+    /// Listens.
+    pub socket: TcpListener,
+}
 
 /// Binds one address.
 pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -44,6 +44,8 @@ pub(crate) struct Turn {
     due: Cell<Option<Tick>>,
     overdue: Cell<bool>,
     order: Cell<Option<Order>>,
+    /// The answer that begins now is the connection's last (HTTP/1).
+    last: Cell<bool>,
     /// An answer broke off behind its head.
     broken: Cell<bool>,
     /// The bare socket waits; hyper's state and buffers are given back.
@@ -104,6 +106,7 @@ impl Turn {
             body_bytes: Cell::new(0),
             sends: Cell::new(0),
             order: Cell::new(None),
+            last: Cell::new(false),
             broken: Cell::new(false),
             parked: Cell::new(true),
             waker: RefCell::new(None),
@@ -240,6 +243,15 @@ impl Turn {
         self.overdue.set(false);
         self.patience.set(None);
         self.since.set(now);
+    }
+
+    pub(super) fn set_last(&self, last: bool) {
+        self.last.set(last);
+    }
+
+    /// Whether the client is to be told that no other request may follow.
+    pub(crate) fn is_last(&self) -> bool {
+        self.last.get()
     }
 
     /// The answer cannot be finished: the client must see that.

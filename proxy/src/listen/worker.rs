@@ -4,31 +4,37 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
+    pin::pin,
     rc::{Rc, Weak},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use futures_util::FutureExt;
+use socket2::SockRef;
 use tokio::{
-    runtime::{Builder, LocalOptions},
-    sync::watch,
+    net::{TcpListener, TcpStream},
+    sync::{mpsc::UnboundedReceiver, watch},
     task::JoinSet,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use super::{
     connection,
-    snapshot::{Compiled, WorkerTable},
+    crew::{Farewell, Order, Stop},
+    listener::{ListenerState, OpenClient},
+    snapshot::{Compiled, WorkerTable, patience},
+    socket::BACKLOG,
     turn::{Tick, Turn},
 };
-use crate::{error::StartError, metrics::Shards, observe::Recorder, upstream::UpstreamState};
+use crate::{metrics::Shards, observe::Recorder, upstream::UpstreamState};
 
 /// What all workers share.
 pub(crate) struct Shared {
@@ -36,21 +42,18 @@ pub(crate) struct Shared {
     /// The generation of `current`, where every request looks.
     generation: AtomicU64,
     pub(crate) shards: Arc<Shards>,
-    pub(crate) listeners: Vec<ListenerState>,
-    pub(crate) workers: usize,
+    /// In the file's order.
+    pub(crate) listeners: ArcSwap<Vec<Arc<ListenerState>>>,
+    /// Those that are closed, while there are connections that came through them.
+    left: Mutex<Vec<Arc<ListenerState>>>,
+    /// At the start; there may be more or fewer by now.
+    workers: usize,
     pub(crate) recorder: Recorder,
     upstreams: Mutex<BTreeMap<String, Arc<UpstreamState>>>,
 }
 
-/// One listening socket.
-pub(crate) struct ListenerState {
-    pub(crate) bind: SocketAddr,
-    pub(crate) local: SocketAddr,
-    /// Open connections over all workers.
-    pub(crate) open: AtomicUsize,
-    /// Of these, how many wait on the bare socket.
-    pub(crate) idle: AtomicUsize,
-}
+/// The connections and streams of one listener.
+type Turns = (Arc<ListenerState>, Vec<Weak<Turn>>);
 
 /// One thread's state.
 pub(crate) struct Worker {
@@ -59,22 +62,16 @@ pub(crate) struct Worker {
     table: RefCell<Rc<WorkerTable>>,
     started: Instant,
     now: Cell<Tick>,
-    turns: RefCell<Vec<(usize, Weak<Turn>)>>,
-    draining: Cell<bool>,
-    /// When set, the worker stops: what is in flight may take until then.
-    stop: watch::Receiver<Option<Instant>>,
+    turns: RefCell<Vec<Turns>>,
+    /// When set, the worker stops, so.
+    farewell: Cell<Option<Farewell>>,
+    /// ... and what is in flight may take until then.
+    stop: watch::Sender<Option<Instant>>,
     /// Sweeps until the allocator has been nudged often enough since a connection was parked.
     nudges: Cell<u8>,
     /// Only in tests: park whenever it is allowed, without waiting a second.
     pub(super) park_at_once: bool,
     connections: TaskTracker,
-}
-
-/// All workers, seen from outside.
-pub(crate) struct Crew {
-    threads: Vec<JoinHandle<()>>,
-    /// When set, workers stop: what is in flight may take until then.
-    stop: watch::Sender<Option<Instant>>,
 }
 
 /// Enough sweeps for mimalloc, which keeps free pages for a second; the bytes are more than it keeps in a thread's own pages.
@@ -86,18 +83,13 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 // === impl Shared ===
 
 impl Shared {
-    pub(crate) fn new(
-        compiled: Compiled,
-        shards: Arc<Shards>,
-        listeners: Vec<ListenerState>,
-        workers: usize,
-        recorder: Recorder,
-    ) -> Self {
+    pub(crate) fn new(compiled: Compiled, shards: Arc<Shards>, workers: usize, recorder: Recorder) -> Self {
         Self {
             generation: AtomicU64::new(compiled.generation),
             current: ArcSwap::from_pointee(compiled),
             shards,
-            listeners,
+            listeners: ArcSwap::default(),
+            left: Mutex::default(),
             workers,
             recorder,
             upstreams: Mutex::default(),
@@ -110,6 +102,23 @@ impl Shared {
         self.current.store(Arc::new(compiled));
         self.follow();
         self.generation.store(generation, Ordering::Release);
+    }
+
+    /// These listen now, and no others.
+    pub(super) fn listens_on(&self, listeners: Vec<Arc<ListenerState>>) {
+        let listeners = Arc::new(listeners);
+        let old = self.listeners.swap(Arc::clone(&listeners));
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|listener| listener.count().0 > 0);
+        left.extend(old.iter().filter(|old| !listeners.iter().any(|kept| Arc::ptr_eq(kept, old))).cloned());
+    }
+
+    /// Open clients' connections, and how many of them hold no buffer.
+    pub(crate) fn clients(&self) -> (usize, usize) {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = self.listeners.load();
+        let counts = listeners.iter().chain(left.iter()).map(|listener| listener.count());
+        counts.fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1))
     }
 
     /// Has every upstream's endpoints as the present config says.
@@ -129,7 +138,7 @@ impl Shared {
 // === impl Worker ===
 
 impl Worker {
-    fn new(index: usize, shared: Arc<Shared>, stop: watch::Receiver<Option<Instant>>, park_at_once: bool) -> Rc<Self> {
+    pub(super) fn new(index: usize, shared: Arc<Shared>, park_at_once: bool) -> Rc<Self> {
         let table = WorkerTable::new(shared.current.load_full(), &shared, index, None);
         Rc::new(Self {
             index,
@@ -138,8 +147,8 @@ impl Worker {
             started: Instant::now(),
             now: Cell::new(0),
             turns: RefCell::default(),
-            draining: Cell::new(false),
-            stop,
+            farewell: Cell::new(None),
+            stop: watch::Sender::new(None),
             nudges: Cell::new(0),
             park_at_once,
             connections: TaskTracker::new(),
@@ -165,12 +174,17 @@ impl Worker {
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.farewell.get().is_some()
+    }
+
+    /// Connections that wait for a request are to be closed.
+    pub(super) fn closes_idle(&self) -> bool {
+        self.farewell.get() == Some(Farewell::Close)
     }
 
     /// Comes back when the worker stops: with the moment by which all must have ended.
     pub(crate) async fn stops(&self) -> Instant {
-        let mut stop = self.stop.clone();
+        let mut stop = self.stop.subscribe();
         let until = stop.wait_for(Option::is_some).await.ok().and_then(|until| *until);
         until.unwrap_or_else(Instant::now)
     }
@@ -194,8 +208,13 @@ impl Worker {
     }
 
     /// From now on the sweep looks at this connection's deadlines.
-    pub(super) fn watch(&self, listener: usize, turn: &Rc<Turn>) {
-        self.turns.borrow_mut().push((listener, Rc::downgrade(turn)));
+    pub(super) fn watch(&self, turn: &Rc<Turn>) {
+        let mut turns = self.turns.borrow_mut();
+        let (listener, turn) = (turn.peer().listener(), Rc::downgrade(turn));
+        match turns.iter_mut().find(|(of, _)| Arc::ptr_eq(of, listener)) {
+            Some((_, turns)) => turns.push(turn),
+            None => turns.push((Arc::clone(listener), vec![turn])),
+        }
     }
 
     fn tick(&self) {
@@ -206,17 +225,19 @@ impl Worker {
     async fn sweep(self: Rc<Self>) {
         loop {
             let table = self.table();
-            tokio::time::sleep(table.sweep_every).await;
+            let every = table.compiled.sweep_every();
+            tokio::time::sleep(every).await;
             self.tick();
             let now = self.now();
-            self.turns.borrow_mut().retain(|(listener, turn)| match turn.upgrade() {
-                Some(turn) => {
-                    if let Some(patience) = table.patience.get(*listener) {
-                        turn.sweep(now, *patience);
-                    }
-                    true
-                }
-                None => false,
+            self.turns.borrow_mut().retain_mut(|(listener, turns)| {
+                let patience = patience(&listener.door().limits, every);
+                turns.retain(|turn| {
+                    turn.upgrade().is_some_and(|turn| {
+                        turn.sweep(now, patience);
+                        true
+                    })
+                });
+                !turns.is_empty()
             });
             for upstream in &table.upstreams {
                 upstream.sweep(now);
@@ -225,159 +246,90 @@ impl Worker {
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: usize, socket: Rc<tokio::net::TcpListener>, stop: Stop) {
-        let mut stop = stop.0;
+    /// Accepts from a socket until it is to be closed.
+    async fn accept(self: Rc<Self>, listener: Arc<ListenerState>, socket: TcpListener, leaves: CancellationToken) {
+        let mut leaves = pin!(leaves.cancelled());
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                _ = stop.changed() => break,
+                () = &mut leaves => break,
             };
-            self.greet(listener, accepted).await;
+            match accepted {
+                Ok((stream, peer)) => self.greet(&listener, stream, peer),
+                // The client changed its mind.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => tokio::time::sleep(OUT_OF_DESCRIPTORS).await,
+            }
             // One at a time, so that connections spread over the workers that are awake.
             tokio::task::yield_now().await;
         }
-        // Whoever is in the queue by now came in time.
-        while let Some(accepted @ Ok(_)) = socket.accept().now_or_never() {
-            self.greet(listener, accepted).await;
-        }
-    }
-
-    async fn greet(self: &Rc<Self>, listener: usize, accepted: io::Result<(tokio::net::TcpStream, SocketAddr)>) {
-        match accepted {
-            Ok((stream, peer)) => {
-                let open = OpenClient::new(&self.shared, listener);
-                let limit =
-                    self.shared.current.load().doors.get(listener).map_or(usize::MAX, |door| door.limits.connections);
-                if open.count() > limit {
-                    return;
+        // Whoever is in the queue by now came in time. The system is asked itself: the runtime may not have heard of them yet.
+        for _ in 0..BACKLOG {
+            match SockRef::from(&socket).accept() {
+                Ok((stream, peer)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream.into()));
+                    if let (Ok(stream), Some(peer)) = (stream, peer.as_socket()) {
+                        self.greet(&listener, stream, peer);
+                    }
                 }
-                drop(stream.set_nodelay(true));
-                let serving = connection::serve(stream, peer, Rc::clone(self), open);
-                self.connections.spawn_local(serving);
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => break,
             }
-            // The client changed its mind.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_) => tokio::time::sleep(OUT_OF_DESCRIPTORS).await,
         }
     }
 
-    async fn run(self: Rc<Self>, sockets: Vec<Rc<tokio::net::TcpListener>>) {
-        let mut loops = JoinSet::new();
-        loops.spawn_local(Rc::clone(&self).sweep());
-        for (listener, socket) in sockets.iter().enumerate() {
-            loops.spawn_local(Rc::clone(&self).accept(listener, Rc::clone(socket), Stop(self.stop.clone())));
+    fn greet(self: &Rc<Self>, listener: &Arc<ListenerState>, stream: TcpStream, peer: SocketAddr) {
+        let open = OpenClient::new(listener);
+        if listener.count().0 > listener.door().limits.connections {
+            return;
         }
-        drop(sockets);
-        let until = self.stops().await;
-        self.draining.set(true);
-        // The accepting loops end by themselves, once their queues are empty.
-        tokio::task::yield_now().await;
-        let turns: Vec<_> = self.turns.borrow().iter().filter_map(|(_, turn)| turn.upgrade()).collect();
-        turns.iter().for_each(|turn| turn.wake());
-        drop(turns);
-        self.connections.close();
-        // Whoever is left after that is cut off with the runtime.
-        drop(tokio::time::timeout_at(until.into(), self.connections.wait()).await);
-        loops.shutdown().await;
-    }
-}
-
-struct Stop(watch::Receiver<Option<Instant>>);
-
-/// Counts a client's connection for as long as it is open.
-pub(super) struct OpenClient {
-    shared: Arc<Shared>,
-    listener: usize,
-}
-
-/// Counts it as idle for as long as it waits.
-pub(super) struct IdleClient<'o>(&'o OpenClient);
-
-// === impl OpenClient ===
-
-impl OpenClient {
-    fn new(shared: &Arc<Shared>, listener: usize) -> Self {
-        shared.listeners[listener].open.fetch_add(1, Ordering::Relaxed);
-        Self { shared: Arc::clone(shared), listener }
+        drop(stream.set_nodelay(true));
+        self.spawn(connection::serve(stream, peer, Rc::clone(self), open));
     }
 
-    fn count(&self) -> usize {
-        self.shared.listeners[self.listener].open.load(Ordering::Relaxed)
-    }
-}
-
-impl OpenClient {
-    pub(super) fn listener(&self) -> usize {
-        self.listener
-    }
-
-    pub(super) fn idles(&self) -> IdleClient<'_> {
-        self.shared.listeners[self.listener].idle.fetch_add(1, Ordering::Relaxed);
-        IdleClient(self)
-    }
-}
-
-impl Drop for IdleClient<'_> {
-    fn drop(&mut self) {
-        self.0.shared.listeners[self.0.listener].idle.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for OpenClient {
-    fn drop(&mut self) {
-        self.shared.listeners[self.listener].open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-// === impl Crew ===
-
-impl Crew {
-    /// Starts all workers; each accepts from every socket.
-    pub(crate) fn start(shared: &Arc<Shared>, sockets: &[TcpListener], park_at_once: bool) -> Result<Self, StartError> {
-        let (stop, stopping) = watch::channel(None);
-        let mut crew = Self { threads: Vec::new(), stop };
-        for index in 0..shared.workers {
-            let sockets = sockets.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>();
-            let sockets = sockets.map_err(StartError::Worker)?;
-            let (shared, stopping) = (Arc::clone(shared), stopping.clone());
-            let (tell, told) = std::sync::mpsc::channel();
-            let body = move || match runtime_with(sockets) {
-                Ok((runtime, sockets)) => {
-                    drop(tell.send(Ok(())));
-                    let worker = Worker::new(index, shared, stopping, park_at_once);
-                    runtime.block_on(worker.run(sockets));
+    /// Does as it is told, until it is told to stop and everything has ended or the time is over.
+    pub(super) async fn run(self: Rc<Self>, mut orders: UnboundedReceiver<Order>) {
+        let mut sweeping = JoinSet::new();
+        sweeping.spawn_local(Rc::clone(&self).sweep());
+        let accepting = TaskTracker::new();
+        let mut doors: Vec<(Arc<ListenerState>, DropGuard)> = Vec::new();
+        let mut stop = loop {
+            match orders.recv().await {
+                Some(Order::Listen(listener, socket, tell)) => {
+                    let begun = TcpListener::from_std(socket).map(|socket| {
+                        let leaves = CancellationToken::new();
+                        let accept = Rc::clone(&self).accept(Arc::clone(&listener), socket, leaves.clone());
+                        drop(accepting.spawn_local(accept));
+                        doors.push((listener, leaves.drop_guard()));
+                    });
+                    // Whoever asked may be gone.
+                    drop(tell.send(begun));
                 }
-                Err(error) => drop(tell.send(Err(error))),
-            };
-            let thread = std::thread::Builder::new().name(format!("banyan-http-{index}")).spawn(body);
-            crew.threads.push(thread.map_err(StartError::Worker)?);
-            told.recv().map_err(io::Error::other).and_then(|told| told).map_err(StartError::Worker)?;
+                Some(Order::Leave(gone)) => doors.retain(|(listener, _)| !Arc::ptr_eq(listener, &gone)),
+                Some(Order::Stop(stop)) => break stop,
+                None => break Stop { until: Instant::now(), farewell: Farewell::Close },
+            }
+        };
+        drop(doors);
+        accepting.close();
+        accepting.wait().await;
+        self.connections.close();
+        loop {
+            self.drains(stop);
+            tokio::select! {
+                // Whoever is left after that is cut off with the runtime.
+                _ = tokio::time::timeout_at(stop.until.into(), self.connections.wait()) => break,
+                Some(Order::Stop(again)) = orders.recv() => stop = again,
+            }
         }
-        Ok(crew)
+        sweeping.shutdown().await;
     }
 
-    /// Whether every worker still runs.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.threads.iter().all(|thread| !thread.is_finished())
+    fn drains(&self, stop: Stop) {
+        self.farewell.set(Some(stop.farewell));
+        self.stop.send_replace(Some(stop.until));
+        let turns = self.turns.borrow();
+        let turns: Vec<_> = turns.iter().flat_map(|(_, turns)| turns).filter_map(Weak::upgrade).collect();
+        turns.iter().for_each(|turn| turn.wake());
     }
-
-    /// Stops accepting, lets what is in flight finish, and comes back when all is done or the time is over.
-    pub(crate) async fn drain(self, at_most: Duration) {
-        self.stop.send_replace(Some(Instant::now() + at_most));
-        let joined = tokio::task::spawn_blocking(move || {
-            self.threads.into_iter().for_each(|thread| drop(thread.join()));
-        });
-        drop(joined.await);
-    }
-}
-
-type Prepared = (tokio::runtime::LocalRuntime, Vec<Rc<tokio::net::TcpListener>>);
-
-fn runtime_with(sockets: Vec<TcpListener>) -> io::Result<Prepared> {
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let entered = runtime.enter();
-    let sockets = sockets.into_iter().map(|socket| tokio::net::TcpListener::from_std(socket).map(Rc::new));
-    let sockets = sockets.collect::<io::Result<Vec<_>>>()?;
-    drop(entered);
-    Ok((runtime, sockets))
 }

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderName, HeaderValue, Response, Version, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use tower::{Layer, Service};
 
 use super::arrival::{Arrival, Failure, Reply};
@@ -85,10 +85,16 @@ impl<F: Future<Output = Result<Reply, Failure>> + Unpin> Future for Answering<F>
         if let Some(note) = &told.note {
             note.came(told.began.elapsed());
         }
-        Poll::Ready(Ok(match came {
+        let is_last = told.turn.is_last();
+        let mut response = match came {
             Ok(reply) => theirs(reply, told),
             Err(failure) => ours(failure, told),
-        }))
+        };
+        if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // hyper closes the connection behind an answer that says so.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response))
     }
 }
 

@@ -112,8 +112,7 @@ impl Arrival {
 impl Arrival {
     /// Header lines that its listener allows.
     pub(super) fn headers_allowed(&self) -> usize {
-        let door = self.table.compiled.doors.get(self.turn.peer().listener());
-        door.map_or(usize::MAX, |door| door.limits.headers)
+        self.turn.peer().listener().headers_allowed()
     }
 }
 

@@ -167,6 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::listen::ListenerState;
 
     fn nets() -> Vec<IpNet> {
         vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]
@@ -203,7 +204,7 @@ mod tests {
             ("x-forwarded-port", "1"),
             ("forwarded", "for=1.1.1.1"),
         ]);
-        tell(&mut said, &Peer::new(([192, 0, 2, 7], 1).into(), 0, false), false, true);
+        tell(&mut said, &Peer::new(([192, 0, 2, 7], 1).into(), &ListenerState::nowhere(), false), false, true);
         let expected = headers(&[
             ("host", "shop"),
             ("x-forwarded-for", "192.0.2.7"),
@@ -215,7 +216,7 @@ mod tests {
 
     #[test]
     fn of_several_schemes_the_clients_own_counts() {
-        let peer = Peer::new(([10, 0, 0, 1], 1).into(), 0, false);
+        let peer = Peer::new(([10, 0, 0, 1], 1).into(), &ListenerState::nowhere(), false);
         for (said, expected) in [("https, http", true), ("HTTPS", true), ("http, https", false), ("http", false)] {
             assert_eq!(is_https(&peer, true, &headers(&[("x-forwarded-proto", said)])), expected, "{said}");
             assert!(!is_https(&peer, false, &headers(&[("x-forwarded-proto", said)])), "a stranger says {said}");
@@ -230,7 +231,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("forwarded", "for=192.0.2.7"),
         ]);
-        tell(&mut said, &Peer::new(([10, 0, 0, 1], 1).into(), 0, false), true, true);
+        tell(&mut said, &Peer::new(([10, 0, 0, 1], 1).into(), &ListenerState::nowhere(), false), true, true);
         assert_eq!(said["x-forwarded-for"], "192.0.2.7, 10.0.0.1");
         assert_eq!(said["x-forwarded-proto"], "https");
         assert_eq!(said["x-forwarded-host"], "shop");

@@ -6,6 +6,7 @@ mod balance;
 mod basics;
 mod circuit;
 mod client;
+mod crew;
 mod data;
 mod deadlines;
 #[cfg(feature = "otlp")]
@@ -140,7 +141,7 @@ impl Setup {
     pub(crate) fn start(self) -> Bench {
         let registry = prometheus::Registry::new();
         let background = tokio::runtime::Handle::current();
-        let proxy = Proxy::start_with(&self.config, &self.links, &background, &registry, self.park_at_once);
+        let proxy = Proxy::start_with(&self.config, &self.links, &background, &registry, Vec::new(), self.park_at_once);
         Bench { proxy: proxy.unwrap(), registry }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Client, Setup, Upstream};
+use super::{Client, Setup, Upstream, eventually};
 use crate::table::Severity;
 
 fn setup(legacy: &Upstream, modern: &Upstream, weight: u32) -> Setup {
@@ -75,20 +75,6 @@ async fn a_config_that_does_not_compile_changes_nothing() {
 }
 
 #[tokio::test]
-async fn keys_that_need_a_restart_say_so_and_the_rest_takes_effect() {
-    let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
-    let bench = setup(&legacy, &modern, 0).start();
-    let mut next = setup(&legacy, &modern, 100).workers(7);
-    next.config.listeners[0].bind = ([127, 0, 0, 1], 1).into();
-    let warnings = bench.proxy.reload(&next.config, &next.links).unwrap();
-    let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
-    for path in ["workers", "listeners[0].bind"] {
-        assert!(paths.contains(&path), "{paths:?}");
-    }
-    assert_eq!(bench.ask(GET).await.text(), "modern");
-}
-
-#[tokio::test]
 async fn pools_and_connections_outlive_a_reload() {
     let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
     let bench = setup(&legacy, &modern, 0).workers(1).start();
@@ -100,4 +86,9 @@ async fn pools_and_connections_outlive_a_reload() {
         bench.proxy.reload(&next.config, &next.links).unwrap();
     }
     assert_eq!(legacy.connections(), 1);
+    assert_eq!(bench.proxy.status().upstreams[0].connections, 1);
+    // What is idle at an upstream whose settings change is closed.
+    let next = setup(&legacy, &modern, 0).workers(1).upstream("legacy", legacy.address, &json!({ "timeout": "7s" }));
+    bench.proxy.reload(&next.config, &next.links).unwrap();
+    eventually("it is closed", || bench.proxy.status().upstreams[0].connections == 0).await;
 }

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::per_worker::PerWorker;
+
 /// What a request must know of an address. Kept as long as the address is, over reloads and look-ups.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
@@ -17,7 +19,7 @@ pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     weight: AtomicU32,
     /// By worker, each written by that one alone.
-    in_flight: Box<[Place]>,
+    in_flight: PerWorker<Place>,
     /// [`UNHEALTHY`] and [`EJECTED`].
     standing: AtomicU8,
     /// Errors in a row, over all workers.
@@ -46,7 +48,7 @@ impl Endpoint {
             authority,
             address,
             weight: AtomicU32::new(weight),
-            in_flight: std::iter::repeat_with(Place::default).take(workers).collect(),
+            in_flight: PerWorker::new(workers),
             standing: AtomicU8::new(0),
             errors: AtomicU32::new(0),
             came: AtomicU64::new(0),
@@ -56,18 +58,18 @@ impl Endpoint {
     // --- what a worker says and asks
 
     pub(super) fn began(&self, worker: usize) {
-        let place = &self.in_flight[worker].0;
+        let place = &self.in_flight.of(worker).0;
         place.store(place.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
     pub(super) fn ended(&self, worker: usize) {
-        let place = &self.in_flight[worker].0;
+        let place = &self.in_flight.of(worker).0;
         place.store(place.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
     }
 
     /// Requests under way, over all workers.
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.iter().map(|place| place.0.load(Ordering::Relaxed)).sum()
+        self.in_flight.sum(|place| place.0.load(Ordering::Relaxed))
     }
 
     pub(crate) fn weight(&self) -> u32 {

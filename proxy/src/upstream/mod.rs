@@ -14,6 +14,7 @@ mod incoming;
 mod leg;
 mod limit;
 mod link;
+mod per_worker;
 mod pool;
 mod pump;
 mod request_body;

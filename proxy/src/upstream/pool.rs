@@ -309,11 +309,20 @@ impl Upstream {
         };
         let all: Vec<Rc<Local>> = now.iter().map(local).collect();
         for gone in old.all.iter().filter(|old| !all.iter().any(|kept| Rc::ptr_eq(kept, old))) {
-            gone.is_gone.set(true);
-            gone.idle.borrow_mut().clear();
-            gone.sessions.clear();
+            gone.is_left();
         }
         *self.endpoints.borrow_mut() = Rc::new(Endpoints::new(all));
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // An idle connection holds its endpoint, and its endpoint holds it.
+        self.endpoints.get_mut().all.iter().for_each(|local| local.is_left());
+        // Its worker ends, or has another one in its place, which says itself what it has.
+        if self.spec.cap().is_some() {
+            self.state.idlers(self.worker).has(0);
+        }
     }
 }
 
@@ -328,6 +337,13 @@ impl Local {
             is_gone: Cell::new(false),
             sessions: Sessions::default(),
         }
+    }
+
+    /// Its idle connections are closed, and the others when they are given back.
+    fn is_left(&self) {
+        self.is_gone.set(true);
+        self.idle.borrow_mut().clear();
+        self.sessions.clear();
     }
 
     /// It refused a moment ago.

@@ -21,6 +21,7 @@ use super::{
     counts::{Counts, Sum},
     event::Events,
     limit::Limit,
+    per_worker::PerWorker,
 };
 use crate::{
     config::{self, Config, IdempotencyKey, Protocol},
@@ -68,7 +69,9 @@ pub(crate) struct EndpointSpec {
 /// cache line.
 #[derive(Debug)]
 pub(crate) struct UpstreamState {
-    workers: Box<[Slot]>,
+    workers: PerWorker<Slot>,
+    /// Workers that there were at the start.
+    at_start: usize,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     /// Counts changes of `endpoints` and of their standing, where every request looks.
     generation: AtomicU64,
@@ -162,7 +165,8 @@ impl EndpointSpec {
 impl UpstreamState {
     pub(crate) fn new(workers: usize) -> Self {
         Self {
-            workers: std::iter::repeat_with(Slot::default).take(workers).collect(),
+            workers: PerWorker::new(workers),
+            at_start: workers,
             endpoints: ArcSwap::default(),
             generation: AtomicU64::new(0),
             looked_up: Mutex::default(),
@@ -181,16 +185,16 @@ impl UpstreamState {
     /// Requests under way and open connections, over all workers.
     pub(crate) fn busy(&self) -> (usize, usize) {
         let in_flight = self.endpoints.load().iter().map(|endpoint| endpoint.in_flight()).sum();
-        let connections = self.workers.iter().map(|slot| slot.connections.load(Ordering::Relaxed)).sum();
+        let connections = self.workers.sum(|slot| slot.connections.load(Ordering::Relaxed));
         (in_flight, connections)
     }
 
     pub(super) fn connected(&self, worker: usize, change: isize) {
-        change_by(&self.workers[worker].connections, change);
+        change_by(&self.workers.of(worker).connections, change);
     }
 
     pub(super) fn counts(&self, worker: usize) -> &Counts {
-        &self.workers[worker].counts
+        &self.workers.of(worker).counts
     }
 
     /// What all workers counted since the start.
@@ -201,7 +205,7 @@ impl UpstreamState {
     }
 
     pub(super) fn idlers(&self, worker: usize) -> &Idlers {
-        &self.workers[worker].idlers
+        &self.workers.of(worker).idlers
     }
 
     /// Asks the worker with the most idle connections to close one.
@@ -308,8 +312,8 @@ impl UpstreamState {
                     old.iter().find(|known| known.address == *address && known.authority == wanted.authority).cloned();
                 let endpoint = known.unwrap_or_else(|| {
                     is_same = false;
-                    let (authority, workers) = (Arc::clone(&wanted.authority), self.workers.len());
-                    let fresh = Endpoint::new(authority, *address, wanted.weight, workers);
+                    let authority = Arc::clone(&wanted.authority);
+                    let fresh = Endpoint::new(authority, *address, wanted.weight, self.at_start);
                     // The first ones of all have nobody beside them who could take the load meanwhile.
                     if !old.is_empty() && !spec.slow_start.is_zero() {
                         fresh.warms();

@@ -28,6 +28,8 @@ pub(crate) struct Banyan {
     admin: SocketAddr,
     /// Where it is asked whether it is ready, in plain HTTP.
     probes: SocketAddr,
+    /// Listeners beside the first one.
+    more: Vec<SocketAddr>,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     process: Option<Watched>,
@@ -46,7 +48,8 @@ impl Banyan {
         let folder = watchdog::folder("banyan");
         let [http, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], ports::reserve())));
         let (arguments, variables) = (vec!["run".into()], Vec::new());
-        let banyan = Self { folder, http, admin, probes: admin, arguments, variables, process: None };
+        let more = Vec::new();
+        let banyan = Self { folder, http, admin, probes: admin, more, arguments, variables, process: None };
         banyan.rewrite_with_admin(keys, yaml);
         banyan
     }
@@ -126,6 +129,11 @@ impl Banyan {
         command
     }
 
+    /// From the next file on it listens there too.
+    pub(crate) fn listens_too(&mut self, more: &[SocketAddr]) {
+        self.more = more.to_vec();
+    }
+
     /// Replaces the file by renaming a new one over it, as editors do.
     pub(crate) fn rewrite(&self, yaml: &str) {
         self.rewrite_with_admin("", yaml);
@@ -133,9 +141,11 @@ impl Banyan {
 
     /// The same, with more keys of `admin`.
     pub(crate) fn rewrite_with_admin(&self, keys: &str, yaml: &str) {
+        let listeners: String =
+            [&self.http].into_iter().chain(&self.more).map(|bind| format!("  - {{bind: \"{bind}\"}}\n")).collect();
         let text = format!(
-            "version: 1\nlisteners:\n  - {{bind: \"{}\"}}\nadmin: {{bind: \"{}\", {keys}}}\nstate: {{dir: ./state}}\n{yaml}",
-            self.http, self.admin
+            "version: 1\nlisteners:\n{listeners}admin: {{bind: \"{}\", {keys}}}\nstate: {{dir: ./state}}\n{yaml}",
+            self.admin
         );
         let new = self.folder.join(".routes.yaml.new");
         fs::write(&new, text).unwrap();

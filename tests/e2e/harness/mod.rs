@@ -20,6 +20,7 @@ pub(crate) mod peers;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod shop;
+pub(crate) mod storm;
 pub(crate) mod tls;
 pub(crate) mod upstream;
 pub(crate) mod watchdog;
@@ -33,6 +34,7 @@ pub(crate) use self::{
     kafka::Kafka,
     postgres::{Database, Postgres},
     shop::Shop,
+    storm::Storm,
     tls::Authority,
     upstream::{Script, Upstream},
     wire::Wire,

@@ -28,7 +28,6 @@ pub(super) struct Session {
     stack: Stack,
     connection: Rc<Turn>,
     worker: Rc<Worker>,
-    listener: usize,
     /// Turns of streams, used again when a stream has ended.
     turns: RefCell<Vec<Rc<Turn>>>,
 }
@@ -51,14 +50,8 @@ const ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
 // === impl Session ===
 
 impl Session {
-    pub(super) fn new(connection: &Rc<Turn>, worker: &Rc<Worker>, listener: usize) -> Self {
-        Self {
-            stack: stack(),
-            connection: Rc::clone(connection),
-            worker: Rc::clone(worker),
-            listener,
-            turns: RefCell::default(),
-        }
+    pub(super) fn new(connection: &Rc<Turn>, worker: &Rc<Worker>) -> Self {
+        Self { stack: stack(), connection: Rc::clone(connection), worker: Rc::clone(worker), turns: RefCell::default() }
     }
 
     /// No stream is open.
@@ -73,7 +66,7 @@ impl Session {
             return Rc::clone(free);
         }
         let turn = Rc::new(Turn::new(Rc::clone(self.connection.whose()), self.worker.now()));
-        self.worker.watch(self.listener, &turn);
+        self.worker.watch(&turn);
         turns.push(Rc::clone(&turn));
         turn
     }

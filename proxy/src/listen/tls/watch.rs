@@ -45,14 +45,14 @@ impl Watch {
 async fn run(shared: Arc<Shared>, reloads: IntCounterVec) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let current = shared.current.load_full();
-        if current.doors.iter().all(|door| door.tls.is_none()) {
+        let open: Vec<_> = shared.listeners.load().iter().filter_map(|listener| listener.door().tls.clone()).collect();
+        if open.is_empty() {
             continue;
         }
         let reloads = reloads.clone();
         // Reading may block. Should it panic, the next look does it again.
         let looked = tokio::task::spawn_blocking(move || {
-            for tls in current.doors.iter().filter_map(|door| door.tls.as_ref()) {
+            for tls in open {
                 match tls.look() {
                     Some(Ok(())) => Event::Accepted.tell(&reloads),
                     Some(Err(error)) => Event::Refused(&error).tell(&reloads),
