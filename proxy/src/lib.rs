@@ -8,6 +8,7 @@ pub mod config;
 mod error;
 mod gather;
 mod hold;
+mod identity;
 pub mod links;
 mod listen;
 pub mod metrics;
@@ -27,6 +28,7 @@ mod upstream;
 mod tests;
 
 pub use error::StartError;
+pub use identity::Identity;
 pub use listen::{Given, Offers, Tls, TlsFileError};
 pub use proxy::{ListenerStatus, Proxy, ProxyStatus, RouteStatus, check_files, check_tls};
 pub use rate::RateLimit;

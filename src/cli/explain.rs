@@ -190,7 +190,8 @@ fn changes(target: &Target) -> Vec<String> {
         let added = changes.add.iter().map(move |(name, _)| format!("{what} has {name} added"));
         removed.chain(set).chain(added).collect::<Vec<_>>()
     };
-    host.chain(of("the request", &shaping.request)).chain(of("the answer", &shaping.response)).collect()
+    let renamed = shaping.cookies.iter().map(|(own, public)| format!("clients know its cookie {own} as {public}"));
+    host.chain(renamed).chain(of("the request", &shaping.request)).chain(of("the answer", &shaping.response)).collect()
 }
 
 /// Where the key that decides was found.
@@ -230,6 +231,11 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
             ReadBy::Never => "as `reads.never` says",
         };
         line("kind", if answer.is_write { "write" } else { "read" }, by);
+    }
+    if let Some(identity) = &config.identity {
+        let copied: Vec<String> = identity.copy.iter().map(|name| format!("`{}`", name.as_str())).collect();
+        let text = format!("is asked who it is, but not here: {} count as given with -H", copied.join(", "));
+        line("identity", &identity.ask, &text);
     }
     line("side", answer.side.as_str(), &side_sentence(answer, &explanation.route, choice));
     if let Some(limit) = &explanation.route.rate_limit {

@@ -66,6 +66,10 @@ pub(crate) struct File {
     #[serde(default)]
     #[garde(dive)]
     pub(crate) routes: Vec<http::Route>,
+    /// The upstream that knows who a request comes from. Left out: nobody is asked.
+    #[serde(default)]
+    #[garde(dive)]
+    pub(crate) identity: Option<http::Identity>,
     /// The Kafka between the databases; required as soon as there is a sync. A change needs a restart.
     #[serde(default)]
     #[garde(dive)]
@@ -120,6 +124,7 @@ impl File {
             upstreams: self.upstreams.clone(),
             default: self.default.clone(),
             routes: self.routes.clone(),
+            identity: self.identity.clone(),
             syncs: self.syncs.iter().map(|(name, sync)| (name.clone(), rules(sync))).collect(),
             observe: http::Observe { access_log: self.access_log.clone(), tracing: self.tracing.clone() },
         }

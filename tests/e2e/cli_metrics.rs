@@ -45,7 +45,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     let shop = Shop::fresh().await;
     let (legacy, modern) = (Upstream::named("legacy"), Upstream::named("modern"));
     let routes = format!(
-        "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  service: {{endpoints: [\"{}\"], circuit: {{}}, limits: {{adaptive: true}}}}\ndefault: monolith\nroutes:\n  - name: payments\n    \
+        "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  service: {{endpoints: [\"{}\"], circuit: {{}}, limits: {{adaptive: true}}}}\ndefault: monolith\nidentity: {{ask: monolith, path: /whoami, copy: [x-tenant]}}\nroutes:\n  - name: payments\n    \
          match: {{path_prefix: /payments}}\n    legacy: monolith\n    modern: service\n    weight: 50\n    sticky: [{{header: x-user-id}}]\n    sync: shop\n    \
          shadow: {{percent: 100}}\n    compare: {{}}\n{}",
         legacy.url(),
@@ -59,7 +59,9 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     // Behind the owner's back: a violation.
     shop.modern.batch("INSERT INTO accounts VALUES (2, 'b@x', 'Bob')").await;
     for user in 0..8 {
-        let head = format!("GET /payments/1 HTTP/1.1\r\nHost: test\r\nx-user-id: {user}\r\nConnection: close\r\n\r\n");
+        let head = format!(
+            "GET /payments/1 HTTP/1.1\r\nHost: test\r\nx-user-id: {user}\r\nCookie: sid={user}\r\nConnection: close\r\n\r\n"
+        );
         Raw::once(banyan.http(), &head).await;
     }
     let documented = documented();

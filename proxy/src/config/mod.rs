@@ -3,6 +3,8 @@
 //! `src/config.rs` of the root package joins it with the connectors' share; `table/` turns it into what a request is matched against.
 //! A key is here only when it works.
 
+mod cookies;
+mod identity;
 mod itself;
 mod listener;
 mod matches;
@@ -25,6 +27,8 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use cookies::{Cookies, SideCookies};
+pub use identity::Identity;
 pub use itself::{Redirect, RedirectStatus, Respond, Scheme};
 pub use listener::{CertificateFiles, Limits, Listener, ListenerTls, ProxyProtocol, TlsVersion};
 pub use matches::{HeaderName, Match, Method, Networks, Wanted};
@@ -61,6 +65,8 @@ pub struct Config {
     pub default: String,
     /// In the file's order; precedence is by the match, not by this order (see `table/`).
     pub routes: Vec<Route>,
+    /// The upstream that knows who a request comes from.
+    pub identity: Option<Identity>,
     /// What the routes need to know of the file's `syncs`.
     pub syncs: Named<SyncRules>,
     /// What is kept of single requests.

@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Force, HeaderName, Match, OneOrMany, Percent, Pins, RateLimit, Reads, Redirect, Respond, Short, ShortOr, Weight,
+    Cookies, Force, HeaderName, Match, OneOrMany, Percent, Pins, RateLimit, Reads, Redirect, Respond, Short, ShortOr,
+    Weight,
 };
 
 /// One route.
@@ -94,6 +95,10 @@ pub struct Route {
     #[serde(default)]
     #[garde(skip)]
     pub expose: bool,
+    /// Cookies of its sides that would clash in the browser. Default: all names stay as they are.
+    #[serde(default)]
+    #[garde(skip)]
+    pub cookies: Option<Cookies>,
     /// Which requests are reads. Default: GET, HEAD and OPTIONS.
     #[serde(default)]
     #[garde(skip)]

@@ -120,6 +120,11 @@ impl Turn {
         &self.peer
     }
 
+    /// For a request of Banyan's own on behalf of this one. The sweep does not know it: whoever sends it has a deadline.
+    pub(crate) fn aside(&self, now: Tick) -> Rc<Self> {
+        Rc::new(Self::new(Rc::clone(&self.peer), now))
+    }
+
     /// The same, to be shared.
     pub(super) fn whose(&self) -> &Rc<Peer> {
         &self.peer

@@ -189,8 +189,8 @@ impl Worker {
         until.unwrap_or_else(Instant::now)
     }
 
-    /// Runs something of a connection's, for as long as a drain may take.
-    pub(super) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+    /// Runs something of a connection's or a request's, for as long as a drain may take.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         drop(self.connections.spawn_local(future));
     }
 

@@ -9,9 +9,10 @@ use prometheus::{
 use serde::Serialize;
 
 use super::{
-    Answerer, Counter, FALLBACK_ON, HTTP_OVERHEAD, HTTP_REQUEST_DURATION, HTTP_REQUESTS, LABEL_CODE, LABEL_KIND,
-    LABEL_OUTCOME, LABEL_REASON, LABEL_ROUTE, LABEL_SIDE, Outcome, RATE_LIMITED, ROUTE_ATTEMPTS, ROUTE_WEIGHT,
-    RouteShard, SIDE_MOVES, Shards, TUNNELS, TUNNELS_TOTAL, histogram::Sum, shard::side_index,
+    Answerer, Counter, FALLBACK_ON, HTTP_OVERHEAD, HTTP_REQUEST_DURATION, HTTP_REQUESTS, IDENTITY_REQUESTS, Identified,
+    LABEL_CODE, LABEL_KIND, LABEL_OUTCOME, LABEL_REASON, LABEL_ROUTE, LABEL_SIDE, Outcome, RATE_LIMITED,
+    ROUTE_ATTEMPTS, ROUTE_WEIGHT, RouteShard, SIDE_MOVES, Shards, TUNNELS, TUNNELS_TOTAL, histogram::Sum,
+    shard::side_index,
 };
 use crate::{config::Weight, links::Owner, split::Moved};
 
@@ -48,7 +49,7 @@ pub(super) struct Families(pub(super) BTreeMap<&'static str, Vec<proto::Metric>>
 /// Name, help, type, labels.
 pub(super) type Family = (&'static str, &'static str, proto::MetricType, &'static [&'static str]);
 
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 11] = [
     (
         HTTP_REQUESTS,
         "Requests by route, by the side that answered, and by status",
@@ -90,6 +91,12 @@ const FAMILIES: [Family; 10] = [
         "Requests that were refused since their key made too many",
         proto::MetricType::COUNTER,
         &[LABEL_ROUTE],
+    ),
+    (
+        IDENTITY_REQUESTS,
+        "Requests with credentials, by how it became known who they come from",
+        proto::MetricType::COUNTER,
+        &[LABEL_ROUTE, LABEL_OUTCOME],
     ),
     (TUNNELS, "Open WebSockets", proto::MetricType::GAUGE, &[LABEL_ROUTE, LABEL_SIDE]),
     (TUNNELS_TOTAL, "WebSockets that were opened", proto::MetricType::COUNTER, &[LABEL_ROUTE, LABEL_SIDE]),
@@ -161,6 +168,15 @@ impl Collector for Requests {
                 // From zero on, for every route that had a request: a rate must see the first move, and an alert must find its series.
                 let limited = workers.iter().map(|worker| worker.limited.get()).sum();
                 families.counter_from_zero(RATE_LIMITED, &[(LABEL_ROUTE, route)], limited);
+                let identified =
+                    |of: Identified| -> u64 { workers.iter().map(|worker| worker.identified[of as usize].get()).sum() };
+                // Only where `identity` was asked at all.
+                if Identified::ALL.into_iter().any(|of| identified(of) > 0) {
+                    for of in Identified::ALL {
+                        let labels = [(LABEL_ROUTE, route), (LABEL_OUTCOME, of.as_str())];
+                        families.counter_from_zero(IDENTITY_REQUESTS, &labels, identified(of));
+                    }
+                }
                 for side in [Owner::Legacy, Owner::Modern] {
                     let labels = [(LABEL_ROUTE, route), (LABEL_SIDE, side.as_str())];
                     let sum = |of: fn(&RouteShard) -> &[Counter; 2]| -> u64 {

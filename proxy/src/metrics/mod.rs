@@ -13,7 +13,7 @@ pub(crate) use collector::Requests;
 pub use collector::SideCounts;
 pub(crate) use histogram::Histogram;
 pub(crate) use holds::Holds;
-pub(crate) use shard::{Answerer, Counter, Outcome, RouteShard, Shards};
+pub(crate) use shard::{Answerer, Counter, Identified, Outcome, RouteShard, Shards};
 pub(crate) use upstreams::Upstreams;
 
 /// Answers by route, by who answered and by status.
@@ -30,6 +30,8 @@ pub const ROUTE_WEIGHT: &str = "banyan_route_weight_percent";
 pub const SIDE_MOVES: &str = "banyan_side_moves_total";
 /// Requests that were refused since their key made too many, by route.
 pub const RATE_LIMITED: &str = "banyan_rate_limited_total";
+/// Requests with credentials by route and by how it became known who they come from (outcome): `identity`.
+pub const IDENTITY_REQUESTS: &str = "banyan_identity_requests_total";
 /// Open tunnels (WebSockets) by route and side.
 pub const TUNNELS: &str = "banyan_tunnels";
 /// Tunnels that were opened, by route and side.

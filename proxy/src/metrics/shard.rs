@@ -40,6 +40,19 @@ pub(crate) enum Outcome {
     Cancelled,
 }
 
+/// How it became known who a request with credentials comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identified {
+    /// It was known, also that it is nobody.
+    Hit,
+    /// It had to be asked: somebody.
+    Asked,
+    /// The same: nobody.
+    Nobody,
+    /// It did not: there was no answer, now or a moment ago.
+    Failed,
+}
+
 /// One worker's counts of one route.
 #[derive(Debug, Default)]
 pub(crate) struct RouteShard {
@@ -48,6 +61,7 @@ pub(crate) struct RouteShard {
     pub(super) moves: [Counter; Moved::ALL.len()],
     pub(super) stale: Counter,
     pub(super) limited: Counter,
+    pub(super) identified: [Counter; Identified::ALL.len()],
     /// Tunnels, by side.
     pub(super) opened: [Counter; 2],
     pub(super) closed: [Counter; 2],
@@ -131,6 +145,21 @@ impl Outcome {
     }
 }
 
+// === impl Identified ===
+
+impl Identified {
+    pub(super) const ALL: [Self; 4] = [Self::Hit, Self::Asked, Self::Nobody, Self::Failed];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Asked => "asked",
+            Self::Nobody => "nobody",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 // === impl RouteShard ===
 
 impl RouteShard {
@@ -156,6 +185,11 @@ impl RouteShard {
     /// A request whose key made too many.
     pub(crate) fn rate_limited(&self) {
         self.limited.add(1);
+    }
+
+    /// A request with credentials, where `identity` says whom to ask.
+    pub(crate) fn identified(&self, outcome: Identified) {
+        self.identified[outcome as usize].add(1);
     }
 
     pub(crate) fn tunnel_opened(&self, side: Owner) {

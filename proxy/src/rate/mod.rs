@@ -24,6 +24,8 @@ pub struct RateLimit {
     settings: config::RateLimit,
     /// `None` in the list is the client's address.
     keys: Box<[Option<KeySource>]>,
+    /// One of the keys is a header that `identity` copies.
+    is_of_users: bool,
     /// Shared by all workers and, over reloads, by all tables.
     counted: Arc<Counted>,
 }
@@ -37,8 +39,9 @@ struct Counted {
 // === impl RateLimit ===
 
 impl RateLimit {
-    /// The file's form of it; `None` when it allows more than one request a nanosecond, which the file's own check refuses.
-    pub(crate) fn new(settings: &config::RateLimit) -> Option<Self> {
+    /// The file's form of it; `None` when it allows more than one request a nanosecond, which the file's own check refuses. `copied`: what
+    /// `identity` copies.
+    pub(crate) fn new(settings: &config::RateLimit, copied: &[config::HeaderName]) -> Option<Self> {
         let requests = settings.requests.max(1);
         let burst = settings.burst.unwrap_or(requests).try_into().ok()?;
         let quota = Quota::with_period(settings.every / requests)?.allow_burst(burst);
@@ -56,8 +59,14 @@ impl RateLimit {
         Some(Self {
             settings: settings.clone(),
             keys: settings.key.iter().map(key).collect(),
+            is_of_users: settings.key.iter().any(|key| matches!(key, RateKey::Header(name) if copied.contains(name))),
             counted: Arc::new(Counted { limiter, seed: u64::from_ne_bytes(seed) }),
         })
+    }
+
+    /// Whether it can only be told behind the asking of `identity`.
+    pub(crate) fn is_of_users(&self) -> bool {
+        self.is_of_users
     }
 
     /// Takes over what an earlier table counted, if the limit is the same.
@@ -118,7 +127,7 @@ mod tests {
     const CLIENT: &str = "192.0.2.7";
 
     fn limit(form: serde_json::Value) -> RateLimit {
-        RateLimit::new(&serde_json::from_value(form).unwrap()).unwrap()
+        RateLimit::new(&serde_json::from_value(form).unwrap(), &[]).unwrap()
     }
 
     fn ask(limit: &RateLimit, lines: &[(&'static str, &'static str)], client: &str) -> Result<(), Duration> {

@@ -71,7 +71,7 @@ impl Signer {
     }
 
     /// A signer whose key nobody knows: what it signs is believed by this process alone.
-    pub(super) fn drawn() -> io::Result<Self> {
+    pub(crate) fn drawn() -> io::Result<Self> {
         Hmac::new_from_slice(&random()?).map(Self).map_err(io::Error::other)
     }
 

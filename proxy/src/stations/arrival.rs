@@ -10,6 +10,7 @@ use crate::{
     body::Kind,
     error::{Fault, Form},
     hold::UnderWay,
+    identity::Who,
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     observe::Note,
@@ -50,6 +51,8 @@ pub(crate) struct Located {
     /// The first address from the right that is no trusted proxy's.
     pub(super) client: IpAddr,
     pub(super) is_peer_trusted: bool,
+    /// Who it comes from, where that was asked and is somebody.
+    pub(super) who: Option<Arc<Who>>,
     /// Of a synced route's write.
     pub(super) under_way: Option<UnderWay>,
 }

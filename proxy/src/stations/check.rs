@@ -79,6 +79,9 @@ impl<S: Service<Checked, Response = Reply, Error = Failure>> Service<Arrival> fo
         let seen = Seen::in_headers(&arrival.head.headers);
         match lowered.and_then(|()| check(&arrival.head.method, &arrival.head.uri, &arrival.head.headers, seen)) {
             Ok(()) => {
+                if let Some(identity) = arrival.table.compiled.table.identity() {
+                    identity.strip(&mut arrival.head.headers);
+                }
                 let said = if seen.banyan { Some(Box::new(strip_ours(&mut arrival.head.headers))) } else { None };
                 Either::Right(self.0.call(Checked { arrival, seen, said }))
             }

@@ -1,4 +1,5 @@
-//! Refuses a request whose key has made too many on its route, before anything that costs: no side is chosen, no identity asked for.
+//! Refuses a request whose key has made too many on its route, before anything that costs: no side is chosen, no identity asked for. Only a
+//! limit that counts by what `identity` copies has to stand behind the asking: the station is there twice.
 
 use std::task::{Context, Poll};
 
@@ -9,18 +10,30 @@ use super::arrival::{Failure, Located, Reply};
 use crate::error::Fault;
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stage;
+pub(crate) struct Stage {
+    of_users: bool,
+}
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Station<S>(S);
+pub(crate) struct Station<S> {
+    inner: S,
+    of_users: bool,
+}
 
 // === impl Stage ===
+
+impl Stage {
+    /// By what the client says of itself.
+    pub(super) const OF_CLIENTS: Self = Self { of_users: false };
+    /// By what `identity` copies.
+    pub(super) const OF_USERS: Self = Self { of_users: true };
+}
 
 impl<S> Layer<S> for Stage {
     type Service = Station<S>;
 
     fn layer(&self, inner: S) -> Station<S> {
-        Station(inner)
+        Station { inner, of_users: self.of_users }
     }
 }
 
@@ -32,14 +45,15 @@ impl<S: Service<Located, Response = Reply, Error = Failure>> Service<Located> fo
     type Future = Either<Ready<Result<Reply, Failure>>, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, located: Located) -> Self::Future {
-        let Some(limit) = &located.route().rate_limit else { return Either::Right(self.0.call(located)) };
+        let limit = located.route().rate_limit.as_ref().filter(|limit| limit.is_of_users() == self.of_users);
+        let Some(limit) = limit else { return Either::Right(self.inner.call(located)) };
         let arrival = &located.checked.arrival;
         match limit.check(&arrival.head.headers, located.client) {
-            Ok(()) => Either::Right(self.0.call(located)),
+            Ok(()) => Either::Right(self.inner.call(located)),
             Err(wait) => {
                 arrival.table.shard(Some(located.route)).rate_limited();
                 // Rounded up: who comes earlier is refused again.

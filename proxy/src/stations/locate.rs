@@ -85,5 +85,5 @@ fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
         Cow::Borrowed(_) => None,
         Cow::Owned(path) => Some(path),
     };
-    Ok(Located { route, path, prefix_end, client, is_peer_trusted, under_way: None, checked })
+    Ok(Located { route, path, prefix_end, client, is_peer_trusted, who: None, under_way: None, checked })
 }

@@ -10,6 +10,7 @@ mod grpc;
 mod hold;
 mod hop;
 mod hop_by_hop;
+mod identify;
 mod limit;
 mod locate;
 mod lower;

@@ -44,6 +44,10 @@ impl<S: Service<Prepared, Response = Reply, Error = Failure>> Service<Chosen> fo
         let headers = &mut arrival.head.headers;
         let is_websocket = seen.upgrade && arrival.body.is_end_stream() && hop_by_hop::asks_websocket(headers);
         hop_by_hop::strip_request(headers, seen.connection, seen.hop);
+        if let Some(who) = chosen.located.who.as_ref().filter(|_| seen.connection) {
+            // A client could have named it among what belongs to its hop.
+            who.put(headers);
+        }
         if is_websocket {
             hop_by_hop::put_websocket(headers);
         }

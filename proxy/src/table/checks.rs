@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::ExposeSecret;
 
-use super::{DEFAULT, Problem, users};
+use super::{DEFAULT, Problem, cookies, users};
 use crate::{
     config::{self, Config, Fallback, Match, Protocol, Sticky, Wanted, Weight},
     links::Owner,
@@ -101,7 +101,9 @@ pub(super) fn routes(config: &Config, problems: &mut Vec<Problem>) {
         shadow(&at, route, problems);
         sticky(&at, route, problems);
         users::check(&at, route, problems);
+        cookies::check(&at, route, problems);
     }
+    cookies::together(config, problems);
     groups(config, problems);
     upstreams(config, problems);
     secret(config, problems);
@@ -124,6 +126,7 @@ fn itself(at: &str, key: &'static str, route: &config::Route, problems: &mut Vec
         ("timeout", route.timeout.is_some()),
         ("fallback", route.fallback.is_some()),
         ("expose", route.expose),
+        ("cookies", route.cookies.is_some()),
         ("reads", route.reads.is_some()),
         ("shadow", route.shadow.is_some()),
     ];
@@ -268,24 +271,34 @@ fn sticky(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
             Sticky::Cookie(name) => ("cookie", name.as_str()),
         };
         if kind == "cookie" && !is_token(name) {
-            problems.push(
-                Problem::error(format!("{at}.sticky[{number}].cookie"), format!("`{name}` is no cookie name"))
-                    .hint("expected letters, digits, `-`, `_` and `.`"),
-            );
+            cookie_name(&format!("{at}.sticky[{number}].cookie"), name, problems);
         } else if changes_at_login(name) {
             problems.push(
                 Problem::warning(
                     format!("{at}.sticky[{number}].{kind}"),
                     format!("`{name}` looks like a session's, and those change at log-in or with time: the user may change side"),
                 )
-                .hint("take something that stays with the user, such as an id, or Banyan's own cookie `banyan_id`"),
+                .hint(
+                    "take something that stays with the user: an id, which `identity` can ask an upstream for, or Banyan's own cookie \
+                     `banyan_id`",
+                ),
             );
         }
     }
 }
 
+/// A cookie's name that is none.
+pub(super) fn cookie_name(at: &str, name: &str, problems: &mut Vec<Problem>) {
+    if !is_token(name) {
+        problems.push(
+            Problem::error(at, format!("`{name}` is no cookie name"))
+                .hint("expected letters, digits, `-`, `_` and `.`"),
+        );
+    }
+}
+
 /// RFC 6265: a cookie's name is a token.
-pub(super) fn is_token(name: &str) -> bool {
+fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&b))
 }
 
@@ -411,6 +424,7 @@ fn times(config: &Config, problems: &mut Vec<Problem>) {
             times.push((format!("upstreams.{name}.ejection.for"), ejection.time));
         }
     }
+    times.extend(config.identity.as_ref().map(|identity| ("identity.timeout".to_owned(), identity.timeout)));
     for (index, route) in config.routes.iter().enumerate() {
         times.extend(route.timeout.map(|timeout| (format!("routes[{index}].timeout"), timeout)));
         times.extend(route.deadline.map(|time| (format!("routes[{index}].deadline"), time)));

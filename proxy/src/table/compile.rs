@@ -1,5 +1,6 @@
 //! Serde structs to compiled routes, and everything that is wrong with them at once.
 
+mod identity;
 mod itself;
 mod matches;
 mod reads;
@@ -8,7 +9,7 @@ mod sides;
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    DEFAULT, Group, KeySource, Problem, Route, RouteTable, Severity, SyncRoute, Target, Trusts, checks,
+    DEFAULT, Group, KeySource, Problem, Renames, Route, RouteTable, Severity, SyncRoute, Target, Trusts, checks,
     matcher::Matcher, rule::Rule, unreachable::unreachable,
 };
 use crate::{
@@ -26,13 +27,14 @@ pub(super) fn compile(config: &Config, links: &dyn DataLinks) -> Result<(RouteTa
     checks::routes(config, &mut compiler.problems);
     unreachable(config, &compiler.rules, &mut compiler.problems);
     let trusts = Trusts::compile(config, &mut compiler.problems);
+    let identity = compiler.identity();
     let Compiler { mut problems, rules, .. } = compiler;
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
         return Err(problems);
     }
     let routes = routes.into_iter().map(Arc::new).collect();
-    Ok((RouteTable { routes, matcher: Matcher::new(rules), trusts }, problems))
+    Ok((RouteTable { routes, matcher: Matcher::new(rules), trusts, identity }, problems))
 }
 
 struct Compiler<'c> {
@@ -48,8 +50,12 @@ impl Compiler<'_> {
     fn route(&mut self, index: usize, route: &config::Route) -> Route {
         let at = format!("routes[{index}]");
         self.matches(index, &at, route);
-        let legacy = route.legacy.as_ref().and_then(|side| self.target(&format!("{at}.legacy"), &side.0));
-        let modern = route.modern.as_ref().and_then(|side| self.target(&format!("{at}.modern"), &side.0));
+        let renames = |of: fn(&config::Cookies) -> &config::SideCookies| {
+            route.cookies.as_ref().map_or_else(Renames::default, |cookies| Renames::new(&of(cookies).rename))
+        };
+        let (of_legacy, of_modern) = (renames(|cookies| &cookies.legacy), renames(|cookies| &cookies.modern));
+        let legacy = route.legacy.as_ref().and_then(|side| self.target(&format!("{at}.legacy"), &side.0, of_legacy));
+        let modern = route.modern.as_ref().and_then(|side| self.target(&format!("{at}.modern"), &side.0, of_modern));
         let weight = match route.legacy {
             None if route.modern.is_none() => Weight::ZERO,
             None => Weight::FULL,
@@ -68,7 +74,7 @@ impl Compiler<'_> {
             keyless: route.keyless,
             pins: route.pin.as_ref().and_then(Pins::new).map(Box::new),
             force: self.force(&at, route),
-            rate_limit: route.rate_limit.as_ref().and_then(RateLimit::new).map(Box::new),
+            rate_limit: self.rate_limit(route),
             sync: route.sync.as_ref().and_then(|name| self.sync(&at, name)),
             timeout: route.timeout,
             deadline: route.deadline,
@@ -119,6 +125,11 @@ impl Compiler<'_> {
             shadow: None,
             compare: None,
         }
+    }
+
+    fn rate_limit(&self, route: &config::Route) -> Option<Box<RateLimit>> {
+        let copied = self.config.identity.as_ref().map_or(&[][..], |identity| &identity.copy);
+        RateLimit::new(route.rate_limit.as_ref()?, copied).map(Box::new)
     }
 
     fn force(&mut self, at: &str, route: &config::Route) -> Option<Box<Force>> {

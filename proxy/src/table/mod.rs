@@ -4,6 +4,7 @@
 
 mod checks;
 mod compile;
+mod cookies;
 mod explain;
 mod itself;
 mod matcher;
@@ -13,6 +14,7 @@ mod pattern;
 mod problem;
 mod query;
 mod reads;
+mod renames;
 mod route;
 mod rule;
 mod target;
@@ -31,12 +33,13 @@ pub use own::{Own, Public};
 pub use path::{BadPath, normalise};
 pub use problem::{Problem, Severity, nearest};
 pub use reads::{ReadBy, Reads};
+pub use renames::Renames;
 pub use route::{DEFAULT, Group, KeySource, Route, Stage, SyncRoute};
 pub use rule::Normal;
 pub use target::{Changes, Shaping, Target};
 pub(crate) use trusts::Trusts;
 
-use crate::{config::Config, links::DataLinks, split::Lowered};
+use crate::{config::Config, identity::Identity, links::DataLinks, split::Lowered};
 
 /// All routes and the index that finds them.
 #[derive(Debug)]
@@ -45,6 +48,7 @@ pub struct RouteTable {
     routes: Vec<Arc<Route>>,
     matcher: Matcher,
     trusts: Trusts,
+    identity: Option<Identity>,
 }
 
 /// The route of a request.
@@ -72,6 +76,9 @@ impl RouteTable {
     /// Tells a table that is not used yet which one it comes after, so that users whom a lower weight moves back can be counted.
     pub fn follow(&mut self, before: &Self) {
         self.trusts.follow(&before.trusts);
+        if let (Some(identity), Some(before)) = (&mut self.identity, &before.identity) {
+            identity.follow(before);
+        }
         for route in &mut self.routes {
             let old = before.routes.iter().find(|old| old.name == route.name && old.group == route.group);
             if let (Some(old), Some(route)) = (old, Arc::get_mut(route))
@@ -106,6 +113,12 @@ impl RouteTable {
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Who is asked who a request comes from.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
     }
 
     pub(crate) fn trusts(&self) -> &Trusts {

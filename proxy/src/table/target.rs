@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 
-use super::{Own, Public};
+use super::{Own, Public, Renames};
 
 /// Where one side of a route is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Target {
 pub struct Shaping {
     /// The `Host` that the side is asked as.
     pub host: Option<HeaderValue>,
+    /// Its cookies that clients know by other names.
+    pub cookies: Renames,
     /// Of a request's headers.
     pub request: Changes,
     /// Of an answer's headers.
@@ -71,15 +73,20 @@ impl Target {
         if let Some(host) = &shaping.host {
             headers.insert(HOST, host.clone());
         }
+        shaping.cookies.in_request(headers);
         shaping.request.make(headers);
     }
 
-    /// Makes an answer's headers the client's. `names_itself`: there is a header that may carry the upstream's own address.
+    /// Makes an answer's headers the client's. `names_itself`: there is a header that may carry the upstream's own address, or
+    /// a cookie.
     pub fn shape_answer<'p>(&self, headers: &mut HeaderMap, names_itself: bool, public: impl FnOnce() -> Public<'p>) {
         if names_itself {
             self.own.make_public(headers, self.rewrite.as_deref(), &public());
         }
         if let Some(shaping) = &self.shaping {
+            if names_itself {
+                shaping.cookies.in_answer(headers);
+            }
             shaping.response.make(headers);
         }
     }

@@ -25,6 +25,7 @@ pub(crate) fn config(routes: Value) -> Config {
         max_lag: std::time::Duration::from_secs(5),
     };
     Config {
+        identity: None,
         workers: None,
         listeners: Vec::new(),
         state: State::default(),

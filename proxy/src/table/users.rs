@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::{Problem, checks::is_token};
+use super::{Problem, checks::cookie_name};
 use crate::config::{self, Pin, RateKey};
 
 /// A shorter one can be guessed.
@@ -50,10 +50,7 @@ fn check_limit(at: &str, limit: &config::RateLimit, problems: &mut Vec<Problem>)
     }
     for (number, key) in limit.key.iter().enumerate() {
         match key {
-            RateKey::Cookie(name) if !is_token(name) => problems.push(
-                Problem::error(format!("{at}.key[{number}].cookie"), format!("`{name}` is no cookie name"))
-                    .hint("expected letters, digits, `-`, `_` and `.`"),
-            ),
+            RateKey::Cookie(name) => cookie_name(&format!("{at}.key[{number}].cookie"), name, problems),
             RateKey::ClientAddress if number + 1 < limit.key.len() => problems.push(
                 Problem::warning(
                     format!("{at}.key[{number}]"),
@@ -61,7 +58,7 @@ fn check_limit(at: &str, limit: &config::RateLimit, problems: &mut Vec<Problem>)
                 )
                 .hint("put it last; every client has an address"),
             ),
-            _ => {}
+            RateKey::Header(_) | RateKey::ClientAddress => {}
         }
     }
 }
@@ -101,11 +98,8 @@ fn check_pins(at: &str, pins: &config::Pins, problems: &mut Vec<Problem>) {
                 Pin::Client(nets) => vec![("client", "", nets.get().is_empty())],
             };
             for (kind, name, is_empty) in &names {
-                if *kind == "cookie" && !is_token(name) {
-                    problems.push(
-                        Problem::error(format!("{at}.cookie"), format!("`{name}` is no cookie name"))
-                            .hint("expected letters, digits, `-`, `_` and `.`"),
-                    );
+                if *kind == "cookie" {
+                    cookie_name(&format!("{at}.cookie"), name, problems);
                 }
                 if *is_empty {
                     problems.push(

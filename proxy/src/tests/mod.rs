@@ -6,6 +6,7 @@ mod balance;
 mod basics;
 mod circuit;
 mod client;
+mod cookies;
 mod crew;
 mod data;
 mod deadlines;
@@ -20,6 +21,7 @@ mod health;
 mod hold;
 mod http2;
 mod http2_floods;
+mod identity;
 mod itself;
 mod legs;
 mod limits;
@@ -94,6 +96,7 @@ impl Setup {
             upstreams: BTreeMap::new(),
             default: "legacy".to_owned(),
             routes: Vec::new(),
+            identity: None,
             syncs: BTreeMap::new(),
             observe: Observe::default(),
         };

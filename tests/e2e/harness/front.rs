@@ -62,6 +62,7 @@ impl Front {
             trusted_proxies: Vec::new(),
             upstreams: BTreeMap::from([("monolith".to_owned(), monolith), ("service".to_owned(), upstream(service))]),
             default: "monolith".to_owned(),
+            identity: None,
             routes: serde_json::from_value(routes).expect("routes"),
             syncs: BTreeMap::from([("money".to_owned(), sync)]),
             observe: Observe::default(),

@@ -7,17 +7,17 @@ use http::{HeaderValue, uri::Authority};
 use super::Compiler;
 use crate::{
     config,
-    table::{Changes, Own, Problem, Shaping, Target},
+    table::{Changes, Own, Problem, Renames, Shaping, Target},
 };
 
 impl Compiler<'_> {
-    pub(super) fn target(&mut self, at: &str, side: &config::Side) -> Option<Target> {
+    pub(super) fn target(&mut self, at: &str, side: &config::Side, cookies: Renames) -> Option<Target> {
         let rewrite = side.rewrite.as_ref().map(|rewrite| {
             let text = &rewrite.path_prefix;
             self.normal_form(&format!("{at}.rewrite.path_prefix"), text);
             text.strip_suffix('/').unwrap_or(text).into()
         });
-        let shaping = self.shaping(at, side);
+        let shaping = self.shaping(at, side, cookies);
         let (upstream, index) = self.upstream(at, &side.upstream)?;
         Some(Target { own: self.own(&upstream, side.host.as_deref()), upstream, index, rewrite, shaping })
     }
@@ -27,11 +27,11 @@ impl Compiler<'_> {
         Own::new(endpoints.map(|endpoint| endpoint.0.url.as_str()), host)
     }
 
-    pub(super) fn shaping(&mut self, at: &str, side: &config::Side) -> Option<Box<Shaping>> {
+    pub(super) fn shaping(&mut self, at: &str, side: &config::Side, cookies: Renames) -> Option<Box<Shaping>> {
         let host = side.host.as_ref().and_then(|host| self.host(&format!("{at}.host"), host));
         let request = self.changes(&format!("{at}.headers.request"), &side.headers.request);
         let response = self.changes(&format!("{at}.headers.response"), &side.headers.response);
-        let shaping = Shaping { host, request, response };
+        let shaping = Shaping { host, cookies, request, response };
         (shaping != Shaping::default()).then(|| Box::new(shaping))
     }
 
