@@ -74,7 +74,8 @@ pub(crate) struct File {
     #[serde(default)]
     #[garde(dive)]
     pub(crate) kafka: Option<data::Kafka>,
-    /// Sets of tables kept in step between a legacy and a modern database. A change needs a restart.
+    /// Sets of tables kept in step between a legacy and a modern database. A change needs a restart. Not so one of
+    /// `max_lag` or `read_your_writes`.
     #[serde(default)]
     #[garde(dive)]
     pub(crate) syncs: BTreeMap<String, data::Sync>,

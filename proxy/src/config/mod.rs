@@ -86,7 +86,7 @@ pub struct SyncRules {
 
 /// Where running state is kept between restarts.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct State {
     /// A directory of Banyan's own, made if missing. Default `./banyan-state`. A change needs a restart.
     #[garde(skip)]

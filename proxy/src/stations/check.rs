@@ -11,6 +11,7 @@ use tower::{Layer, Service};
 
 use super::{
     arrival::{Arrival, Checked, Failure, Reply},
+    hop_by_hop::OURS,
     lower,
 };
 use crate::{
@@ -47,7 +48,6 @@ pub(crate) struct Seen {
     pub(super) trace: Option<Trace>,
 }
 
-const OURS: &str = "x-banyan-";
 const THEIRS: &str = "x-forwarded-";
 
 // === impl Stage ===

@@ -7,6 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// What only Banyan may say begins so.
+pub(super) const OURS: &str = "x-banyan-";
+
 /// Strips a request's; says whether it asks for trailers.
 pub(super) fn strip_request(headers: &mut HeaderMap, connection: bool, others: bool) {
     let trailers = others && has_token(headers, &header::TE, "trailers");
@@ -25,19 +28,26 @@ pub(super) struct Stripped {
     pub(super) names_itself: bool,
 }
 
-/// Strips an answer's, and its framing, which is made anew for the client.
+/// Strips an answer's, and its framing, which is made anew for the client; and what only Banyan may say.
 pub(super) fn strip_answer(headers: &mut HeaderMap) -> Stripped {
-    let (mut connection, mut others, mut encodings, mut names_itself) = (false, false, 0, false);
+    let (mut connection, mut others, mut encodings, mut names_itself, mut ours) = (false, false, 0, false, false);
     for name in headers.keys() {
         match *name {
             header::CONNECTION => connection = true,
             header::TRANSFER_ENCODING => encodings = headers.get_all(name).iter().count(),
             header::TE | header::UPGRADE => others = true,
             header::LOCATION | header::CONTENT_LOCATION | header::SET_COOKIE => names_itself = true,
-            _ => others |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
+            _ => {
+                let name = name.as_str();
+                others |= name == "keep-alive" || name == "proxy-connection";
+                ours |= name.starts_with(OURS);
+            }
         }
     }
     strip(headers, connection, others);
+    if ours {
+        strip_ours(headers);
+    }
     if encodings == 0 {
         return Stripped { is_framed: true, names_itself };
     }
@@ -60,6 +70,15 @@ pub(super) fn asks_websocket(headers: &HeaderMap) -> bool {
 pub(super) fn put_websocket(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// An upstream's word under Banyan's names, `x-banyan-side` say, would be taken for Banyan's.
+#[cold]
+fn strip_ours(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 fn strip(headers: &mut HeaderMap, connection: bool, others: bool) {
@@ -167,6 +186,13 @@ mod tests {
             !strip_answer(&mut headers(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]))
                 .is_framed
         );
+    }
+
+    #[test]
+    fn an_upstream_says_nothing_under_banyans_names() {
+        let mut said = headers(&[("x-banyan-stale", "1"), ("x-bananas", "3"), ("x-banyan-side", "legacy")]);
+        assert!(strip_answer(&mut said).is_framed);
+        assert_eq!(said, headers(&[("x-bananas", "3")]));
     }
 
     #[test]

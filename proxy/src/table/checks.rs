@@ -124,7 +124,9 @@ fn itself(at: &str, key: &'static str, route: &config::Route, problems: &mut Vec
         ("force", route.force.is_some()),
         ("rate_limit", route.rate_limit.is_some()),
         ("timeout", route.timeout.is_some()),
+        ("deadline", route.deadline.is_some()),
         ("fallback", route.fallback.is_some()),
+        ("fallback_on", !route.fallback_on.is_empty()),
         ("expose", route.expose),
         ("cookies", route.cookies.is_some()),
         ("reads", route.reads.is_some()),
@@ -144,6 +146,11 @@ fn itself(at: &str, key: &'static str, route: &config::Route, problems: &mut Vec
         problems.push(
             Problem::error(format!("{at}.redirect"), "this sends the client to where it is")
                 .hint("say what changes: `scheme`, `host`, `port`, `path` or `path_prefix`"),
+        );
+    }
+    if redirect.port == Some(0) {
+        problems.push(
+            Problem::error(format!("{at}.redirect.port"), "nobody listens on port 0").hint("expected 1 to 65535"),
         );
     }
     if redirect.path.is_some() && redirect.path_prefix.is_some() {

@@ -13,13 +13,15 @@ const LEAST_SECRET: usize = 16;
 /// Rules about one route.
 pub(super) fn check(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
     let has_both = route.legacy.is_some() && route.modern.is_some();
+    // Told there.
+    let is_itself = route.redirect.is_some() || route.respond.is_some();
     let keys = [
         ("force", route.force.is_some()),
         ("pin", route.pin.is_some()),
         ("fallback_on", !route.fallback_on.is_empty()),
     ];
     for (key, is_set) in keys {
-        if is_set && !has_both {
+        if is_set && !has_both && !is_itself {
             problems.push(
                 Problem::error(format!("{at}.{key}"), format!("`{key}` needs both sides: there is nothing to choose"))
                     .hint(format!("name both `legacy` and `modern`, or leave `{key}` out")),

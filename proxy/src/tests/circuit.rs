@@ -11,8 +11,8 @@ use std::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{Bench, Fixed, Setup, Upstream, eventually};
-use crate::links::Owner;
+use super::{Bench, Data, Fixed, Setup, Upstream, eventually};
+use crate::links::{Owner, SyncLink};
 
 fn request(method: &str) -> String {
     format!("{method} /payments HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
@@ -28,6 +28,11 @@ struct Scene {
 }
 
 async fn scene(circuit: Value, more: Value) -> Scene {
+    scene_of(circuit, more, Fixed(Owner::Modern, Some(Duration::ZERO))).await
+}
+
+/// The same over data that the test scripts.
+async fn scene_of(circuit: Value, more: Value, data: impl SyncLink + 'static) -> Scene {
     let (is_sick, came) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicUsize>::default());
     let (sick, counts) = (Arc::clone(&is_sick), Arc::clone(&came));
     let modern = Upstream::scripted(move |mut wire| {
@@ -48,7 +53,7 @@ async fn scene(circuit: Value, more: Value) -> Scene {
     route.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let mut setup = Setup::new(legacy.address).upstream("modern", modern.address, &json!({ "circuit": circuit }));
     if route.get("sync").is_some() {
-        setup = setup.sync("payments", Fixed(Owner::Modern, Some(Duration::ZERO)));
+        setup = setup.sync("payments", data);
     }
     Scene { bench: setup.route(route).start(), is_sick, came, legacy, _modern: modern }
 }
@@ -114,6 +119,43 @@ async fn on_a_synced_route_reads_cross_and_say_so_and_writes_wait_for_their_owne
     assert_eq!((read.text(), read.header("x-banyan-stale")), ("legacy", Some("1")));
     assert_eq!(scene.bench.ask(&request("POST")).await.status, 503);
     assert!(!scene.legacy.bytes().contains("POST"));
+}
+
+#[tokio::test]
+async fn who_wrote_reads_at_the_other_side_while_the_owners_circuit_is_open_and_is_told_so() {
+    let data = Data::new();
+    data.owned_by(Owner::Modern);
+    for (fallback, expected) in [("reads", (200, "legacy", Some("1"))), ("none", (503, "", None))] {
+        let more =
+            json!({ "sync": "payments", "weight": 0, "sticky": [{ "header": "x-user-id" }], "fallback": fallback });
+        let scene = scene_of(rules("10m"), more, data.clone()).await;
+        scene.is_sick.store(false, Ordering::SeqCst);
+        let ask = async |method: &str, user: &str| {
+            scene.bench.ask(&request(method).replace("Host: a", &format!("Host: a\r\nX-User-Id: {user}"))).await
+        };
+        assert_eq!(ask("POST", "ann").await.text(), "modern");
+        // By the weight she would be on legacy, which may not show it yet.
+        assert_eq!((ask("GET", "ann").await.text(), ask("GET", "bob").await.text()), ("modern", "legacy"));
+        scene.is_sick.store(true, Ordering::SeqCst);
+        for _ in 0..6 {
+            ask("GET", "ann").await;
+        }
+        eventually("the circuit is open", || scene.circuit() == "open").await;
+        let before = scene.came.load(Ordering::SeqCst);
+        let read = ask("GET", "ann").await;
+        let text = if read.status == 200 { read.text() } else { "" };
+        assert_eq!((read.status, text, read.header("x-banyan-stale")), expected);
+        let bob = ask("GET", "bob").await;
+        assert_eq!((bob.text(), bob.header("x-banyan-stale")), ("legacy", None), "he is where the weight has him");
+        assert_eq!(ask("POST", "ann").await.status, 503, "a write waits for its owner");
+        assert_eq!(scene.came.load(Ordering::SeqCst), before);
+        let stale = scene.bench.proxy.status().routes[0].answers.stale;
+        assert_eq!(stale, u64::from(fallback == "reads"));
+        // Once legacy shows it, nothing is stale.
+        data.shows_all();
+        let read = ask("GET", "ann").await;
+        assert_eq!((read.text(), read.header("x-banyan-stale")), ("legacy", None));
+    }
 }
 
 #[tokio::test]
