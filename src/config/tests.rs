@@ -224,3 +224,16 @@ fn a_large_file_is_read_in_no_time() {
     // A build without optimisation on a busy machine; quadratic work would take minutes.
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn the_files_in_the_guide_to_sessions_are_right() {
+    let guide = include_str!("../../docs/guides/sessions.md");
+    let blocks: Vec<&str> =
+        guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```").map(|(block, _)| block)).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let file = format!("version: 1\nlisteners: [{{bind: \"127.0.0.1:8080\"}}]\n{block}");
+        let shown = shown(file.as_bytes());
+        assert_eq!(shown, "0 warnings in routes.yaml", "{block}");
+    }
+}

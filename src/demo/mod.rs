@@ -103,8 +103,8 @@ fn stay(stage: &Stage, screen: &Screen) -> anyhow::Result<()> {
         "\nYours now, until Ctrl-C. Try:\n\
          \x20 edit {file}, set `weight: 50` of payments, save, and watch:   {program} status --admin {admin} --watch\n\
          \x20 open http://{base} in a browser, sign in as ann, password banyan; the chat there is a WebSocket\n\
-         \x20 curl -i {base}/payments/9 -H 'x-user-id: ann'      who answered? see `x-banyan-side`\n\
-         \x20 {program} explain -c {file} GET /payments/9 -H 'x-user-id: ann'\n\
+         \x20 curl -i {base}/payments/9 -H 'cookie: banyan_id=ann' who answered? see `x-banyan-side`\n\
+         \x20 {program} explain -c {file} GET /payments/9 -H 'cookie: banyan_id=ann'\n\
          \x20 kill -9 {}                                      payments-service; keep asking for payments\n\
          \x20 curl -s {admin}/metrics | grep banyan_sync",
         stage.services.payments.pid()

@@ -10,7 +10,6 @@ use ureq::{Agent, Body, http};
 pub(crate) struct Customer {
     agent: Agent,
     base: String,
-    user: Option<String>,
     cookies: RefCell<BTreeMap<String, String>>,
 }
 
@@ -34,12 +33,13 @@ pub(crate) fn agent() -> Agent {
 impl Customer {
     /// Somebody with a browser.
     pub(crate) fn new(agent: &Agent, base: &str) -> Self {
-        Self { agent: agent.clone(), base: base.to_owned(), user: None, cookies: RefCell::default() }
+        Self { agent: agent.clone(), base: base.to_owned(), cookies: RefCell::default() }
     }
 
-    /// Somebody whose requests carry `x-user-id`.
+    /// Somebody who has been here before, and kept Banyan's own cookie.
     pub(crate) fn named(agent: &Agent, base: &str, user: impl Into<String>) -> Self {
-        Self { user: Some(user.into()), ..Self::new(agent, base) }
+        let cookies = BTreeMap::from([("banyan_id".to_owned(), user.into())]);
+        Self { cookies: RefCell::new(cookies), ..Self::new(agent, base) }
     }
 
     /// For JSON.
@@ -66,9 +66,6 @@ impl Customer {
     fn send(&self, method: &str, path: &str, accept: &str, body: Option<(&str, String)>) -> anyhow::Result<Reply> {
         let mut request =
             http::Request::builder().method(method).uri(format!("{}{path}", self.base)).header("accept", accept);
-        if let Some(user) = &self.user {
-            request = request.header("x-user-id", user);
-        }
         let cookies: Vec<_> = self.cookies.borrow().iter().map(|(name, value)| format!("{name}={value}")).collect();
         if !cookies.is_empty() {
             request = request.header("cookie", cookies.join("; "));

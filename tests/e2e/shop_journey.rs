@@ -12,12 +12,16 @@ use tokio::task::JoinSet;
 use super::harness::{Banyan, Database, Kafka, Postgres, Raw, client::Answer, eventually, secs};
 
 const KEY: &str = "key-of-the-journey";
+/// Who has an account from the beginning, in the order of their numbers.
+const CUSTOMERS: [&str; 8] = ["ann", "ben", "cem", "dora", "eve", "finn", "gus", "hana"];
 
 /// The three programs of the shop, each on its own database, and the file's variables that lead Banyan to them.
 struct Shop {
     /// Ends them with the test.
     _programs: JoinSet<anyhow::Result<()>>,
     legacy: Database,
+    monolith: SocketAddr,
+    payments_service: SocketAddr,
     variables: Vec<(&'static str, String)>,
 }
 
@@ -27,8 +31,8 @@ struct Browser {
     cookies: RefCell<BTreeMap<String, String>>,
 }
 
-/// Signs in at accounts-service, walks accounts, payments (weight 50) and orders, posts a form that the other side rendered, signs out; the
-/// monolith refuses the old cookie once the sync has brought the news.
+/// Signs in at accounts-service, is on one side of payments (weight 50) in every browser, since the monolith says who it is; walks accounts and
+/// orders, posts a form that the other side rendered, signs out; the monolith refuses the old cookie once the sync has brought the news.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_session_is_known_to_both_sides_until_it_is_signed_out() {
     let shop = Shop::open().await;
@@ -36,33 +40,42 @@ async fn one_session_is_known_to_both_sides_until_it_is_signed_out() {
     banyan.flow_state("payments", "legacy_to_modern", &["applying"], secs(60)).await;
     banyan.flow_state("accounts", "modern_to_legacy", &["applying"], secs(60)).await;
 
-    // Browsers get Banyan's own cookie; among a few there is one on each side, once Banyan has seen how small the lag is.
+    // Among the shop's customers there is one on each side, once Banyan has seen how small the lag is.
     let mut rendered_by = BTreeMap::new();
     let until = Instant::now() + secs(20);
     while rendered_by.len() < 2 && Instant::now() < until {
-        let browser = Browser::new(banyan.http());
-        let signed_in = browser.post("/login", &[("name", "ann"), ("password", "banyan")]).await;
-        assert_eq!((signed_in.status, side(&signed_in)), (303, "modern"), "{}", signed_in.text());
-        let form = browser.get("/payments/new").await;
-        assert_eq!(form.status, 200, "{}", form.text());
-        rendered_by.entry(side(&form).to_owned()).or_insert((browser, form));
+        for (id, name) in (1..).zip(CUSTOMERS) {
+            let browser = Browser::new(banyan.http());
+            let signed_in = browser.sign_in(name).await;
+            assert_eq!((signed_in.status, side(&signed_in)), (303, "modern"), "{}", signed_in.text());
+            let form = browser.get("/payments/new").await;
+            assert_eq!(form.status, 200, "{}", form.text());
+            rendered_by.entry(side(&form).to_owned()).or_insert((id, name, browser, form));
+        }
     }
-    let (browser, form) = rendered_by.remove("modern").expect("a browser is on modern");
-    assert!(rendered_by.contains_key("legacy"), "a browser is on legacy");
+    let (id, name, browser, form): (u32, _, _, _) = rendered_by.remove("modern").expect("a customer is on modern");
+    assert!(rendered_by.contains_key("legacy"), "a customer is on legacy");
+    for _ in 0..4 {
+        let other = Browser::new(banyan.http());
+        other.sign_in(name).await;
+        assert_eq!(side(&other.get("/payments/new").await), "modern", "{name} is on one side, whatever the browser");
+    }
 
     let account = browser.get("/accounts/me").await;
-    assert!(account.text().contains("Signed in as ann") && side(&account) == "modern", "{}", account.text());
+    let is_known = account.text().contains(&format!("Signed in as {name}"));
+    assert!(is_known && side(&account) == "modern", "{}", account.text());
     let payments = browser.get("/payments").await;
     assert_eq!((payments.status, side(&payments)), (200, "modern"));
     let orders = browser.get("/orders").await;
-    assert!(orders.text().contains("Orders of ann"), "the monolith does not know her: {}", orders.text());
+    assert!(orders.text().contains(&format!("Orders of {name}")), "the monolith does not know her: {}", orders.text());
 
     // The form came from modern; the write goes to legacy, which owns the payments.
     let paid = browser.post("/payments", &[("form_token", &token(&form)), ("amount", "12.50"), ("note", "form")]).await;
     assert_eq!((paid.status, side(&paid)), (303, "legacy"), "{}", paid.text());
     let read = browser.get(paid.header("location").expect("it says where the payment is")).await;
     assert!(read.status == 200 && read.text().contains("12.50 EUR"), "she does not see her payment: {}", read.text());
-    assert_eq!(shop.legacy.number("SELECT count(*) FROM payments WHERE note = 'form' AND account_id = 1").await, 1);
+    let paid = format!("SELECT count(*) FROM payments WHERE note = 'form' AND account_id = {id}");
+    assert_eq!(shop.legacy.number(&paid).await, 1);
 
     // The monolith's own form, to the monolith.
     let ordered =
@@ -81,12 +94,53 @@ async fn one_session_is_known_to_both_sides_until_it_is_signed_out() {
     assert_eq!(thief.get("/accounts/me").await.status, 401, "accounts-service knows at once");
     eventually(secs(20), "the monolith refuses the old cookie", async || thief.get("/orders").await.status == 401)
         .await;
-    // For two seconds after her payment her reads go to the owner; then payments-service answers, which checks signature and expiry alone.
-    let accepted = async || {
-        let form = thief.get("/payments/new").await;
-        (form.status, side(&form)) == (200, "modern")
+    // And so it says that it is nobody's, once what it said before is over: here after a second.
+    let said = async |outcome| {
+        let labels = [("route", "payments"), ("outcome", outcome)];
+        banyan.metrics().await.sum("banyan_identity_requests_total", &labels)
     };
-    eventually(secs(20), "payments-service takes the cookie until it expires", accepted).await;
+    assert!(said("asked").await > 0.0 && said("nobody").await < 0.5);
+    eventually(secs(20), "the thief is nobody", async || {
+        thief.get("/payments").await;
+        said("nobody").await > 0.5
+    })
+    .await;
+    // payments-service checks signature and expiry alone.
+    let service = Browser { to: shop.payments_service, cookies: RefCell::new(thief.cookies.borrow().clone()) };
+    assert_eq!(service.get("/payments/new").await.status, 200, "until it expires");
+}
+
+/// Somebody who signed in at the monolith before anything was moved is known to the new services, stays on their side, and signs out there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_the_monolith_is_known_to_the_new_services_and_ends_there() {
+    let shop = Shop::open().await;
+    let banyan = shop.banyan("weight: 50 ").await;
+    banyan.flow_state("payments", "legacy_to_modern", &["applying"], secs(60)).await;
+    banyan.flow_state("accounts", "modern_to_legacy", &["applying"], secs(60)).await;
+    let mut on_modern = None;
+    let until = Instant::now() + secs(20);
+    while on_modern.is_none() && Instant::now() < until {
+        for name in CUSTOMERS {
+            let before = Browser::new(shop.monolith);
+            assert_eq!(before.sign_in(name).await.status, 303);
+            let browser = Browser { to: banyan.http(), ..before };
+            if side(&browser.get("/payments/new").await) == "modern" {
+                on_modern = Some((name, browser));
+                break;
+            }
+        }
+    }
+    let (name, browser) = on_modern.expect("a customer is on modern");
+    let form = browser.get("/payments/new").await;
+    assert_eq!((form.status, side(&form)), (200, "modern"), "{}", form.text());
+    let account = browser.get("/accounts/me").await;
+    assert!(account.text().contains(&format!("Signed in as {name}")) && side(&account) == "modern");
+    let kept = Browser { to: banyan.http(), cookies: RefCell::new(browser.cookies.borrow().clone()) };
+    let out = browser.post("/logout", &[("form_token", &token(&account))]).await;
+    assert_eq!((out.status, side(&out)), (303, "modern"), "{}", out.text());
+    assert_eq!(browser.get("/accounts/me").await.status, 401);
+    assert_eq!(browser.get("/orders").await.status, 401);
+    eventually(secs(20), "the monolith refuses its own cookie", async || kept.get("/orders").await.status == 401).await;
 }
 
 /// The chat belongs to no route, so it goes to the monolith, as a tunnel; the monolith knows the speaker by the cookie of accounts-service.
@@ -95,7 +149,7 @@ async fn the_monoliths_chat_goes_through_and_knows_who_speaks() {
     let shop = Shop::open().await;
     let banyan = shop.banyan("weight: 0 ").await;
     let browser = Browser::new(banyan.http());
-    assert_eq!(browser.post("/login", &[("name", "ben"), ("password", "banyan")]).await.status, 303);
+    assert_eq!(browser.sign_in("ben").await.status, 303);
     let session = browser.cookies.borrow()["shop_session"].clone();
     let mut socket = Raw::connect(banyan.http()).await;
     let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
@@ -147,15 +201,18 @@ impl Shop {
             ("PAYMENTS_DB_URL", url(&payments)),
             ("ACCOUNTS_DB_URL", url(&accounts)),
         ];
-        Self { _programs: programs, legacy, variables }
+        Self { _programs: programs, legacy, monolith, payments_service, variables }
     }
 
-    /// Banyan on the repository's own routes.yaml, with another weight of the route `payments`.
+    /// Banyan on the repository's own routes.yaml, with another weight of the route `payments`, and a shorter memory of who is who.
     async fn banyan(&self, weight: &str) -> Banyan {
         let example = include_str!("../../routes.yaml");
         let rest = &example[example.find("upstreams:").expect("the example has upstreams")..];
         assert!(rest.contains("weight: 0 "), "the example begins with everything on legacy");
-        let mut banyan = Banyan::with(&rest.replacen("weight: 0 ", weight, 1));
+        assert!(rest.contains("copy: [x-user-id],"), "the example asks who it is");
+        let rest =
+            rest.replacen("weight: 0 ", weight, 1).replacen("copy: [x-user-id],", "copy: [x-user-id], cache: 1s,", 1);
+        let mut banyan = Banyan::with(&rest);
         for (name, value) in &self.variables {
             banyan = banyan.env(name, value);
         }
@@ -168,6 +225,11 @@ impl Shop {
 impl Browser {
     fn new(to: SocketAddr) -> Self {
         Self { to, cookies: RefCell::default() }
+    }
+
+    /// With everybody's password.
+    async fn sign_in(&self, name: &str) -> Answer {
+        self.post("/login", &[("name", name), ("password", "banyan")]).await
     }
 
     async fn get(&self, path: &str) -> Answer {

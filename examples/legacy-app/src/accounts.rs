@@ -88,6 +88,11 @@ pub(crate) async fn me(State(shop): State<Arc<Shop>>, headers: HeaderMap, sessio
     ))
 }
 
+/// Who the bearer of the cookie is, for whoever stands in front of the shop: a header, and 401 for nobody.
+pub(crate) async fn whoami(session: Session) -> Answer {
+    Ok((StatusCode::NO_CONTENT, AppendHeaders([("x-user-id", session.account_id.to_string())])).into_response())
+}
+
 #[derive(Deserialize)]
 pub(crate) struct NewAccount {
     name: String,

@@ -66,6 +66,7 @@ fn pages(shop: Arc<Shop>) -> Router {
         .route("/", get(inventory::front_page))
         .route("/login", get(accounts::login_form).post(accounts::login))
         .route("/logout", post(accounts::logout))
+        .route("/whoami", get(accounts::whoami))
         .route("/accounts", get(accounts::list).post(accounts::create))
         .route("/accounts/me", get(accounts::me))
         .route("/accounts/{id}", get(accounts::show))
