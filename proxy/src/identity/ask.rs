@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Request, StatusCode, response};
+use http::{HeaderMap, Request, StatusCode};
 
 use super::{Asking, Identity};
 use crate::{
     body::Kind,
     listen::{Turn, Worker, WorkerTable},
-    upstream::{Heard, RequestBody, SendError, Upstream},
+    upstream::{Heads, Heard, RequestBody, SendError, Upstream},
 };
 
 /// All that one asking needs.
@@ -43,7 +43,7 @@ pub(crate) async fn ask(question: Question, asking: Asking) {
         }
         None
     });
-    let (answer, holds) = identity.read(answered.as_ref().map(|(head, _)| head));
+    let (answer, holds) = identity.read(answered.as_ref().map(|(head, _)| &**head));
     asking.answer(&answer, holds);
     if let Some((_, rest)) = answered {
         finish(rest, within).await;
@@ -56,19 +56,14 @@ async fn exchange(
     identity: &Identity,
     upstream: &Rc<Upstream>,
     is_sent: &Cell<bool>,
-) -> Option<(response::Parts, Kind)> {
+) -> Option<Heads<Kind>> {
     let Question { worker, turn, headers, .. } = question;
     if upstream.spec.circuit.is_some() && !upstream.admits(true) {
         return None;
     }
     let mut places = upstream.enter().await.ok()?;
     for attempt in 0..=STALE_LINKS {
-        let pooled = if attempt < STALE_LINKS { upstream.take(worker.now()) } else { None };
-        let is_pooled = pooled.is_some();
-        let mut link = match pooled {
-            Some(link) => link,
-            None => upstream.connect(worker.now()).await.ok()?,
-        };
+        let (mut link, is_pooled) = upstream.leg(worker.now(), attempt < STALE_LINKS).await.ok()?;
         link.hold(places);
         let mut request = Request::new(RequestBody::None);
         *request.uri_mut() = identity.path().clone().into();
@@ -76,8 +71,7 @@ async fn exchange(
         is_sent.set(true);
         let began = upstream.spec.is_timed().then(Instant::now);
         let error = match link.send(request, turn).await {
-            Ok(answer) => {
-                let (head, body) = answer.into_parts();
+            Ok((head, body)) => {
                 let heard = if head.status.is_server_error() { Heard::Error } else { Heard::Ok };
                 upstream.heard(link.local(), heard, began);
                 // Nobody has asked for another protocol.

@@ -155,7 +155,7 @@ impl Who {
 mod tests {
     use super::*;
 
-    fn identity(more: serde_json::Value) -> Identity {
+    fn identity(more: &serde_json::Value) -> Identity {
         let mut form = serde_json::json!({"ask": "monolith", "path": "/whoami", "copy": ["x-user-id", "x-tenant"]});
         form.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let settings = serde_json::from_value(form).unwrap();
@@ -174,7 +174,7 @@ mod tests {
         let mut head = http::Response::new(()).into_parts().0;
         head.status = StatusCode::from_u16(status).unwrap();
         head.headers = headers(lines);
-        identity(serde_json::json!({})).read(Some(&head))
+        identity(&serde_json::json!({})).read(Some(&head))
     }
 
     #[test]
@@ -205,8 +205,8 @@ mod tests {
         {
             assert_eq!(answer(status, lines), (Answer::Failed, Duration::from_secs(1)), "{status}");
         }
-        assert_eq!(identity(serde_json::json!({})).read(None).0, Answer::Failed);
-        let never = identity(serde_json::json!({"cache": "0s"}));
+        assert_eq!(identity(&serde_json::json!({})).read(None).0, Answer::Failed);
+        let never = identity(&serde_json::json!({"cache": "0s"}));
         assert_eq!(never.read(None), (Answer::Failed, Duration::ZERO));
     }
 
@@ -214,7 +214,7 @@ mod tests {
     fn no_client_says_the_headers_itself_however_it_spells_them() {
         let mut said =
             headers(&[("x-user-id", "1"), ("X_User-ID", "2"), ("x_tenant", "3"), ("x_other", "4"), ("host", "a")]);
-        identity(serde_json::json!({})).strip(&mut said);
+        identity(&serde_json::json!({})).strip(&mut said);
         assert_eq!(said, headers(&[("x_other", "4"), ("host", "a")]));
     }
 }

@@ -121,7 +121,7 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
         head.headers.append(header::SET_COOKIE, secure(cookie, is_https));
     }
     told.is_answered(Some(route), Answerer::Side(side), head.status);
-    Response::from_parts(head, Answer::new(body, told))
+    Response::from_parts(*head, Answer::new(body, told))
 }
 
 fn ours(failure: Failure, mut told: Told) -> Response<Answer> {

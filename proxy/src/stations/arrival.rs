@@ -21,7 +21,8 @@ use crate::{
 
 /// A request as hyper gave it.
 pub(crate) struct Arrival {
-    pub(super) head: request::Parts,
+    /// Boxed, as an answer's is: it is large, and handed from station to station.
+    pub(super) head: Box<request::Parts>,
     pub(super) body: Incoming,
     pub(super) turn: Rc<Turn>,
     pub(super) worker: Rc<Worker>,
@@ -73,7 +74,7 @@ pub(crate) struct Prepared {
 
 /// What an upstream answered.
 pub(crate) struct Reply {
-    pub(super) head: response::Parts,
+    pub(super) head: Box<response::Parts>,
     pub(super) body: Kind,
     pub(super) route: usize,
     /// Who answered.
@@ -108,7 +109,7 @@ impl Arrival {
         let table = worker.table();
         let note = table.scribe.as_ref().and_then(|scribe| scribe.note(&head));
         let (turn, worker) = (Rc::clone(turn), Rc::clone(worker));
-        Self { head, body, turn, worker, table, began: Instant::now(), note }
+        Self { head: Box::new(head), body, turn, worker, table, began: Instant::now(), note }
     }
 }
 

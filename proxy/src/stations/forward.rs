@@ -1,9 +1,8 @@
 //! To the upstream of the chosen side; again on another connection where that is harmless; to the other side where the route allows it.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     net::IpAddr,
-    pin::pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
@@ -11,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::LocalBoxFuture;
-use http::{Response, StatusCode, response};
+use http::{StatusCode, response};
 use tower::Service;
 
 use super::{
@@ -27,10 +26,10 @@ use crate::{
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
-    split::{Moved, Now},
+    split::{Choice, Moved, Now},
     table::Target,
     tunnel::{Counted, Far, Tenure},
-    upstream::{Heard, Incoming, Leg, SendError, Upstream},
+    upstream::{Heads, Heard, Incoming, Leg, SendError, Upstream},
 };
 
 /// The innermost station.
@@ -49,6 +48,9 @@ struct Way {
     deadline: Option<Instant>,
     public: Public,
 }
+
+/// A head that came, and what comes behind it.
+type Answered = Heads<Kind>;
 
 /// Counts an attempt, as cancelled if nobody waits for it any more.
 struct Attempt<'w> {
@@ -78,7 +80,7 @@ impl Service<Prepared> for Station {
 
     fn call(&mut self, prepared: Prepared) -> Self::Future {
         match prepared.chosen.located.route().deadline {
-            None => Box::pin(forward(prepared)),
+            None => forward(prepared),
             Some(deadline) => Box::pin(within(deadline, prepared)),
         }
     }
@@ -92,7 +94,7 @@ async fn within(deadline: Duration, prepared: Prepared) -> Result<Reply, Failure
     let (route, seen) = (located.route, located.checked.seen);
     let after_write = prepared.chosen.choice.after_write.clone();
     turn.is_due(arrival.worker.now(), table.ticks(deadline));
-    let mut answering = pin!(forward(prepared));
+    let mut answering = forward(prepared);
     let answered = poll_fn(|cx| match turn.is_overdue() {
         true => Poll::Ready(None),
         false => answering.as_mut().poll(cx).map(Some),
@@ -106,14 +108,16 @@ async fn within(deadline: Duration, prepared: Prepared) -> Result<Reply, Failure
     })
 }
 
-async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
+/// Taken apart here and not in the future, which would hold all of it twice. What is rare is boxed in it: a request's future is made for each,
+/// and copied.
+fn forward(prepared: Prepared) -> LocalBoxFuture<'static, Result<Reply, Failure>> {
     let Prepared { chosen: Chosen { located, mut choice }, is_websocket, public } = prepared;
     let Located { checked, route, path, prefix_end, under_way, client, .. } = located;
     let Checked { arrival, seen, .. } = checked;
     let Arrival { head, body, turn, worker, table, began, note } = arrival;
 
     let write = under_way.zip(choice.after_write.take());
-    let write = write.map(|(under_way, after)| OpenWrite::new(&table, route, after, under_way));
+    let mut write = write.map(|(under_way, after)| OpenWrite::new(&table, route, after, under_way));
     let mut outgoing = Outgoing::new(head, body, path, prefix_end, !choice.is_write, seen.idempotency_key, seen.expect);
     let is_grpc = seen.form == Form::Grpc;
     let deadline = if is_grpc { outgoing.deadline(began) } else { None };
@@ -123,56 +127,34 @@ async fn forward(prepared: Prepared) -> Result<Reply, Failure> {
     if let Some(note) = &note {
         note.handed(choice.side, overhead);
     }
+    let (form, trace) = (seen.form, seen.trace.map(|trace| trace.id));
 
-    let side = choice.side;
-    let missed = if way.is_kept_out(side, &outgoing) {
-        Missed { fault: Fault::CircuitOpen, sent: false }
-    } else {
-        match way.ask(side, &mut outgoing).await {
+    Box::pin(async move {
+        let first = match way.is_kept_out(choice.side, &outgoing) {
+            true => Err(Missed { fault: Fault::CircuitOpen, sent: false }),
+            false => way.ask(choice.side, &mut outgoing).await,
+        };
+        let missed = match first {
+            Ok(first) if way.is_final(choice.side, &outgoing, first.0.status, client) => {
+                return Ok(way.replies(first, choice.side, choice, write));
+            }
             Ok(first) => {
-                let (mut answer, mut answered) = (first, side);
-                if outgoing.may_look_elsewhere(way.table.route(route), answer.0.status)
-                    && !way.is_last_word(side, &outgoing, client)
-                    && let Some(second) = way.look_elsewhere(side, &mut outgoing).await
-                {
-                    // What is left of the first goes with its connection.
-                    (answer, answered) = (second, side.other());
-                }
-                way.passes_on(&answer.1);
-                let sync = way.table.route(route).sync.as_ref();
-                let is_stale = answered != side && sync.is_some_and(|sync| sync.link.owner() != answered);
-                let (head, body) = answer;
-                return Ok(Reply { head, body, route, side: answered, is_stale, choice, write });
+                let (answer, side) = Box::pin(way.look_elsewhere(first, choice.side, &mut outgoing)).await;
+                return Ok(way.replies(answer, side, choice, write));
             }
             Err(missed) => missed,
-        }
-    };
-    if let Some(note) = &note {
-        note.is_in(missed.fault.into());
-    }
-    let table = Rc::clone(&way.table);
-    let compiled = table.route(route);
-    let other = side.other();
-    if compiled.target(other).is_some() && outgoing.may_cross(compiled, &missed) {
-        if missed.fault == Fault::CircuitOpen {
-            table.shard(Some(route)).moved(Moved::Circuit);
+        };
+        if let Some(note) = &note {
+            note.is_in(missed.fault.into());
         }
         // What the second side says of its own failure would only hide the first.
-        if let Ok((head, body)) = way.ask(other, &mut outgoing).await {
-            way.passes_on(&body);
-            let is_stale = compiled.sync.as_ref().is_some_and(|sync| sync.link.owner() != other);
-            return Ok(Reply { head, body, route, side: other, is_stale, choice, write });
+        if let Some(Ok(second)) = Box::pin(way.cross(choice.side.other(), &mut outgoing, &missed)).await {
+            return Ok(way.replies(second, choice.side.other(), choice, write));
         }
-    }
-    let is_unsent_write = choice.is_write && compiled.sync.is_some() && !missed.sent;
-    let is_away = matches!(
-        missed.fault,
-        Fault::Refused | Fault::ConnectTimeout | Fault::Tls | Fault::Certificate | Fault::NoHttp2 | Fault::Reset
-    );
-    let fault = if is_unsent_write && is_away { Fault::OwnerAway } else { missed.fault };
-    let own_write = write.and_then(|mut write| write.failed(missed.sent));
-    let trace = seen.trace.map(|trace| trace.id);
-    Err(Failure { fault, route: Some(route), form: seen.form, own_write, trace, said: None })
+        let fault = way.told(&missed, choice.is_write);
+        let own_write = write.as_mut().and_then(|write| write.failed(missed.sent));
+        Err(Failure { fault, route: Some(route), form, own_write, trace, said: None })
+    })
 }
 
 // === impl Way ===
@@ -187,6 +169,41 @@ impl Way {
             && !upstream.admits(route.legacy.is_some() && outgoing.may_cross(route, &Missed::unknown()))
     }
 
+    /// Whether the chosen side's answer is the client's, and the other side is not asked for a better one.
+    fn is_final(&self, side: Owner, outgoing: &Outgoing, status: StatusCode, client: IpAddr) -> bool {
+        !outgoing.may_look_elsewhere(self.table.route(self.route), status) || self.is_last_word(side, outgoing, client)
+    }
+
+    /// The client's answer, which came from that side.
+    fn replies(&self, (head, body): Answered, side: Owner, choice: Choice, write: Option<Box<OpenWrite>>) -> Reply {
+        self.passes_on(&body);
+        let sync = self.table.route(self.route).sync.as_ref();
+        let is_stale = side != choice.side && sync.is_some_and(|sync| sync.link.owner() != side);
+        Reply { head, body, route: self.route, side, is_stale, choice, write }
+    }
+
+    /// Asks the other side, where the first one missed it and the route allows that.
+    async fn cross(&self, other: Owner, outgoing: &mut Outgoing, missed: &Missed) -> Option<Result<Answered, Missed>> {
+        let route = self.table.route(self.route);
+        if route.target(other).is_none() || !outgoing.may_cross(route, missed) {
+            return None;
+        }
+        if missed.fault == Fault::CircuitOpen {
+            self.table.shard(Some(self.route)).moved(Moved::Circuit);
+        }
+        Some(self.ask(other, outgoing).await)
+    }
+
+    /// What the client is told of it.
+    fn told(&self, missed: &Missed, is_write: bool) -> Fault {
+        let is_unsent_write = is_write && self.table.route(self.route).sync.is_some() && !missed.sent;
+        let is_away = matches!(
+            missed.fault,
+            Fault::Refused | Fault::ConnectTimeout | Fault::Tls | Fault::Certificate | Fault::NoHttp2 | Fault::Reset
+        );
+        if is_unsent_write && is_away { Fault::OwnerAway } else { missed.fault }
+    }
+
     /// This is the client's answer: what is left of it is watched from now on, and not before, since another side may have been asked meanwhile.
     fn passes_on(&self, body: &Kind) {
         if let Some(patience) = body.patience() {
@@ -199,23 +216,23 @@ impl Way {
         self.table.compiled.split.is_last_word(side, self.table.route(self.route), outgoing.headers(), client)
     }
 
-    /// Asks the other side for what the first one has not got; `None` when it has not got it either, and the first answer stands.
-    async fn look_elsewhere(&self, first: Owner, outgoing: &mut Outgoing) -> Option<(response::Parts, Kind)> {
-        let (route, other) = (self.table.route(self.route), first.other());
-        route.target(other)?;
-        if self.is_kept_out(other, outgoing) {
-            return None;
+    /// Asks the other side for what the first one has not got; when it has not got it either, the first answer stands.
+    async fn look_elsewhere(&self, first: Answered, side: Owner, outgoing: &mut Outgoing) -> (Answered, Owner) {
+        let (route, other) = (self.table.route(self.route), side.other());
+        if route.target(other).is_none() || self.is_kept_out(other, outgoing) {
+            return (first, side);
         }
         let second = self.ask(other, outgoing).await.ok();
         let is_better =
             |head: &response::Parts| !head.status.is_server_error() && !route.fallback_on.contains(&head.status);
         let second = second.filter(|(head, _)| is_better(head));
         self.table.shard(Some(self.route)).looked_elsewhere(second.is_some());
-        second
+        // What is left of the first goes with its connection.
+        second.map_or((first, side), |second| (second, other))
     }
 
     /// One side, with as many connections as it takes.
-    async fn ask(&self, side: Owner, outgoing: &mut Outgoing) -> Result<(response::Parts, Kind), Missed> {
+    async fn ask(&self, side: Owner, outgoing: &mut Outgoing) -> Result<Answered, Missed> {
         let route = self.table.route(self.route);
         let mut attempt = Attempt { way: self, side, outcome: Outcome::Cancelled, is_sent: false };
         let Some(target) = route.target(side) else {
@@ -241,14 +258,8 @@ impl Way {
         let mut written = false;
         let (mut dead, mut refused) = (0, 0);
         let answered = loop {
-            let pooled = if dead < STALE_LINKS { upstream.take(self.worker.now()) } else { None };
-            let is_pooled = pooled.is_some();
-            let link = match pooled {
-                Some(link) => Ok(link),
-                None => upstream.connect(self.worker.now()).await,
-            };
-            let mut link = match link {
-                Ok(link) => link,
+            let (mut link, is_pooled) = match upstream.leg(self.worker.now(), dead < STALE_LINKS).await {
+                Ok(leg) => leg,
                 Err(fault) => break Err(Missed { fault, sent: written }),
             };
             let is_shared = link.is_shared();
@@ -326,15 +337,14 @@ impl Way {
     /// Takes a head that came, unless it cannot be passed on.
     fn accept(
         &self,
-        answer: Response<Incoming>,
+        (mut head, body): Heads<Incoming>,
         link: Leg,
         upstream: &Rc<Upstream>,
         side: Owner,
         (target, outgoing): (&Target, &Outgoing),
-    ) -> Result<(response::Parts, Kind), Missed> {
+    ) -> Result<Answered, Missed> {
         let public = || outgoing.public(&self.public);
         let fails = |fault| Err(Missed { fault, sent: true });
-        let (mut head, body) = answer.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             if !self.is_websocket {
                 return fails(Fault::Unasked);
@@ -359,7 +369,7 @@ impl Way {
 }
 
 /// For those who watch over the upstream.
-fn heard(answered: &Result<(response::Parts, Kind), Missed>) -> Heard {
+fn heard(answered: &Result<Answered, Missed>) -> Heard {
     match answered {
         Ok((head, _)) if head.status.is_server_error() => Heard::Error,
         Ok(_) => Heard::Ok,

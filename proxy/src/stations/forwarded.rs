@@ -37,22 +37,22 @@ pub(super) fn client(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Ip
 /// What the client knows this place by, as the upstream is told.
 #[derive(Debug, Clone)]
 pub(crate) struct Public {
-    scheme: HeaderValue,
+    is_https: bool,
     host: Option<HeaderValue>,
 }
 
 /// Tells the upstream. A trusted peer's words are kept and added to; anybody else's are replaced.
 pub(super) fn tell(headers: &mut HeaderMap, peer: &Peer, is_peer_trusted: bool, any: bool) -> Public {
-    let (scheme, peer) = (scheme(peer), peer.header());
+    let (is_https, scheme, peer) = (peer.is_tls(), scheme(peer), peer.header());
     let host = headers.get(header::HOST).cloned();
     if !any {
         // The usual case: nothing to look at.
         headers.insert(FOR, peer.clone());
-        headers.insert(PROTO, scheme.clone());
+        headers.insert(PROTO, scheme);
         if let Some(host) = &host {
             headers.insert(HOST, host.clone());
         }
-        return Public { scheme, host };
+        return Public { is_https, host };
     }
     if !is_peer_trusted {
         forget(headers);
@@ -78,17 +78,16 @@ pub(super) fn tell(headers: &mut HeaderMap, peer: &Peer, is_peer_trusted: bool, 
 impl Public {
     /// Of a request that was not told yet.
     pub(super) fn asked(headers: &HeaderMap, peer: &Peer, is_peer_trusted: bool) -> Self {
-        let said = |name| headers.get(name).filter(|_| is_peer_trusted).cloned();
+        let said = headers.get(HOST).filter(|_| is_peer_trusted);
         Self {
-            scheme: said(PROTO).unwrap_or_else(|| scheme(peer)),
-            host: said(HOST).or_else(|| headers.get(header::HOST).cloned()),
+            is_https: is_https(peer, is_peer_trusted, headers),
+            host: said.or_else(|| headers.get(header::HOST)).cloned(),
         }
     }
 
     /// Of a request that was told.
     pub(crate) fn told(headers: &HeaderMap) -> Self {
-        let scheme = headers.get(PROTO).cloned().unwrap_or(HeaderValue::from_static("http"));
-        Self { scheme, host: headers.get(HOST).cloned() }
+        Self { is_https: headers.get(PROTO).is_some_and(says_https), host: headers.get(HOST).cloned() }
     }
 
     /// With the prefix that matched, which ends there in the normalised path. Of a list the first counts: it is the client's.
@@ -96,7 +95,7 @@ impl Public {
         let first =
             |line: &'p HeaderValue| line.to_str().unwrap_or_default().split(',').next().unwrap_or_default().trim();
         table::Public {
-            scheme: if first(&self.scheme).eq_ignore_ascii_case("https") { "https" } else { "http" },
+            scheme: if self.is_https { "https" } else { "http" },
             authority: self.host.as_ref().map(first).unwrap_or_default(),
             prefix: path.get(..prefix_end).unwrap_or_default(),
         }
@@ -105,14 +104,14 @@ impl Public {
 
 /// Whether the client's own connection is TLS: what Banyan ends itself, or what a trusted peer says of the one that it ended.
 pub(super) fn is_https(peer: &Peer, is_peer_trusted: bool, headers: &HeaderMap) -> bool {
-    match headers.get(PROTO) {
-        // Of a list the first counts, as everywhere: it is the client's.
-        Some(said) if is_peer_trusted => {
-            let first = said.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
-            first.trim_ascii().eq_ignore_ascii_case(b"https")
-        }
-        _ => peer.is_tls(),
-    }
+    let said = if is_peer_trusted { headers.get(PROTO) } else { None };
+    said.map_or_else(|| peer.is_tls(), says_https)
+}
+
+/// Of a list the first counts, as everywhere: it is the client's.
+fn says_https(said: &HeaderValue) -> bool {
+    let first = said.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
+    first.trim_ascii().eq_ignore_ascii_case(b"https")
 }
 
 fn scheme(peer: &Peer) -> HeaderValue {

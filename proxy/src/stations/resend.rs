@@ -17,7 +17,7 @@ use crate::{
 
 /// One request, ready to be put on the wire more than once.
 pub(super) struct Outgoing {
-    head: request::Parts,
+    head: Box<request::Parts>,
     body: Supply,
     /// The normalised path, where it differs from the raw one.
     path: Option<String>,
@@ -56,7 +56,7 @@ impl Missed {
 
 impl Outgoing {
     pub(super) fn new(
-        head: request::Parts,
+        head: Box<request::Parts>,
         body: Incoming,
         path: Option<String>,
         prefix_end: usize,

@@ -1,11 +1,22 @@
 //! What carries one request to an upstream: a whole HTTP/1.1 connection, or a stream of a shared HTTP/2 one.
 
-use std::{rc::Rc, task::Context};
+use std::{
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use h2::RecvStream;
 use http::{Request, Response};
 
-use super::{Exchange, Incoming, Link, Open, RequestBody, SendError, link::Places, pool::Local};
+use super::{
+    Exchange, Incoming, Link, Open, RequestBody, SendError,
+    link::{self, Heads, Places, apart},
+    pool::Local,
+};
 use crate::{listen::Turn, socket::Socket};
 
 pub(crate) enum Leg {
@@ -13,18 +24,20 @@ pub(crate) enum Leg {
     Shared(Exchange),
 }
 
+/// A request under way, until the head of its answer.
+pub(crate) enum Sending<'l> {
+    One(link::Sending<'l>),
+    Shared(LocalBoxFuture<'l, Result<Response<RecvStream>, SendError>>),
+}
+
 // === impl Leg ===
 
 impl Leg {
-    /// Sends a request and waits for the head of its answer, no longer than the client's [`Turn`] allows.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-        turn: &Rc<Turn>,
-    ) -> Result<Response<Incoming>, SendError> {
+    /// Sends a request; what comes back waits for the head of its answer, no longer than the client's [`Turn`] allows.
+    pub(crate) fn send<'l>(&'l mut self, request: Request<RequestBody>, turn: &'l Rc<Turn>) -> Sending<'l> {
         match self {
-            Self::One(link) => link.send(request, turn).await.map(|answer| answer.map(Incoming::One)),
-            Self::Shared(exchange) => exchange.send(request, turn).await.map(Incoming::shared),
+            Self::One(link) => Sending::One(link.send(request, turn)),
+            Self::Shared(exchange) => Sending::Shared(Box::pin(exchange.send(request, turn))),
         }
     }
 
@@ -82,6 +95,23 @@ impl Leg {
         match self {
             Self::One(link) => link.into_tunnel(),
             Self::Shared(_) => None,
+        }
+    }
+}
+
+// === impl Sending ===
+
+impl Future for Sending<'_> {
+    type Output = Result<Heads<Incoming>, SendError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::One(sending) => {
+                Pin::new(sending).poll(cx).map(|answer| answer.map(|(head, body)| (head, Incoming::One(body))))
+            }
+            Self::Shared(sending) => {
+                sending.as_mut().poll(cx).map(|answer| answer.map(|answer| apart(Incoming::shared(answer))))
+            }
         }
     }
 }

@@ -5,17 +5,21 @@
 
 use std::{
     future::Future,
-    pin::pin,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use futures_util::future::LocalBoxFuture;
+use http::{Request, Response, StatusCode, response};
 use hyper::{
     body::Incoming,
-    client::conn::http1::{Builder, Connection, SendRequest},
+    client::conn::{
+        TrySendError,
+        http1::{Builder, Connection, SendRequest},
+    },
 };
 use hyper_util::rt::TokioIo;
 
@@ -53,6 +57,21 @@ pub(crate) struct Open {
     /// Of a tunnel, at an upstream with a cap.
     in_use: Option<Place>,
 }
+
+/// A request under way, until the head of its answer.
+pub(crate) struct Sending<'l> {
+    driver: &'l mut Option<Box<Driver>>,
+    /// Boxed: it has room for the whole request, should it come back.
+    answer: LocalBoxFuture<'static, Sent<Response<Incoming>>>,
+    turn: &'l Turn,
+    /// It was polled before.
+    is_begun: bool,
+}
+
+type Sent<A> = Result<A, TrySendError<Request<RequestBody>>>;
+
+/// A head that came, and what reads the rest. Boxed: it is large, and handed on by many.
+pub(crate) type Heads<B> = (Box<response::Parts>, B);
 
 /// Why there is no answer.
 pub(crate) enum SendError {
@@ -126,62 +145,11 @@ impl Link {
         })
     }
 
-    /// Sends a request and waits for the head of its answer, no longer than the client's [`Turn`] allows.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-        turn: &Rc<Turn>,
-    ) -> Result<Response<Incoming>, SendError> {
+    /// Sends a request; what comes back waits for the head of its answer, no longer than the client's [`Turn`] allows.
+    pub(crate) fn send<'l>(&'l mut self, request: Request<RequestBody>, turn: &'l Turn) -> Sending<'l> {
         self.flight = Some(Flight::new(&self.local, self.open.worker));
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let driver = &mut self.driver;
-        // The answer only ever comes out of the driver, which is polled here first: it needs no waker of its own. And the driver is first
-        // polled without one when it was woken: whatever waker it keeps beyond this exchange would wake this connection for another's request.
-        let mut quiet = Context::from_waker(Waker::noop());
-        let mut is_begun = false;
-        let sent = std::future::poll_fn(|cx| {
-            let is_woken = std::mem::replace(&mut is_begun, true);
-            for quietly in [true, false] {
-                if quietly && !is_woken {
-                    continue;
-                }
-                let over = match driver {
-                    Some(alive) if quietly => alive.poll_without_shutdown(&mut quiet).is_ready(),
-                    Some(alive) => alive.poll_without_shutdown(cx).is_ready(),
-                    None => true,
-                };
-                if let Poll::Ready(sent) = answer.as_mut().poll(&mut quiet) {
-                    if over && !matches!(&sent, Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS) {
-                        *driver = None;
-                    }
-                    return Poll::Ready(Some(sent));
-                }
-                if over {
-                    // A request that was not begun comes back when the driver is dropped.
-                    *driver = None;
-                    return answer.as_mut().poll(&mut quiet).map(Some);
-                }
-            }
-            if turn.is_head_late() { Poll::Ready(None) } else { Poll::Pending }
-        })
-        .await;
-        match sent {
-            None => {
-                self.driver = None;
-                Err(SendError::Late)
-            }
-            Some(Ok(answer)) => Ok(answer),
-            Some(Err(mut error)) => {
-                self.driver = None;
-                Err(match error.take_message() {
-                    Some(request) => SendError::Unsent(Box::new(request)),
-                    None => {
-                        let error = error.into_error();
-                        SendError::Unknown { parse: error.is_parse(), body: error.is_user() }
-                    }
-                })
-            }
-        }
+        let answer = Box::pin(self.sender.try_send_request(request));
+        Sending { driver: &mut self.driver, answer, turn, is_begun: false }
     }
 
     /// Moves bytes both ways: polled by whoever reads the answer's body.
@@ -238,4 +206,66 @@ impl Link {
         open.in_use = self.places.in_use;
         Some((parts.io.into_inner(), parts.read_buf, open))
     }
+}
+
+// === impl Sending ===
+
+impl Sending<'_> {
+    /// The head of the answer, or what hyper has instead of one; `None` when it is late.
+    ///
+    /// The answer only ever comes out of the driver, which is polled here first: it needs no waker of its own. And the driver is first polled
+    /// without one when it was woken: whatever waker it keeps beyond this exchange would wake this connection for another's request.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Sent<Heads<Incoming>>>> {
+        let mut quiet = Context::from_waker(Waker::noop());
+        let is_woken = std::mem::replace(&mut self.is_begun, true);
+        for quietly in [true, false] {
+            if quietly && !is_woken {
+                continue;
+            }
+            let over = match self.driver {
+                Some(alive) if quietly => alive.poll_without_shutdown(&mut quiet).is_ready(),
+                Some(alive) => alive.poll_without_shutdown(cx).is_ready(),
+                None => true,
+            };
+            if let Poll::Ready(sent) = self.answer.as_mut().poll(&mut quiet) {
+                if over && !matches!(&sent, Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS) {
+                    *self.driver = None;
+                }
+                return Poll::Ready(Some(sent.map(apart)));
+            }
+            if over {
+                // A request that was not begun comes back when the driver is dropped.
+                *self.driver = None;
+                return self.answer.as_mut().poll(&mut quiet).map(|sent| Some(sent.map(apart)));
+            }
+        }
+        if self.turn.is_head_late() { Poll::Ready(None) } else { Poll::Pending }
+    }
+}
+
+impl Future for Sending<'_> {
+    type Output = Result<Heads<Incoming>, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let error = match ready!(self.poll_sent(cx)) {
+            Some(Ok(answer)) => return Poll::Ready(Ok(answer)),
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        *self.driver = None;
+        let Some(mut error) = error else { return Poll::Ready(Err(SendError::Late)) };
+        Poll::Ready(Err(match error.take_message() {
+            Some(request) => SendError::Unsent(Box::new(request)),
+            None => {
+                let error = error.into_error();
+                SendError::Unknown { parse: error.is_parse(), body: error.is_user() }
+            }
+        }))
+    }
+}
+
+/// A head and what comes behind it.
+pub(super) fn apart<B>(answer: Response<B>) -> Heads<B> {
+    let (head, body) = answer.into_parts();
+    (Box::new(head), body)
 }

@@ -33,7 +33,7 @@ pub(crate) use endpoint::Endpoint;
 pub(crate) use incoming::{BodyError, Incoming};
 pub(crate) use leg::Leg;
 use link::Link;
-pub(crate) use link::{Open, SendError};
+pub(crate) use link::{Heads, Open, SendError};
 pub(crate) use pool::{Upstream, dial, kept, speaks_http2};
 pub(crate) use request_body::{Gate, Replay, RequestBody};
 pub(crate) use session::target;

@@ -105,8 +105,17 @@ impl Upstream {
         Ok(places)
     }
 
+    /// What carries a request, and whether it has carried others: at best what is there already, unless that may be dead.
+    pub(crate) async fn leg(&self, now: Tick, may_be_used: bool) -> Result<(Leg, bool), Fault> {
+        if may_be_used && let Some(leg) = self.take(now) {
+            return Ok((leg, true));
+        }
+        // Boxed: it is rare and large.
+        Box::pin(self.connect(now)).await.map(|leg| (leg, false))
+    }
+
     /// An idle connection of the endpoint whose turn it is, or a stream on a shared one.
-    pub(crate) fn take(&self, now: Tick) -> Option<Leg> {
+    fn take(&self, now: Tick) -> Option<Leg> {
         let endpoints = self.endpoints();
         let local = endpoints.pick(&self.dice, now, self.spec.slow_start)?;
         let idle = local.idle.borrow_mut().pop();
@@ -135,7 +144,7 @@ impl Upstream {
     }
 
     /// A new connection, to the first endpoint that takes one; or a stream on one that was made meanwhile.
-    pub(crate) async fn connect(&self, now: Tick) -> Result<Leg, Fault> {
+    async fn connect(&self, now: Tick) -> Result<Leg, Fault> {
         let mut endpoints = self.endpoints();
         if endpoints.all.is_empty() {
             // Only a name that was not looked up yet, or is not known.
@@ -154,7 +163,6 @@ impl Upstream {
         for local in endpoints.in_turn(&self.dice, now, self.spec.slow_start) {
             let made = match self.spec.protocol {
                 Protocol::Http1 => self.make(local, &mut room).await.and_then(|made| local.sessions.keep(made, local)),
-                // Boxed: it is rare and large.
                 Protocol::Http2 | Protocol::Auto => {
                     Box::pin(local.sessions.open(local, self.make(local, &mut room))).await
                 }
