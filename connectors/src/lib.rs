@@ -11,6 +11,9 @@ pub mod config;
 mod database;
 mod error;
 mod flow;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod kafka;
 pub mod metrics;
 mod names;

@@ -6,6 +6,9 @@ mod body;
 pub mod compare;
 pub mod config;
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod gather;
 mod hold;
 mod identity;

@@ -155,6 +155,16 @@ fn write_hex(bytes: &[u8], text: &mut [u8]) {
     }
 }
 
+/// What is read is said the same way.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Some(trace) = Trace::parse(data) {
+        assert_eq!(Trace::parse(trace.header().as_bytes()), Some(trace));
+        assert_eq!(trace.child().id, trace.id);
+        assert!(!trace.unsampled().is_sampled());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@
 //! frames and at a random moment of the next seconds, so that not all clients come back at once. When Banyan stops, all are closed so, at
 //! random moments of the time that it has.
 
-mod frames;
+pub(crate) mod frames;
 mod way;
 
 use std::{

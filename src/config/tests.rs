@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[path = "../../fuzz/mutate.rs"]
+mod mutate;
+
 const GOOD: &str = include_str!("../../routes.yaml");
 
 fn verdict(bytes: &[u8]) -> Result<Accepted, Box<Report>> {
@@ -160,6 +163,15 @@ fn more_errors_than_a_person_reads_are_cut() {
     let report = verdict(text.as_bytes()).unwrap_err();
     assert_eq!(report.errors(), report::MOST);
     assert!(report.count().starts_with("100 errors (there are more) in"), "{}", report.count());
+}
+
+/// The target `config` of `fuzz/`, which `cargo fuzz` cannot reach in a binary: the broken files of the end-to-end tests are its seeds.
+#[test]
+fn mutated_files_get_a_verdict() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/broken");
+    let seeds = mutate::seeds(folder.as_ref());
+    let seeds: Vec<_> = seeds.into_iter().filter(|seed| seed.len() < 3_000).chain([GOOD.as_bytes().to_vec()]).collect();
+    mutate::run("config", &seeds, 500, |bytes| drop(shown(bytes)));
 }
 
 #[test]

@@ -70,7 +70,8 @@ impl Commit {
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadJson> {
         let [end, count, at] = numbers(bytes, ["end", "count", "ts_us"])?;
-        Ok(Self { end: Lsn::new(end.cast_unsigned()), count: count.cast_unsigned(), at })
+        let [end, count] = [end, count].map(|number| u64::try_from(number).map_err(|_| BadJson));
+        Ok(Self { end: Lsn::new(end?), count: count?, at })
     }
 }
 

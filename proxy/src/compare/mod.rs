@@ -326,6 +326,31 @@ impl Serialize for Place {
     }
 }
 
+/// A pointer to ignore, a document and another, a line each: a document is like itself, JSON is what `serde_json` takes for it, and it makes no
+/// difference which is which.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let mut lines = data.splitn(3, |byte| *byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (pointer, left, right) = (String::from_utf8_lossy(line()), line(), line());
+    let rules = Rules { ignore: vec![Pattern::new(&pointer)], headers: Vec::new() };
+    let headers: HeaderMap = [(CONTENT_TYPE, http::HeaderValue::from_static("application/json"))].into_iter().collect();
+    let compare = |left, right| {
+        let answer = |body| Answer { status: StatusCode::OK, headers: &headers, body: Some(body) };
+        rules.compare(&answer(left), &answer(right))
+    };
+    let (there, back) = (compare(left, right), compare(right, left));
+    assert_eq!(there.outcome(), back.outcome());
+    assert_eq!(compare(left, left), Verdict::Match);
+    for document in [left, right] {
+        match json::parse(document) {
+            Ok(_) => assert!(serde_json::from_slice::<serde::de::IgnoredAny>(document).is_ok()),
+            Err(json::Refused::NotJson) => assert!(serde_json::from_slice::<serde_json::Value>(document).is_err()),
+            Err(json::Refused::TooLarge) => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -96,7 +96,7 @@ impl ListenerState {
     }
 
     /// One of a test that needs no socket.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzz"))]
     pub(crate) fn nowhere() -> Arc<Self> {
         let at = SocketAddr::from(([127, 0, 0, 1], 0));
         Arc::new(Self::new(at, at, Arc::new(Door::new(Limits::default(), None, Box::default()))))

@@ -149,6 +149,19 @@ fn skip(left: &mut usize, bytes: &mut &[u8]) {
     *bytes = &bytes[skipped..];
 }
 
+/// However the bytes are cut, the same is counted.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let [mut whole, mut single] = [(); 2].map(|()| Meter::new(0, 3, 0));
+    let at_once = whole.pass(data, 0);
+    let one_by_one = data.iter().try_for_each(|byte| single.pass(&[*byte], 0));
+    assert_eq!(at_once, one_by_one);
+    if at_once.is_ok() {
+        assert_eq!(whole.last_stream(), single.last_stream());
+        assert_eq!(whole.is_in_head(), single.is_in_head());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

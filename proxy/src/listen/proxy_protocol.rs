@@ -151,6 +151,22 @@ fn ends<const LENGTH: usize, A: From<[u8; LENGTH]> + Into<IpAddr>>(said: &[u8]) 
     Some(SocketAddr::new(client.into(), u16::from_be_bytes(*port)))
 }
 
+/// However a header is cut, its beginning is no other header, and it is never read beyond its end.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    match look(data) {
+        Look::Whole(length, client) => {
+            assert!(length <= data.len());
+            for cut in 0..length {
+                assert_eq!(look(&data[..cut]), Look::Unfinished, "{cut}");
+            }
+            assert_eq!(look(&data[..length]), Look::Whole(length, client));
+        }
+        Look::Unfinished => assert!(data.len() < BINARY_MOST),
+        Look::Wrong => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -9,7 +9,7 @@ mod id;
 mod key;
 mod lowered;
 mod now;
-mod own_writes;
+pub(crate) mod own_writes;
 mod pins;
 mod recent;
 mod signer;

@@ -85,8 +85,10 @@ impl OwnWrites {
         let fresh = Entry { sync: sync.to_owned(), wall: at.wall, process, moment: at.moment };
         let others = self.0.iter().filter(|entry| entry.sync != sync && entry.wall > oldest);
         let (all, others): (Vec<&Entry>, Vec<&Entry>) = others.partition(|entry| entry.sync == ALL);
-        let mut entries: Vec<Entry> = std::iter::once(fresh).chain(others.into_iter().cloned()).collect();
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry.wall));
+        let mut others: Vec<Entry> = others.into_iter().cloned().collect();
+        others.sort_by_key(|entry| std::cmp::Reverse(entry.wall));
+        // First whatever the others say: a clock that was put back must not give this write up for them.
+        let mut entries: Vec<Entry> = std::iter::once(fresh).chain(others).collect();
         let given_up = entries.iter().skip(MOST).chain(all).map(|entry| entry.wall).max();
         entries.truncate(MOST);
         // No process has the number 0: it is judged by its time.
@@ -131,6 +133,26 @@ impl Entry {
         // Its age, by clocks that may differ, against the age of what the other side shows, by this process's alone.
         let age = Duration::from_millis(judge.now.wall.saturating_sub(self.wall));
         age <= judge.now.moment.since(judge.watermark) + judge.apart
+    }
+}
+
+/// What nobody signed says nothing; what is signed is read, whatever it says, and the next cookie too.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let Ok(signer) = Signer::try_new(&[7; super::signer::LEAST_SECRET]) else { return };
+    if let Ok(value) = HeaderValue::from_bytes(data) {
+        let headers: HeaderMap = [(http::header::COOKIE, value)].into_iter().collect();
+        assert_eq!(OwnWrites::of(&headers, &signer), OwnWrites::default());
+    }
+    let signature = URL_SAFE_NO_PAD.encode(signer.sign(&[PURPOSE, data].concat()));
+    let value = format!("{}.{signature}", URL_SAFE_NO_PAD.encode(data));
+    let Some(writes) = OwnWrites::read(value.as_bytes(), &signer) else { return };
+    let next = writes.after("shop", 3, Now::read(), Duration::from_secs(60), &signer);
+    let next = next.to_str().unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
+    let Some(value) = next.strip_prefix("banyan_w=") else { unreachable!("{next}") };
+    if value.len() <= LONGEST {
+        let read = OwnWrites::read(value.as_bytes(), &signer);
+        assert!(read.is_some_and(|read| read.0.len() <= MOST + 1 && read.0.iter().any(|entry| entry.sync == "shop")));
     }
 }
 

@@ -161,6 +161,36 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
     address(pair.trim().trim_matches('"'))
 }
 
+/// A line for each header. A stranger's words are gone; a trusted peer's end with the peer.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let mut said = HeaderMap::new();
+    let names = [FOR, header::FORWARDED, PROTO, HOST, header::HOST, FOR];
+    for (name, line) in names.into_iter().zip(data.split(|byte| *byte == b'\n')) {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            said.append(name, value);
+        }
+    }
+    let trusted: Vec<IpNet> = ["10.0.0.0/8", "2001:db8::/32"].iter().filter_map(|net| net.parse().ok()).collect();
+    let peer = Peer::new(([10, 0, 0, 1], 1).into(), &crate::listen::ListenerState::nowhere(), false);
+    let asking = client(&trusted, peer.ip(), &said);
+    assert_eq!(asking, asking.to_canonical());
+    for is_trusted in [true, false] {
+        let mut headers = said.clone();
+        let public = tell(&mut headers, &peer, is_trusted, true);
+        let chain = headers.get(FOR).map(|chain| chain.as_bytes().to_vec()).unwrap_or_default();
+        assert!(chain.ends_with(b"10.0.0.1"));
+        if !is_trusted {
+            assert_eq!((chain.as_slice(), headers.get_all(FOR).iter().count()), (&b"10.0.0.1"[..], 1));
+            assert!(!headers.contains_key(header::FORWARDED));
+            assert_eq!(headers.get(HOST), said.get(header::HOST));
+        }
+        let told = public.with_prefix("/a/b", 2);
+        assert!(["http", "https"].contains(&told.scheme));
+        let _ = is_https(&peer, is_trusted, &headers);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -5,7 +5,7 @@ mod arrival;
 mod check;
 mod choose;
 mod forward;
-mod forwarded;
+pub(crate) mod forwarded;
 mod grpc;
 mod hold;
 mod hop;

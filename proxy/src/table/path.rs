@@ -214,6 +214,25 @@ const fn kept() -> [bool; 256] {
     table
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let Ok(raw) = std::str::from_utf8(data) else { return };
+    let normal = normalise(raw);
+    if !raw.contains('%') {
+        // Nobody escapes a route by spelling.
+        let escaped = |letter: char| match u8::try_from(letter) {
+            Ok(byte) if byte.is_ascii_alphabetic() => format!("%{byte:02x}"),
+            _ => letter.to_string(),
+        };
+        assert_eq!(normalise(&raw.chars().map(escaped).collect::<String>()), normal);
+    }
+    let Ok(normal) = normal else { return };
+    assert!(normal == "*" || normal.starts_with('/'), "{normal}");
+    assert_eq!(normalise(&normal).as_deref(), Ok(&*normal), "a normal path is normal");
+    assert!(!normal.contains("//") && !normal.contains('\\') && !normal.contains('\0'), "{normal}");
+    assert!(normal.split('/').all(|segment| !is_dots(segment.as_bytes())), "{normal}");
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

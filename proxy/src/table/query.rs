@@ -57,6 +57,20 @@ fn hex(digit: u8) -> Option<u8> {
     (digit as char).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let Ok(query) = std::str::from_utf8(data) else { return };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let name = Encoded(pair.split('=').next().unwrap_or_default().as_bytes());
+        assert!(name.is(&name.decoded()));
+        let decoded = name.decoded();
+        let Ok(name) = std::str::from_utf8(&decoded) else { continue };
+        // A name that is there is found; of several the first counts.
+        let value = first(query, name);
+        assert!(value.is_some_and(|value| value.is(&value.decoded())), "{name}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

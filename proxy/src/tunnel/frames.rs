@@ -57,6 +57,21 @@ impl Frames {
     }
 }
 
+/// The first byte says where the others are cut: it makes no difference.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let Some((cut, bytes)) = data.split_first() else { return };
+    let (first, second) = bytes.split_at(usize::from(*cut).min(bytes.len()));
+    let [mut whole, mut halves, mut single] = [(); 3].map(|()| Frames::default());
+    whole.pass(bytes);
+    halves.pass(first);
+    halves.pass(second);
+    bytes.iter().for_each(|byte| single.pass(&[*byte]));
+    let state = |frames: &Frames| (frames.is_between(), frames.have, frames.left);
+    assert_eq!(state(&whole), state(&halves));
+    assert_eq!(state(&whole), state(&single));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
