@@ -114,14 +114,14 @@ def envoy(folder, port, up, single=False, tls=None, http2=False):
     return [envoy_binary(), "-c", conf, "--concurrency", "1", "-l", "off", "--use-dynamic-base-id"]
 
 
-def banyan(folder, port, up, single=False, binary=None, routes=ROUTES, tls=None, http2=False):
+def banyan(folder, port, up, single=False, binary=None, routes=ROUTES, tls=None, http2=False, connections=19000):
     """So many routes; the measured one stands at weight 50 with a sticky header, so every request draws a bucket."""
     conf = folder / "routes.yaml"
     how = f", tls: {{certificates: [{{cert: {tls['cert']}, key: {tls['key']}}}]}}" if tls else ""
     head = f"""version: 1
 workers: 1
 listeners:
-  - {{bind: "127.0.0.1:{port}", limits: {{connections: 19000}}{how}}}
+  - {{bind: "127.0.0.1:{port}", limits: {{connections: {connections}}}{how}}}
 admin: {{bind: "127.0.0.1:{machine.free_port()}"}}
 state: {{dir: {folder}/state}}
 upstreams:

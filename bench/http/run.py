@@ -15,6 +15,7 @@ Parts: cpu latency syscalls instructions idle (the default), and
   websocket   echo over 64 tunnels               tunnels     9,000 idle tunnels
   tls         HTTP/1.1 over TLS, by h2load       http2       over TLS and in the clear, by h2load
   chat        9,000 tunnels with a message each every ten seconds, and what a million would cost
+  hostile     a good client's p99 beside each of eleven attacks, Banyan alone
 """
 import argparse
 import json
@@ -32,6 +33,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import machine  # noqa: E402
 import changes  # noqa: E402
+import hostile  # noqa: E402
 import payloads  # noqa: E402
 import proxies  # noqa: E402
 import secure  # noqa: E402
@@ -71,6 +73,7 @@ def arguments():
     a.add_argument("--load", type=float, default=0.3, help="of each proxy's own capacity, in the open loop")
     a.add_argument("--idle", type=int, default=10000)
     a.add_argument("--tunnels", type=int, default=9000)
+    a.add_argument("--attacks", help="of `hostile`, by name and divided by commas; default all")
     a.add_argument("--counted", type=int, default=5000, help="requests under callgrind")
     return a.parse_args()
 
@@ -304,7 +307,7 @@ class Crowd:
 
 PARTS = {part: getattr(Bench, part) for part in ("cpu", "latency", "half", "syscalls", "instructions", "idle", "idle15000")} | {
     "bodies": payloads.bodies, "post": payloads.post, "routes": changes.routes, "reload": changes.reload,
-    "tls": secure.tls, "http2": secure.http2, "websocket": tunnels.websocket, "tunnels": tunnels.idle, "chat": tunnels.chat,
+    "tls": secure.tls, "http2": secure.http2, "websocket": tunnels.websocket, "tunnels": tunnels.idle, "chat": tunnels.chat, "hostile": hostile.hostile,
 }
 
 

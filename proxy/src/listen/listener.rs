@@ -49,6 +49,9 @@ pub(super) struct OpenClient(Arc<ListenerState>);
 /// Counts it as idle for as long as it waits.
 pub(super) struct IdleClient<'o>(&'o ListenerState);
 
+/// What is held of a body in either direction for a client that does not take it, or whose upstream does not: hyper's own 400 KiB twice is
+/// much where a thousand clients read nothing.
+const HELD: usize = 64 * 1024;
 /// hyper's own number of headers, which needs no allocation.
 const USUAL_HEADERS: usize = 100;
 
@@ -112,7 +115,9 @@ impl Door {
         http.header_read_timeout(None);
         http.half_close(true);
         http.preserve_header_case(true);
-        http.max_header_size(usize::try_from(limits.header_bytes.as_u64()).unwrap_or(usize::MAX));
+        let head = usize::try_from(limits.header_bytes.as_u64()).unwrap_or(usize::MAX);
+        http.max_header_size(head);
+        http.max_buf_size(head.max(HELD));
         if limits.headers != USUAL_HEADERS {
             http.max_headers(limits.headers);
         }

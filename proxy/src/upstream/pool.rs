@@ -62,11 +62,15 @@ struct Idle {
     since: Tick,
 }
 
+/// The head of an answer, and what is read of its body at once, which a client that reads slowly makes us keep.
+const HELD: usize = 128 * 1024;
+
 // === impl Upstream ===
 
 impl Upstream {
     pub(crate) fn new(spec: Arc<UpstreamSpec>, state: Arc<UpstreamState>, worker: usize) -> Self {
         let mut http = Builder::new();
+        http.max_buf_size(HELD);
         if spec.is_legacy {
             http.preserve_header_case(true).title_case_headers(true);
         }

@@ -1,0 +1,90 @@
+"""A good client beside an attacker: its p99 without, with and again without each attack, and what Banyan's memory grows by.
+
+The good client is an open loop at a share of the capacity, each of its answers checked. The attacker (attacks.py) shares core 0 with it and with
+the upstream, niced and at a bounded rate: what it takes from them counts against Banyan, too.
+"""
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import attacks
+import machine
+
+CONNECTION_LIMIT = 1000
+LOAD_CORE = 0
+
+
+def hostile(bench):
+    """Each attack in turn; A/B/A as often as there are rounds."""
+    options = bench.options
+    wanted = options.attacks.split(",") if options.attacks else list(attacks.ATTACKS)
+    process, port = bench.start("banyan", connections=CONNECTION_LIMIT)
+    got = bench.load(port, "--seconds", 2)
+    rate = got["requests"] / got["seconds"] * options.load
+    pids = machine.tree(process.pid)
+    raw = {"rate": rate, "attacks": {}}
+
+    def good():
+        """p99, and how busy Banyan was, in percent of a core."""
+        cpu = machine.cpu_seconds(pids)
+        got = bench.load(port, "--seconds", options.seconds, "--rate", f"{rate:.0f}")
+        return got["p99"], (machine.cpu_seconds(pids) - cpu) / got["seconds"] * 100
+
+    for name in wanted:
+        rounds = []
+        for _ in range(options.rounds):
+            before, idle = good()
+            memory = machine.memory_kib(pids)
+            beside = Beside(name, port, options.seconds, pids)
+            during, busy = good()
+            attacked = beside.end()
+            rounds.append(attacked | {"before": before, "during": during, "after": good()[0], "cpu": busy - idle,
+                                      "grown_mib": (attacked["most_kib"] - memory) / 1024})
+            # Whatever is still open is closed by now, or soon.
+            time.sleep(1)
+        raw["attacks"][name] = rounds
+    bench.place.stop(process)
+    middle = lambda rounds, key: statistics.median(one[key] for one in rounds)
+    rows = []
+    for name, rounds in raw["attacks"].items():
+        quiet = [statistics.mean((one["before"], one["after"])) for one in rounds]
+        ratio = statistics.median(one["during"] / base for one, base in zip(rounds, quiet))
+        noise = statistics.median(one["after"] / one["before"] for one in rounds)
+        answers = {}
+        for one in rounds:
+            for answer, count in one["answers"].items():
+                answers[answer] = answers.get(answer, 0) + count
+        per_second = lambda key: middle(rounds, key) / options.seconds
+        rows.append([name, f"{per_second('opened'):,.0f}", f"{per_second('bytes') / 1024:,.0f}", f"{statistics.median(quiet):.0f}",
+                     f"{middle(rounds, 'during'):.0f}", f"{ratio:.2f}", f"{noise:.2f}", f"{middle(rounds, 'cpu'):+.1f}", f"{middle(rounds, 'grown_mib'):.1f}",
+                     ", ".join(f"{answer} × {count}" for answer, count in sorted(answers.items(), key=lambda one: -one[1])) or "none is closed"])
+    return ["attack", "connections/s", "KiB/s", "p99 µs without", "with", "ratio", "second without / first", "CPU %", "RSS + MiB", "the attacker is answered"], rows, raw
+
+
+class Beside:
+    """An attack that runs while something else is done, and the most memory that Banyan has meanwhile."""
+
+    def __init__(self, name, port, seconds, pids):
+        command = ["nice", "-n", "19", "taskset", "-c", str(LOAD_CORE), sys.executable, pathlib.Path(attacks.__file__), name, port, seconds, CONNECTION_LIMIT]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True, env=environment)
+        self.pids, self.most, self.over = pids, 0, threading.Event()
+        self.watch = threading.Thread(target=self.look)
+        self.watch.start()
+
+    def look(self):
+        while not self.over.wait(0.2):
+            self.most = max(self.most, machine.memory_kib(self.pids))
+
+    def end(self):
+        said, _ = self.process.communicate(timeout=60)
+        self.over.set()
+        self.watch.join()
+        if self.process.returncode:
+            sys.exit("error: the attacker failed")
+        return json.loads(said) | {"most_kib": self.most}
