@@ -13,10 +13,12 @@ use banyan_connectors::Connectors;
 use banyan_proxy::Proxy;
 use prometheus::Registry;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Door, FileStatus, Status},
     config::{Loaded, RestartKeys},
+    handover::Taken,
     link::Links,
     metrics::Metrics,
 };
@@ -34,7 +36,9 @@ pub(crate) struct App {
     /// One reading of all metrics or of the status at a time.
     pub(crate) gathers: Semaphore,
     /// Held by whoever judges the file.
-    pub(crate) judging: tokio::sync::Mutex<()>,
+    pub(crate) judging: Arc<tokio::sync::Mutex<()>>,
+    /// Cancelled when another process has taken this one's place: the file and the admin listener are its own then.
+    pub(crate) leaves: CancellationToken,
     file: Mutex<InForce>,
     proxy: RwLock<Option<Proxy>>,
     connectors: RwLock<Option<Connectors>>,
@@ -79,7 +83,8 @@ impl App {
             links,
             door,
             gathers: Semaphore::new(1),
-            judging: tokio::sync::Mutex::default(),
+            judging: Arc::default(),
+            leaves: CancellationToken::new(),
             file: Mutex::new(InForce { started_with: loaded.restart.clone(), loaded, judged, status }),
             proxy: RwLock::new(halves.proxy),
             connectors: RwLock::new(halves.connectors),
@@ -120,6 +125,36 @@ impl App {
             links: self.links.status(),
             syncs: connectors.as_ref().map(Connectors::status).unwrap_or_default(),
         }
+    }
+
+    /// Whether another process answers the same users now.
+    pub(crate) fn others_write(&self, do_they: bool) {
+        self.with_proxy(|proxy| proxy.others_write(do_they));
+    }
+
+    /// Flows that begin later than the rest.
+    pub(crate) fn adopt(&self, connectors: Connectors) {
+        *self.connectors.write().unwrap_or_else(PoisonError::into_inner) = Some(connectors);
+    }
+
+    /// Another process answers from now on. Ends the flows, so that it can begin them, and lets what is in flight finish.
+    pub(crate) async fn hand_over(&self, taken: Taken, at_most: Duration) {
+        self.leaves.cancel();
+        let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
+        let connectors = self.connectors.write().unwrap_or_else(PoisonError::into_inner).take();
+        let drained = async {
+            if let Some(proxy) = proxy {
+                proxy.hand_over(at_most).await;
+            }
+        };
+        let released = async {
+            if let Some(connectors) = connectors {
+                connectors.stop().await;
+            }
+            taken.released().await
+        };
+        // Kept to the end, which the other process sees.
+        let _taken = tokio::join!(drained, released).1;
     }
 
     /// Says "not ready" first, then lets what is in flight finish and stops the flows, both at once: Kubernetes kills after 30 s.

@@ -6,6 +6,7 @@ mod cli;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
+mod handover;
 mod link;
 mod logs;
 mod metrics;

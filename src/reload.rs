@@ -83,6 +83,7 @@ pub(crate) async fn watch(app: Arc<App>, hangup: Arc<Mutex<Signal>>) -> anyhow::
                 false
             }
             Some(()) = hangup.recv() => true,
+            () = app.leaves.cancelled() => return Ok(()),
             () = sleep(LOOK) => false,
         };
         look(&app, forced).await?;

@@ -1,6 +1,7 @@
 //! The handle of a running proxy: start, reload, status, drain.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -16,7 +17,7 @@ use crate::{
     compare::CompareStatus,
     config::{Config, ListenerTls},
     error::StartError,
-    links::DataLinks,
+    links::{DataLinks, Moment},
     listen::{
         Compiled, Crew, Door, Farewell, Given, ListenerState, Offers, Shared, Stop, Tls, TlsFileError, TlsWatch, Wanted,
     },
@@ -107,21 +108,27 @@ impl Proxy {
         background: &Handle,
         registry: &prometheus::Registry,
     ) -> Result<Self, StartError> {
-        Self::start_with(config, links, background, registry, Vec::new(), false)
+        Self::start_with(config, links, background, registry, (Vec::new(), RecentWrites::default()), false)
     }
 
-    /// The same on sockets that listen already, where the config names their addresses; the others are bound.
+    /// The same on sockets that listen already, where the config names their addresses; the others are bound. `others_write`: the process that
+    /// has handed them on answers as well, until [`others_write`](Self::others_write) says that it does not.
     ///
     /// # Errors
     /// See [`StartError`]; nothing keeps running then.
     pub fn start_on(
         given: Vec<Given>,
+        others_write: bool,
         config: &Config,
         links: &dyn DataLinks,
         background: &Handle,
         registry: &prometheus::Registry,
     ) -> Result<Self, StartError> {
-        Self::start_with(config, links, background, registry, given, false)
+        let recent = RecentWrites::default();
+        if others_write {
+            recent.others_write();
+        }
+        Self::start_with(config, links, background, registry, (given, recent), false)
     }
 
     pub(crate) fn start_with(
@@ -129,11 +136,11 @@ impl Proxy {
         links: &dyn DataLinks,
         background: &Handle,
         registry: &prometheus::Registry,
-        given: Vec<Given>,
+        (given, recent): (Vec<Given>, RecentWrites),
         park_at_once: bool,
     ) -> Result<Self, StartError> {
         let (table, _) = RouteTable::compile(config, links).map_err(StartError::Config)?;
-        let split = Split::new(Signer::of(config)?, Arc::<RecentWrites>::default());
+        let split = Split::new(Signer::of(config)?, Arc::new(recent));
         let wanted = wanted(config, &[]).map_err(|problem| StartError::Config(vec![problem]))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = config.workers.unwrap_or(cores).max(1);
@@ -241,6 +248,28 @@ impl Proxy {
         self.crew.local_addrs()
     }
 
+    /// Duplicates of the sockets that it listens on, for another process.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn sockets(&self) -> io::Result<Vec<Given>> {
+        self.crew.sockets()
+    }
+
+    /// Whether another process answers the same users on the same sockets now. Meanwhile nobody knows here what they write there, and all reads
+    /// with a key follow the owner; afterwards until the other side shows what was written until then.
+    pub fn others_write(&self, do_they: bool) {
+        let current = self.shared.current.load();
+        if do_they {
+            current.split.recent().others_write();
+        } else {
+            // A write whose outcome is unknown may still be under way for so long.
+            let syncs = current.table.routes().iter().filter_map(|route| route.sync.as_ref());
+            let longest = syncs.map(|sync| sync.read_your_writes).max().unwrap_or_default();
+            current.split.recent().others_wrote(Moment::now() + longest);
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
@@ -254,7 +283,16 @@ impl Proxy {
 
     /// Stops accepting and lets what is in flight finish; comes back when all is done, or after `at_most`.
     pub async fn drain(self, at_most: Duration) {
-        self.crew.stop(Stop { until: Instant::now() + at_most, farewell: Farewell::Close }).await;
+        self.stop(at_most, Farewell::Close).await;
+    }
+
+    /// The same where another process goes on: connections that wait for a request may still send one, and are then told to come again.
+    pub async fn hand_over(self, at_most: Duration) {
+        self.stop(at_most, Farewell::Answer).await;
+    }
+
+    async fn stop(self, at_most: Duration, farewell: Farewell) {
+        self.crew.stop(Stop { until: Instant::now() + at_most, farewell }).await;
         self.shared.recorder.flush(LAST_LINES).await;
     }
 }

@@ -15,6 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::paths;
 use crate::app::App;
@@ -36,7 +37,7 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// When the socket fails.
 pub(crate) async fn serve(listener: Arc<std::net::TcpListener>, app: Arc<App>) -> anyhow::Result<()> {
     let router = paths::router(&app);
-    accept(&listener, router, || app.door.tls()).await.context("the admin listener")
+    accept(&listener, router, &app.leaves, || app.door.tls()).await.context("the admin listener")
 }
 
 /// The listener that tells whether Banyan is alive and ready, and nothing else, to everybody; until it is dropped.
@@ -44,12 +45,13 @@ pub(crate) async fn serve(listener: Arc<std::net::TcpListener>, app: Arc<App>) -
 /// # Errors
 /// When the socket fails.
 pub(crate) async fn serve_probes(listener: Arc<std::net::TcpListener>, app: Arc<App>) -> anyhow::Result<()> {
-    accept(&listener, paths::probes(&app), || None).await.context("the listener for probes")
+    accept(&listener, paths::probes(&app), &app.leaves, || None).await.context("the listener for probes")
 }
 
 async fn accept(
     listener: &std::net::TcpListener,
     router: Router,
+    leaves: &CancellationToken,
     tls: impl Fn() -> Option<Arc<Tls>>,
 ) -> anyhow::Result<()> {
     let listener = listener.try_clone().and_then(TcpListener::from_std)?;
@@ -59,6 +61,8 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            // Another process accepts here; what was asked is answered.
+            () = leaves.cancelled() => break,
             Some(_) = connections.join_next() => {
                 order.retain(|connection| !connection.is_finished());
                 continue;
@@ -71,36 +75,43 @@ async fn accept(
                 {
                     oldest.abort();
                 }
-                order.push_back(connections.spawn(greet(stream, tls(), router.clone())));
+                order.push_back(connections.spawn(greet(stream, tls(), router.clone(), leaves.clone())));
             }
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(_) => tokio::time::sleep(OUT_OF_DESCRIPTORS).await,
         }
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+    Ok(())
 }
 
 /// One connection to its end, with its handshake where there is one.
-async fn greet(stream: TcpStream, tls: Option<Arc<Tls>>, router: Router) {
+async fn greet(stream: TcpStream, tls: Option<Arc<Tls>>, router: Router, leaves: CancellationToken) {
     // Not having it is no reason to fail.
     drop(stream.set_nodelay(true));
     match tls {
-        None => converse(stream, router).await,
+        None => converse(stream, router, leaves).await,
         Some(tls) => {
             if let Ok(stream) = tls.shake_hands(stream, HEAD).await {
-                converse(stream, router).await;
+                converse(stream, router, leaves).await;
             }
         }
     }
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    leaves: CancellationToken,
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     tokio::select! {
         // What goes wrong on a connection is its client's to see.
         ended = connection.as_mut() => drop(ended),
-        () = tokio::time::sleep(LIFETIME) => {
+        () = async { drop(tokio::time::timeout(LIFETIME, leaves.cancelled()).await) } => {
             connection.as_mut().graceful_shutdown();
             drop(tokio::time::timeout(LAST_ANSWER, connection).await);
         }

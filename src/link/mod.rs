@@ -13,7 +13,7 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use banyan_connectors::config as data;
@@ -151,6 +151,15 @@ impl Links {
     /// The owner of a sync, as far as it is known.
     pub(crate) fn known(&self, name: &str) -> Option<Known> {
         self.link(name).map(|link| link.known())
+    }
+
+    /// Waits until the databases have said of every sync how far it is, but no longer than that: reads would go to the owners meanwhile.
+    pub(crate) async fn known_before(&self, late: Instant) {
+        const LOOK: Duration = Duration::from_millis(20);
+        let is_known = || self.status().iter().all(|link| link.lag_seconds.is_some());
+        while !is_known() && Instant::now() < late {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     pub(crate) fn status(&self) -> Vec<LinkStatus> {

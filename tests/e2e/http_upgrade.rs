@@ -1,8 +1,19 @@
 //! Listeners, workers and the program itself change under a connect storm: nothing is refused, reset or left without its answer.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use crate::harness::{Banyan, Raw, Script, Storm, Upstream, eventually, ports, secs};
+use crate::harness::{
+    Banyan, Raw, Script, Storm, Upstream,
+    client::Cut,
+    eventually, ports, secs,
+    watchdog::{Signal, Watched},
+};
 
 /// Of either kind.
 const CLIENTS: usize = 6;
@@ -46,6 +57,20 @@ async fn kept(to: SocketAddr, count: usize) -> Vec<Raw> {
         kept.push(raw);
     }
     kept
+}
+
+/// All of them end with notice, and in time.
+async fn end_with_notice(tunnels: Vec<Raw>) {
+    let end = Instant::now() + DRAIN;
+    for mut tunnel in tunnels {
+        let said = loop {
+            match tunnel.exactly(4).await {
+                Err(Cut::Silence) if Instant::now() < end => {}
+                said => break said,
+            }
+        };
+        assert_eq!(said.unwrap(), GOODBYE);
+    }
 }
 
 async fn reloaded(banyan: &Banyan, count: u32) {
@@ -158,4 +183,149 @@ async fn http_upgrade_an_address_that_is_taken_rejects_the_file_with_its_line() 
     let why = file["first_error"].as_str().unwrap();
     assert!(why.contains("listeners[1].bind: cannot listen on"), "{why}");
     assert_eq!(Raw::get(banyan.http(), "/").await.text(), "hello");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_upgrade_the_program_changes_in_a_connect_storm() {
+    let upstream = upstream();
+    let second = SocketAddr::from(([127, 0, 0, 1], ports::reserve()));
+    let mut banyan = Banyan::with(&yaml(&upstream, "workers: 2\n")).start().await;
+    let storm = Storm::begin(banyan.http(), CLIENTS);
+    let mut before = Vec::new();
+    for round in 0..3 {
+        storm.goes_on().await;
+        let open = tunnels(banyan.http(), 8).await;
+        let kept = kept(banyan.http(), 8).await;
+        let old = banyan.take_over().await;
+        // The new one answers, here and at its admin listener.
+        storm.goes_on().await;
+        let status = eventually(secs(20), "it tells of itself", async || {
+            let status = banyan.status().await;
+            (status["file"]["reloads"] == 0 && status["ready"] == true).then_some(status)
+        })
+        .await;
+        assert_eq!(status["proxy"]["listeners"].as_array().unwrap().len(), if round < 2 { 1 } else { 2 });
+        for mut kept in kept {
+            kept.send(GET).await;
+            assert_eq!(kept.answer().await.unwrap().header("connection"), Some("close"));
+        }
+        before.push((old, tokio::spawn(end_with_notice(open))));
+        if round == 1 {
+            banyan.listens_too(&[second]);
+            banyan.rewrite(&yaml(&upstream, "workers: 3\n"));
+            reloaded(&banyan, 1).await;
+        }
+    }
+    assert_eq!(Raw::get(second, "/").await.text(), "hello");
+    storm.goes_on().await;
+    let tally = storm.end().await;
+    assert!(tally.told_to_go > 0, "{tally:?}");
+    for (mut old, open) in before {
+        open.await.unwrap();
+        assert_eq!(old.wait(DRAIN).and_then(|status| status.code()), Some(0), "{}", banyan.log());
+    }
+    assert_eq!(Raw::get(banyan.http(), "/").await.text(), "hello");
+    assert_eq!(banyan.stop(DRAIN).code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_upgrade_one_that_does_not_become_ready_leaves_the_other_serving() {
+    let upstream = upstream();
+    let mut banyan = Banyan::with(&yaml(&upstream, "workers: 2\n")).start().await;
+    let storm = Storm::begin(banyan.http(), CLIENTS);
+    storm.goes_on().await;
+    // A file that is refused.
+    banyan.rewrite("workers: many\n");
+    assert_eq!(banyan.another(&["--take-over"]).wait(secs(60)).and_then(|status| status.code()), Some(78));
+    // A file that is right, and an address that is not to be had.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    banyan.listens_too(&[taken.local_addr().unwrap()]);
+    banyan.rewrite(&yaml(&upstream, ""));
+    assert_eq!(banyan.another(&["--take-over"]).wait(secs(60)).and_then(|status| status.code()), Some(1));
+    eventually(secs(10), "the running one says so", async || {
+        banyan
+            .log()
+            .contains("another process asked to take over, and did not: it ended before it was ready; this one goes on")
+    })
+    .await;
+    // One of another time.
+    let socket = banyan.folder().join("state/take-over.sock");
+    let hello =
+        |protocol| format!("{{\"say\": \"hello\", \"protocol\": {protocol}, \"version\": \"99.0.0\", \"pid\": 1}}\n");
+    let said = converse(&socket, &hello(99));
+    assert!(said.contains("refused") && said.contains("stop the one, then start the other"), "{said}");
+    // One that gets the sockets, and is not heard of again.
+    let said = converse(&socket, &hello(1));
+    assert!(said.contains("\"listener\"") && said.contains("\"admin\"") && said.ends_with("}\n"), "{said}");
+    // One that does not know what it wants.
+    converse(&socket, "GET / HTTP/1.1\r\n\r\n");
+    // One without `--take-over`.
+    let refused = banyan.another(&[]).wait(secs(60));
+    assert_eq!(refused.and_then(|status| status.code()), Some(1));
+    assert!(banyan.log().contains("Address already in use"), "{}", banyan.log());
+    storm.goes_on().await;
+    assert_eq!(storm.end().await.told_to_go, 0);
+    // And then one that does it.
+    drop(taken);
+    banyan.listens_too(&[]);
+    banyan.rewrite(&yaml(&upstream, ""));
+    let mut old = banyan.take_over().await;
+    assert_eq!(Raw::get(banyan.http(), "/").await.text(), "hello");
+    assert_eq!(old.wait(DRAIN).and_then(|status| status.code()), Some(0));
+}
+
+/// Says this at the socket, and gives what is said there until it falls silent or ends.
+fn converse(socket: &Path, line: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(secs(2))).unwrap();
+    stream.write_all(line.as_bytes()).unwrap();
+    let (mut said, mut piece) = (Vec::new(), [0; 4096]);
+    while let Ok(count @ 1..) = stream.read(&mut piece) {
+        said.extend_from_slice(&piece[..count]);
+    }
+    String::from_utf8(said).unwrap()
+}
+
+#[tokio::test]
+async fn http_upgrade_take_over_starts_as_ever_where_nobody_runs() {
+    let upstream = upstream();
+    let mut banyan = Banyan::with(&yaml(&upstream, "")).arg("--take-over").start().await;
+    assert_eq!(Raw::get(banyan.http(), "/").await.text(), "hello");
+    // One that was killed has left its socket there.
+    banyan.kill();
+    banyan.start_again().await;
+    assert_eq!(Raw::get(banyan.http(), "/").await.text(), "hello");
+}
+
+#[tokio::test]
+async fn http_upgrade_sockets_of_systemd_are_used_by_their_address() {
+    let upstream = upstream();
+    let banyan = Banyan::with(&yaml(&upstream, ""));
+    let [first, nowhere] =
+        [banyan.http(), SocketAddr::from(([127, 0, 0, 1], 0))].map(|at| std::net::TcpListener::bind(at).unwrap());
+    let notify = banyan.folder().join("notify");
+    let told = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
+    told.set_read_timeout(Some(secs(60))).unwrap();
+    // As systemd does it: descriptors from 3 on, and whose they are.
+    let script = "exec 3<&0 4<&1 0</dev/null 1>&2; LISTEN_FDS=2 LISTEN_PID=$$ exec \"$0\" run -c routes.yaml";
+    let log = std::fs::File::create(banyan.folder().join("log")).unwrap();
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_banyan")])
+        .current_dir(banyan.folder())
+        .env("NOTIFY_SOCKET", &notify);
+    command
+        .stdin(OwnedFd::from(first.try_clone().unwrap()))
+        .stdout(OwnedFd::from(nowhere.try_clone().unwrap()))
+        .stderr(log);
+    let process = Watched::spawn(&mut command, Signal::Kill);
+    let mut said = [0; 200];
+    let count = told.recv(&mut said).unwrap();
+    assert_eq!(String::from_utf8_lossy(&said[..count]), format!("READY=1\nMAINPID={}", process.id()));
+    assert_eq!(Raw::get(banyan.http(), "/").await.text(), "hello");
+    let unmatched = format!(
+        "systemd listens there, and the file names no such address: nobody answers there address={}",
+        nowhere.local_addr().unwrap()
+    );
+    assert!(banyan.log().contains(&unmatched), "{}", banyan.log());
 }

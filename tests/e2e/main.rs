@@ -44,6 +44,8 @@ mod http_split;
 #[cfg(test)]
 mod http_upgrade;
 #[cfg(test)]
+mod http_upgrade_data;
+#[cfg(test)]
 mod preflight;
 #[cfg(test)]
 mod reload_file;

@@ -230,6 +230,13 @@ impl Crew {
         self.team().sockets.iter().map(|one| one.listener.local).collect()
     }
 
+    /// The sockets themselves, for another process.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<Given>> {
+        let team = self.team();
+        let given = |one: &Listening| Ok(Given { bind: one.listener.bind, socket: one.socket.try_clone()? });
+        team.sockets.iter().map(given).collect()
+    }
+
     /// Whether every worker still runs.
     pub(crate) fn is_whole(&self) -> bool {
         self.team().hands.iter().all(|hand| !hand.thread.is_finished())

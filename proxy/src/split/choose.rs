@@ -111,6 +111,11 @@ impl Split {
         Self { signer, recent: Arc::clone(&self.recent) }
     }
 
+    /// What it remembers of writes.
+    pub(crate) fn recent(&self) -> &RecentWrites {
+        &self.recent
+    }
+
     /// The side of a request. `client` is the address after `trusted_proxies`.
     #[must_use]
     pub fn choose(&self, route: &Route, head: &Parts, client: IpAddr, now: Now) -> Choice {

@@ -60,6 +60,16 @@ impl RecentWrites {
         self.process
     }
 
+    /// Another process answers the same users, and nobody here knows what they write there: until this is over, everybody waits.
+    pub(crate) fn others_write(&self) {
+        self.floor.store(u64::MAX, Ordering::Release);
+    }
+
+    /// It is over: what was written there was answered before this moment, or will be.
+    pub(crate) fn others_wrote(&self, until: Moment) {
+        self.floor.store(until.get(), Ordering::Release);
+    }
+
     /// Remembers a write that was answered at this moment; in a full row the oldest makes room.
     pub(super) fn remember(&self, writer: Writer, at: Moment) {
         let time = at.get().min(TIME_MASK);
@@ -136,6 +146,18 @@ mod tests {
         assert!(!table.waits(ann, at(13)));
         assert!(!table.waits(table.writer("payments", b"bob"), at(11)));
         assert!(!table.waits(table.writer("accounts", b"ann"), at(11)));
+    }
+
+    #[test]
+    fn while_another_process_answers_too_everybody_waits_and_then_until_the_watermark_has_passed_its_end() {
+        let table = RecentWrites::default();
+        let ann = table.writer("payments", b"ann");
+        assert!(!table.waits(ann, at(11)));
+        table.others_write();
+        assert!(table.waits(ann, at(11)) && table.waits(ann, at(1 << 39)));
+        table.remember(ann, at(12));
+        table.others_wrote(at(20));
+        assert!(table.waits(ann, at(20)) && !table.waits(ann, at(21)));
     }
 
     #[test]

@@ -144,7 +144,8 @@ impl Setup {
     pub(crate) fn start(self) -> Bench {
         let registry = prometheus::Registry::new();
         let background = tokio::runtime::Handle::current();
-        let proxy = Proxy::start_with(&self.config, &self.links, &background, &registry, Vec::new(), self.park_at_once);
+        let proxy =
+            Proxy::start_with(&self.config, &self.links, &background, &registry, Default::default(), self.park_at_once);
         Bench { proxy: proxy.unwrap(), registry }
     }
 }

@@ -103,19 +103,41 @@ impl Banyan {
         }
     }
 
+    /// Starts another one in its place, and waits until that has it; gives the one that was there, which ends by itself.
+    pub(crate) async fn take_over(&mut self) -> Watched {
+        let mut next = self.another(&["--take-over"]);
+        let (end, taken) = (
+            Instant::now() + START,
+            format!("another process has taken over: what is in flight here finishes by={}", next.id()),
+        );
+        while !self.log().contains(&taken) {
+            if let Some(status) = next.exited() {
+                panic!("banyan ended with {status} instead of taking over:\n{}", self.log());
+            }
+            assert!(Instant::now() < end, "nobody is taken over from after {START:?}:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.process.replace(next).expect("it was started")
+    }
+
     /// Starts it and waits for nothing.
     pub(crate) fn spawn(&mut self) {
+        self.process = Some(self.another(&[]));
+    }
+
+    /// One more process with the same file, to the same log.
+    pub(crate) fn another(&self, arguments: &[&str]) -> Watched {
         let log = File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
-        let process = Watched::spawn(
+        Watched::spawn(
             self.command()
                 .args(&self.arguments)
+                .args(arguments)
                 .args(["-c", "routes.yaml"])
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().unwrap())
                 .stderr(log),
             Signal::Kill,
-        );
-        self.process = Some(process);
+        )
     }
 
     /// Runs another verb with the same file and environment, to its end: `banyan.verb(&["check"])`.
