@@ -3,6 +3,7 @@
 //! It knows no database and no Kafka; what it asks of them stands in [`links`].
 
 mod body;
+mod clash;
 pub mod compare;
 pub mod config;
 mod error;
@@ -30,6 +31,7 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
+pub use clash::CookieClash;
 pub use error::StartError;
 pub use identity::Identity;
 pub use listen::{Given, Offers, Tls, TlsFileError};

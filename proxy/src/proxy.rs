@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::{
+    clash::{CookieClash, Watch},
     compare::CompareStatus,
     config::{Config, ListenerTls},
     error::StartError,
@@ -34,6 +35,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     crew: Crew,
     shadow: Arc<Shadow>,
+    cookies: Watch,
     _warden: Warden,
     _trusts: TrustWatch,
     _tls_watch: TlsWatch,
@@ -49,6 +51,8 @@ pub struct ProxyStatus {
     pub routes: Vec<RouteStatus>,
     /// By name.
     pub upstreams: Vec<UpstreamStatus>,
+    /// Cookies that both sides were seen to set under one name, as far as the routes are as they were then.
+    pub cookie_clashes: Vec<CookieClash>,
     /// The sockets that clients connect to, in the file's order.
     pub listeners: Vec<ListenerStatus>,
     /// Open clients' connections, tunnels among them.
@@ -149,7 +153,8 @@ impl Proxy {
         recorder.follow(&config.observe)?;
         let shadow = Shadow::start(background, registry)?;
         let shadows = shadow.compile(config, &table);
-        let compiled = Compiled::new(config, 0, table, split, shadows);
+        let cookies = Watch::start(background, registry)?;
+        let compiled = Compiled::new(config, 0, table, split, shadows, cookies.compile(config));
         let shared = Arc::new(Shared::new(compiled, shards, workers, recorder));
         shared.follow();
         let warden = Warden::start(background, Arc::clone(&shared));
@@ -172,6 +177,7 @@ impl Proxy {
             shared,
             crew,
             shadow,
+            cookies,
             _warden: warden,
             _trusts: trusts,
             _tls_watch: tls_watch,
@@ -199,7 +205,8 @@ impl Proxy {
             let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
             let split = current.split.with_signer(signer);
             let shadows = self.shadow.compile(config, &table);
-            self.shared.swap(Compiled::new(config, generation, table, split, shadows));
+            let jars = self.cookies.compile(config);
+            self.shared.swap(Compiled::new(config, generation, table, split, shadows, jars));
         };
         let workers = config.workers.unwrap_or(self.cores).max(1);
         if let Err(error) = self.crew.follow(wanted, workers, swap) {
@@ -239,7 +246,8 @@ impl Proxy {
             ListenerStatus { bind: listener.bind, tls: tls.is_some(), tls_trouble }
         });
         let (connections, idle_connections) = self.shared.clients();
-        ProxyStatus { routes, upstreams, listeners: listeners.collect(), connections, idle_connections }
+        let cookie_clashes = self.cookies.clashes();
+        ProxyStatus { routes, upstreams, cookie_clashes, listeners: listeners.collect(), connections, idle_connections }
     }
 
     /// Where it listens, in the config's order; with the port that the system chose for port 0.

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Banyan, Raw, Shop, Upstream, eventually, secs};
+use crate::harness::{Banyan, Raw, Script, Shop, Upstream, eventually, secs};
 
 const GOOD: &str = "version: 1\nlisteners: [{bind: \"127.0.0.1:0\"}]\nadmin: {bind: \"127.0.0.1:0\"}\nstate: {dir: ./state}\n\
                     upstreams:\n  monolith: {endpoints: [\"http://127.0.0.1:9\"]}\n  payments: {endpoints: [\"http://127.0.0.1:9\"]}\ndefault: monolith\n\
@@ -228,6 +228,31 @@ async fn status_shows_routes_and_says_when_nobody_answers() {
     let done = banyan.verb(&["status", "--admin", &admin]);
     assert_eq!(code(&done), 1);
     assert!(err(&done).contains("name another with `--admin URL`"), "{}", err(&done));
+}
+
+#[tokio::test]
+async fn status_and_one_line_of_the_log_name_a_cookie_that_both_sides_set() {
+    let sets = |value: &'static str| Upstream::scripted(move |_| Script::answer(200, &[("Set-Cookie", value)], "ok"));
+    let (monolith, service) = (sets("sid=secret-of-legacy; Path=/"), sets("sid=secret-of-modern; HttpOnly"));
+    let banyan = Banyan::with(&format!(
+        "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  payments: {{endpoints: [\"{}\"]}}\ndefault: monolith\nroutes:\n  \
+         - {{name: payments, match: {{path_prefix: /payments}}, legacy: monolith, modern: payments, weight: 100}}\n",
+        monolith.url(),
+        service.url(),
+    ))
+    .start()
+    .await;
+    for path in ["/payments", "/orders", "/payments", "/orders"] {
+        Raw::get(banyan.http(), path).await;
+    }
+    let clash = serde_json::json!([{"cookie": "sid", "legacy_route": "default", "modern_route": "payments"}]);
+    eventually(secs(10), "the status tells", async || banyan.status().await["proxy"]["cookie_clashes"] == clash).await;
+    let text = out(&banyan.verb(&["status"]));
+    assert!(text.starts_with("All 2 routes as wanted · both sides set cookie sid\n"), "{text}");
+    assert!(text.contains("\nsid     default           payments\n"), "{text}");
+    let log = banyan.log();
+    assert_eq!(log.matches("both sides set this cookie").count(), 1, "{log}");
+    assert!(!log.contains("secret-of") && !text.contains("secret-of"), "{log}");
 }
 
 #[tokio::test]

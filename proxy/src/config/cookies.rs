@@ -13,6 +13,8 @@ pub struct Cookies {
     pub legacy: SideCookies,
     /// Those of `modern`.
     pub modern: SideCookies,
+    /// Cookies that both sides set on purpose, by the names that clients know: no clash is told of them.
+    pub shared: Vec<String>,
 }
 
 /// One side's cookies.

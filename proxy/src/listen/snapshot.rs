@@ -9,6 +9,7 @@ use super::{
     worker::Shared,
 };
 use crate::{
+    clash::Jars,
     config::{Config, Limits, Observe},
     metrics::{NO_ROUTE, RouteShard},
     observe::Scribe,
@@ -25,6 +26,7 @@ pub(crate) struct Compiled {
     pub(crate) table: RouteTable,
     pub(crate) split: Split,
     pub(crate) shadows: Shadows,
+    pub(crate) jars: Jars,
     pub(crate) trusted: Vec<IpNet>,
     pub(crate) upstreams: Vec<Arc<UpstreamSpec>>,
     /// How often deadlines are looked at.
@@ -53,7 +55,14 @@ const SWEEPS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 
 impl Compiled {
     /// The parts of a config besides its routes.
-    pub(crate) fn new(config: &Config, generation: u64, table: RouteTable, split: Split, shadows: Shadows) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        generation: u64,
+        table: RouteTable,
+        split: Split,
+        shadows: Shadows,
+        jars: Jars,
+    ) -> Self {
         let upstreams = UpstreamSpec::all(config, table.trusts()).into_iter().map(Arc::new).collect::<Vec<_>>();
         let sweep_every = sweep_every(config, &upstreams, &table);
         Self {
@@ -61,6 +70,7 @@ impl Compiled {
             table,
             split,
             shadows,
+            jars,
             trusted: config.trusted_proxies.clone(),
             upstreams,
             observe: config.observe.clone(),

@@ -32,6 +32,8 @@ pub const SIDE_MOVES: &str = "banyan_side_moves_total";
 pub const RATE_LIMITED: &str = "banyan_rate_limited_total";
 /// Requests with credentials by route and by how it became known who they come from (outcome): `identity`.
 pub const IDENTITY_REQUESTS: &str = "banyan_identity_requests_total";
+/// Cookies that both sides set under one name.
+pub const COOKIE_CLASHES: &str = "banyan_cookie_clashes";
 /// Open tunnels (WebSockets) by route and side.
 pub const TUNNELS: &str = "banyan_tunnels";
 /// Tunnels that were opened, by route and side.

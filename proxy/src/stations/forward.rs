@@ -364,6 +364,9 @@ impl Way {
             return fails(Fault::BadAnswer);
         }
         target.shape_answer(&mut head.headers, stripped.names_itself, public);
+        if stripped.names_itself {
+            self.table.compiled.jars.saw(self.route, side, &head.headers);
+        }
         Ok((head, Kind::of(body, link, upstream, &self.worker, &self.turn)))
     }
 }

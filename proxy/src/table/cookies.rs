@@ -14,6 +14,9 @@ const PREFIXES: [&str; 4] = ["__secure-", "__host-", "__http-", "__host-http-"];
 /// Rules about one route.
 pub(super) fn check(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
     let Some(cookies) = &route.cookies else { return };
+    for (number, name) in cookies.shared.iter().enumerate() {
+        cookie_name(&format!("{at}.cookies.shared[{number}]"), name, problems);
+    }
     let sides = [
         ("legacy", route.legacy.is_some(), &cookies.legacy.rename),
         ("modern", route.modern.is_some(), &cookies.modern.rename),

@@ -5,6 +5,7 @@ mod again;
 mod balance;
 mod basics;
 mod circuit;
+mod clashes;
 mod client;
 mod cookies;
 mod crew;

@@ -13,6 +13,7 @@ pub(super) fn render(status: &Value, numbers: &Numbers, since: Option<(&Numbers,
     routes(status, numbers, since, &mut out);
     upstreams(status, &mut out);
     syncs(status, &mut out);
+    cookies(status, &mut out);
     out
 }
 
@@ -39,6 +40,11 @@ fn sentence(status: &Value) -> String {
     }
     for upstream in list(&status["proxy"]["upstreams"]).iter().filter(|upstream| upstream["is_down"] == true) {
         parts.push(format!("upstream {} is down", text(&upstream["name"])));
+    }
+    match list(&status["proxy"]["cookie_clashes"]) {
+        [] => {}
+        [one] => parts.push(format!("both sides set cookie {}", text(&one["cookie"]))),
+        many => parts.push(format!("both sides set {} cookies of the same names", many.len())),
     }
     for link in list(&status["links"]) {
         let at_owner = list(&status["proxy"]["routes"])
@@ -171,6 +177,24 @@ fn syncs(status: &Value, out: &mut String) {
     for error in errors {
         let _ = writeln!(out, "  {error}");
     }
+}
+
+/// Names that browsers keep but one cookie of.
+fn cookies(status: &Value, out: &mut String) {
+    let clashes = list(&status["proxy"]["cookie_clashes"]);
+    if clashes.is_empty() {
+        return;
+    }
+    let heads = ["COOKIE", "SET BY LEGACY ON", "BY MODERN ON"];
+    let mut rows = vec![heads.map(str::to_owned)];
+    let row = |clash: &Value| ["cookie", "legacy_route", "modern_route"].map(|key| text(&clash[key]).to_owned());
+    rows.extend(clashes.iter().map(row));
+    out.push('\n');
+    columns(&rows, &[], out);
+    let _ = writeln!(
+        out,
+        "  in the browser the later one wins: rename it, or say that it is `shared` (`cookies` of the route)"
+    );
 }
 
 /// `legacy`, or with how it is known when no database has said so.
@@ -333,6 +357,21 @@ payments  legacy  applying, 11 ms behind  watching                  0      2 MB
             json!({"name": "money", "lag_seconds": 0.002, "writes": {"is_held": true, "held": 3, "under_way": 1}});
         let said = sentence(&json!({"ready": true, "file": {}, "proxy": null, "links": [link]}));
         assert_eq!(said, "sync money 2 ms behind, its writes are held: 3 wait");
+    }
+
+    #[test]
+    fn cookies_that_both_sides_set_are_told() {
+        let clash = json!({"cookie": "sid", "legacy_route": "default", "modern_route": "payments"});
+        let status = json!({"ready": true, "file": {}, "proxy": {"cookie_clashes": [clash]}, "links": []});
+        let expected = "\
+both sides set cookie sid
+
+
+COOKIE  SET BY LEGACY ON  BY MODERN ON
+sid     default           payments
+  in the browser the later one wins: rename it, or say that it is `shared` (`cookies` of the route)
+";
+        assert_eq!(render(&status, &Numbers::default(), None), expected);
     }
 
     #[test]
