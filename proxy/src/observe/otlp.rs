@@ -188,12 +188,17 @@ fn message(service: &str, spans: &[Value]) -> Value {
     }] })
 }
 
-/// One span; `None` for a request that is not sampled. Nothing of the request's own words but its method.
+/// RFC 9110, RFC 5789 and QUERY; of any other OpenTelemetry wants `_OTHER` (semantic conventions for HTTP spans).
+const KNOWN_METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
+
+/// One span; `None` for a request that is not sampled. Nothing of the request's own words but its method, where that is a known one.
 fn span(record: &Record) -> Option<Value> {
     let Hop { own, parent } = record.hop.filter(|hop| hop.own.is_sampled())?;
     let route = record.route.as_deref().unwrap_or(crate::metrics::NO_ROUTE);
+    let method = KNOWN_METHODS.into_iter().find(|known| *known == record.method.as_str());
     let mut attributes = vec![
-        text("http.request.method", record.method.as_str()),
+        text("http.request.method", method.unwrap_or("_OTHER")),
         text("network.protocol.version", line::protocol(record.version).trim_start_matches("HTTP/")),
         text("banyan.route", route),
         number("banyan.retries", u64::from(record.sends.saturating_sub(1))),
@@ -210,7 +215,7 @@ fn span(record: &Record) -> Option<Value> {
     let mut span = json!({
         "traceId": own.id.to_string(),
         "spanId": format!("{:016x}", own.span),
-        "name": format!("{} {route}", record.method),
+        "name": format!("{} {route}", method.unwrap_or("HTTP")),
         "kind": KIND_SERVER,
         "startTimeUnixNano": nanos(record.time),
         "endTimeUnixNano": nanos(record.time + record.took),

@@ -93,3 +93,41 @@ async fn what_was_answered_is_sent_before_the_process_ends() {
     let (head, _) = told.try_recv().expect("it was sent");
     assert!(head.starts_with("POST /otlp/v1/traces HTTP/1.1\r\n"), "{head}");
 }
+
+#[tokio::test]
+async fn no_span_shows_what_a_request_may_hold_in_secret() {
+    let (legacy, (collector, mut told)) = (Upstream::named("legacy").await, collector().await);
+    let bench = setup(&legacy, &format!("http://{}", collector.address)).start();
+    let last = PARENT.replace("0af7", "1af7");
+    let send = async |line: &str, lines: &str, parent: &str| {
+        let head = format!("{line} HTTP/1.1\r\nHost: shop.example\r\ntraceparent: {parent}\r\n{lines}\r\n");
+        bench.ask(&head).await.status
+    };
+    // Wherever a person or a program may have put it, answered or refused.
+    for (line, lines) in [
+        ("GET http://ann:hidden-1@shop.example/payments", ""),
+        ("GET /payments/hidden-2?token=hidden-3#hidden-4", ""),
+        ("GET /payments?hidden-5", "Cookie: sid=hidden-6\r\nAuthorization: Bearer hidden-7\r\n"),
+        (
+            "GET /payments/..%2f?hidden-8",
+            "X-Api-Key: hidden-9\r\ntracestate: vendor=hidden-10\r\nbaggage: user=hidden-11\r\n",
+        ),
+        ("POST /payments", "User-Agent: hidden-12\r\nReferer: http://hidden-13/\r\nContent-Length: 9\r\n\r\nhidden-14"),
+        ("HIDDEN /payments", ""),
+    ] {
+        send(line, lines, PARENT).await;
+    }
+    assert_eq!(send("GET /payments/last", "", &last).await, 200);
+    let all = async {
+        let mut all = String::new();
+        while !all.contains("1af7651916cd43dd8448eb211c80319c") {
+            let (head, message) = told.recv().await.unwrap();
+            all += &format!("{head}{message}");
+        }
+        all
+    };
+    let all = tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
+    // Of each that was answered, and of those refused whose head was understood.
+    assert!(all.matches("0af7651916cd43dd8448eb211c80319c").count() >= 4, "{all}");
+    assert!(!all.to_ascii_lowercase().contains("hidden"), "{all}");
+}

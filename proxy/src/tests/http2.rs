@@ -16,6 +16,8 @@ use super::{
 pub(super) type Sender = SendRequest<Bytes>;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+const SWITCHED: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\n";
 
 /// A connection with prior knowledge; the handle gives how it ended.
 pub(super) async fn connect(bench: &Bench) -> (Sender, tokio::task::JoinHandle<Result<(), h2::Error>>) {
@@ -347,4 +349,81 @@ async fn a_grpc_client_gets_banyans_errors_as_a_status_without_a_body() {
     // Trailers-only: the head ends the stream.
     assert!(answer.body().is_end_stream());
     assert_eq!(bench.metric("banyan_http_requests_total", &[("side", "banyan"), ("code", "502")]), 1.0);
+}
+
+#[tokio::test]
+async fn a_drain_closes_a_tunnel_over_http2_with_notice_too() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.head().await?;
+        wire.send(SWITCHED).await?;
+        // A whole frame, behind which ours may stand.
+        wire.send(b"\x81\x02hi").await?;
+        wire.take(usize::MAX).await.map(drop)
+    })
+    .await;
+    let bench = Setup::new(upstream.address).start();
+    let (sender, ended) = connect(&bench).await;
+    eventually("CONNECT may be extended", || sender.is_extended_connect_protocol_enabled()).await;
+    let (answer, up) = websocket(&sender).await;
+    let mut down = answer.into_body();
+    assert_eq!(timeout(PATIENCE, down.data()).await.unwrap().unwrap().unwrap(), &b"\x81\x02hi"[..]);
+    let draining = tokio::spawn(bench.proxy.drain(Duration::from_secs(4)));
+    // 1012, then the end of the stream, and of the connection.
+    assert_eq!(timeout(PATIENCE, down.data()).await.unwrap().unwrap().unwrap(), &b"\x88\x02\x03\xf4"[..]);
+    while let Some(more) = timeout(PATIENCE, down.data()).await.unwrap() {
+        assert_eq!(more.unwrap(), "", "END_STREAM stands on an empty frame");
+    }
+    drop((up, down, sender));
+    timeout(PATIENCE, draining).await.unwrap().unwrap();
+    timeout(PATIENCE, ended).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn websockets_pass_over_tls_on_both_protocols() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        wire.head().await?;
+        wire.send(SWITCHED).await?;
+        loop {
+            let bytes = wire.some().await?;
+            wire.send(bytes).await?;
+        }
+    })
+    .await;
+    let authority = Authority::new();
+    let tls = json!({ "certificates": [authority.signs("shop", &["shop.test"])] });
+    let bench = with_tls(Setup::new(upstream.address), tls).start();
+    let address = bench.proxy.local_addrs()[0];
+    // More than a record of TLS, a window of HTTP/2 and any buffer hold.
+    let much = vec![b'x'; 1 << 20];
+
+    let stream = authority.connect(address, &Hello::to("shop.test")).await.unwrap();
+    let mut client = super::Client::over(stream);
+    client.send("GET /chat HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n").await;
+    assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101"));
+    let (mut read, mut write) = tokio::io::split(client.stream);
+    let sent = much.clone();
+    let sends =
+        tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut write, &sent).await.map(|()| write) });
+    let mut came = vec![0; much.len()];
+    timeout(PATIENCE, tokio::io::AsyncReadExt::read_exact(&mut read, &mut came)).await.unwrap().unwrap();
+    assert!(came == much);
+    drop((read, sends.await.unwrap().unwrap()));
+
+    let stream = authority.connect(address, &Hello { alpn: &[b"h2"], ..Hello::to("shop.test") }).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let sender: Sender = sender.ready().await.unwrap();
+    let ended = tokio::spawn(connection);
+    eventually("CONNECT may be extended", || sender.is_extended_connect_protocol_enabled()).await;
+    let (answer, mut up) = websocket(&sender).await;
+    assert_eq!(answer.status(), 200);
+    up.send_data(much.clone().into(), false).unwrap();
+    let (mut down, mut count) = (answer.into_body(), 0);
+    while count < much.len() {
+        let chunk = timeout(PATIENCE, down.data()).await.unwrap().unwrap().unwrap();
+        down.flow_control().release_capacity(chunk.len()).unwrap();
+        count += chunk.len();
+    }
+    drop((up, down, sender));
+    drop(ended);
+    eventually("both tunnels are over", || bench.proxy.status().upstreams[0].connections == 0).await;
 }
