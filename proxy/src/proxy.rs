@@ -291,12 +291,12 @@ impl Proxy {
 
     /// Stops accepting and lets what is in flight finish; comes back when all is done, or after `at_most`.
     pub async fn drain(self, at_most: Duration) {
-        self.stop(at_most, Farewell::Close).await;
+        self.stop(at_most, Farewell::Soon).await;
     }
 
     /// The same where another process goes on: connections that wait for a request may still send one, and are then told to come again.
     pub async fn hand_over(self, at_most: Duration) {
-        self.stop(at_most, Farewell::Answer).await;
+        self.stop(at_most, Farewell::Answered).await;
     }
 
     async fn stop(self, at_most: Duration, farewell: Farewell) {

@@ -1,12 +1,17 @@
 //! Listeners, workers and the program itself change under a connect storm: nothing is refused, reset or left without its answer.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::SocketAddr,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     path::Path,
     time::{Duration, Instant},
 };
+
+use serde_json::{Value, json};
 
 use crate::harness::{
     Banyan, Raw, Script, Storm, Upstream,
@@ -284,6 +289,84 @@ fn converse(socket: &Path, line: &str) -> String {
         said.extend_from_slice(&piece[..count]);
     }
     String::from_utf8(said).unwrap()
+}
+
+/// The other end of the conversation, as a test has it.
+pub(crate) struct Peer(BufReader<UnixStream>);
+
+// === impl Peer ===
+
+impl Peer {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(secs(60))).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub(crate) fn say(&mut self, message: &Value) {
+        self.0.get_mut().write_all(format!("{message}\n").as_bytes()).unwrap();
+    }
+
+    /// What is said next, once what is said has this name.
+    pub(crate) fn hear(&mut self, say: &str) -> Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "it ended before it said `{say}`");
+            let message: Value = serde_json::from_str(&line).unwrap();
+            if message["say"] == say {
+                return message;
+            }
+        }
+    }
+}
+
+/// A new process before an old one that the test plays: it has accepted, and is to hear what the old one says.
+fn before_an_old_one(upstream: &Upstream) -> (Banyan, UnixListener, Watched, Peer) {
+    let banyan = Banyan::with(&yaml(upstream, ""));
+    let state = banyan.folder().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let old = UnixListener::bind(state.join("take-over.sock")).unwrap();
+    let new = banyan.another(&["--take-over"]);
+    let mut peer = Peer::new(old.accept().unwrap().0);
+    assert_eq!(peer.hear("hello")["pid"], new.id());
+    (banyan, old, new, peer)
+}
+
+#[tokio::test]
+async fn http_upgrade_one_that_is_refused_says_why_and_ends() {
+    let upstream = upstream();
+    let (banyan, _old, mut new, mut peer) = before_an_old_one(&upstream);
+    peer.say(&json!({"say": "refused", "why": "not in these shoes"}));
+    assert_eq!(new.wait(secs(20)).and_then(|status| status.code()), Some(1));
+    let said = "error: `--take-over`: the running Banyan does not hand over: not in these shoes";
+    assert!(banyan.log().contains(said), "{}", banyan.log());
+}
+
+#[tokio::test]
+async fn http_upgrade_of_two_that_could_both_go_on_only_one_does() {
+    let upstream = upstream();
+    // The old one waits no longer, and goes on: the new one ends.
+    let (banyan, old, mut new, mut peer) = before_an_old_one(&upstream);
+    peer.say(&json!({"say": "offered", "version": "0", "pid": 1}));
+    peer.hear("ready");
+    drop(peer);
+    assert_eq!(new.wait(secs(20)).and_then(|status| status.code()), Some(1));
+    assert!(banyan.log().contains("the running Banyan waited no longer, and goes on"), "{}", banyan.log());
+    drop((old, banyan));
+    // The old one is gone: the new one goes on.
+    let (banyan, old, _new, mut peer) = before_an_old_one(&upstream);
+    peer.say(&json!({"say": "offered", "version": "0", "pid": 1}));
+    drop(old);
+    drop(peer);
+    eventually(secs(20), "it answers", async || {
+        let there = Raw::try_connect(banyan.http()).await.is_ok();
+        there && Raw::get(banyan.http(), "/").await.text() == "hello"
+    })
+    .await;
+    eventually(secs(20), "it is ready", async || {
+        let there = Raw::try_connect(banyan.admin()).await.is_ok();
+        there && Raw::get(banyan.admin(), "/readyz").await.status == 200
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -2,13 +2,15 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
     os::unix::net::{UnixListener, UnixStream},
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::harness::{Banyan, Raw, Shop, Upstream, client::Answer, eventually, secs};
+use crate::{
+    harness::{Banyan, Raw, Shop, Upstream, client::Answer, eventually, secs},
+    http_upgrade::Peer,
+};
 
 /// One synced route, all its reads to modern.
 fn yaml(shop: &Shop, monolith: &Upstream, service: &Upstream) -> String {
@@ -85,34 +87,6 @@ async fn http_upgrade_flows_go_on_in_the_new_process_and_users_read_what_they_wr
     let link = banyan.status().await["links"][0].clone();
     assert_eq!((&link["owner"], &link["known_from"]), (&"legacy".into(), &"database".into()), "{link}");
     assert!(!banyan.log().contains("will be started again"), "{}", banyan.log());
-}
-
-/// The other end of the conversation, as a test has it.
-struct Peer(BufReader<UnixStream>);
-
-// === impl Peer ===
-
-impl Peer {
-    fn new(stream: UnixStream) -> Self {
-        stream.set_read_timeout(Some(secs(60))).unwrap();
-        Self(BufReader::new(stream))
-    }
-
-    fn say(&mut self, message: &Value) {
-        self.0.get_mut().write_all(format!("{message}\n").as_bytes()).unwrap();
-    }
-
-    /// What is said next, once what is said has this name.
-    fn hear(&mut self, say: &str) -> Value {
-        loop {
-            let mut line = String::new();
-            assert!(self.0.read_line(&mut line).unwrap() > 0, "it ended before it said `{say}`");
-            let message: Value = serde_json::from_str(&line).unwrap();
-            if message["say"] == say {
-                return message;
-            }
-        }
-    }
 }
 
 /// Slots of the shop that somebody reads, on both sides.

@@ -80,7 +80,7 @@ pub(super) async fn serve(mut stream: TcpStream, mut address: SocketAddr, worker
     let mut is_sure = is_tls;
     loop {
         if !is_http2 && early.is_empty() && !socket.holds_plaintext() {
-            let Some(look) = wait(socket.tcp(), &turn, &worker, &open).await else { return };
+            let Some(look) = wait(socket.tcp(), &turn, &open).await else { return };
             if !std::mem::replace(&mut is_sure, true) {
                 is_http2 = match look {
                     Look::Unsure => {
@@ -124,7 +124,7 @@ pub(super) async fn serve(mut stream: TcpStream, mut address: SocketAddr, worker
 }
 
 /// Waits for the first bytes of a request; `None` when the connection is to be closed instead.
-async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker, open: &OpenClient) -> Option<Look> {
+async fn wait(stream: &TcpStream, turn: &Turn, open: &OpenClient) -> Option<Look> {
     let _idles = open.idles();
     turn.set_parked(true);
     poll_fn(|cx| {
@@ -134,7 +134,7 @@ async fn wait(stream: &TcpStream, turn: &Turn, worker: &Worker, open: &OpenClien
         if let Poll::Ready(peeked) = stream.poll_peek(cx, &mut into) {
             return Poll::Ready(peeked.ok().map(|_| Look::at(into.filled())));
         }
-        if worker.closes_idle() || turn.take_order() == Some(Order::CloseIdle) {
+        if turn.take_order() == Some(Order::CloseIdle) {
             return Poll::Ready(None);
         }
         turn.wakes(cx.waker());
@@ -164,10 +164,8 @@ async fn drive(socket: Socket, early: Bytes, turn: &Rc<Turn>, worker: &Rc<Worker
             if let Poll::Ready(done) = http.poll_without_shutdown(cx) {
                 return Poll::Ready(Why::Done(done.is_ok()));
             }
-            // A body that was given up cannot be told from a next request; and a process that ends takes none.
-            let is_last = if turn.is_busy() { worker.closes_idle() } else { !turn.is_body_ended() };
-            let is_idle_in_drain = worker.closes_idle() && !turn.is_in_head();
-            if (is_last || is_idle_in_drain) && !told_to_end {
+            // A body that was given up cannot be told from a next request.
+            if !turn.is_busy() && !turn.is_body_ended() && !told_to_end {
                 told_to_end = true;
                 Pin::new(&mut *http).graceful_shutdown();
                 continue;

@@ -68,10 +68,10 @@ pub(crate) struct Stop {
 /// What becomes of connections that wait for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Farewell {
-    /// They are closed at once: nobody else is there to come to.
-    Close,
-    /// The next answer is their last one: closing them meanwhile could meet a request that is on its way.
-    Answer,
+    /// The next answer is their last one, and who asks nothing for a second is closed: nobody else is there to come to.
+    Soon,
+    /// The next answer is their last one, whenever that is: closing them meanwhile could meet a request that is on its way.
+    Answered,
 }
 
 /// What is ready to be taken into the crew.
@@ -90,6 +90,8 @@ pub(crate) struct Wanted {
     pub(crate) door: Arc<Door>,
 }
 
+/// A worker's word takes no longer.
+const WORD: Duration = Duration::from_secs(10);
 /// What a surplus worker has in flight gets so long.
 const LEAVE: Duration = Duration::from_secs(25);
 
@@ -153,7 +155,7 @@ impl Crew {
             gone.listener.leaves();
             team.tell(|| Order::Leave(Arc::clone(&gone.listener)));
         }
-        let stop = Stop { until: Instant::now() + LEAVE, farewell: Farewell::Answer };
+        let stop = Stop { until: Instant::now() + LEAVE, farewell: Farewell::Answered };
         while team.hands.len() > workers {
             let Some(surplus) = team.hands.pop() else { break };
             surplus.tell(Order::Stop(stop));
@@ -206,7 +208,7 @@ impl Crew {
             for one in &fresh {
                 team.tell(|| Order::Leave(Arc::clone(&one.listener)));
             }
-            let stop = Stop { until: Instant::now() + LEAVE, farewell: Farewell::Answer };
+            let stop = Stop { until: Instant::now() + LEAVE, farewell: Farewell::Answered };
             hands.iter().for_each(|hand| hand.tell(Order::Stop(stop)));
             team.leaving.extend(hands);
             return Err(StartError::Worker(cause));
@@ -309,7 +311,13 @@ impl Hand {
     fn listens(&self, on: &Listening) -> io::Result<()> {
         let (tell, told) = mpsc::channel();
         self.tell(Order::Listen(Arc::clone(&on.listener), on.socket.try_clone()?, tell));
-        // A worker that has died accepts nothing.
-        told.recv().unwrap_or(Ok(()))
+        match told.recv_timeout(WORD) {
+            Ok(begun) => begun,
+            // A worker that has died accepts nothing.
+            Err(mpsc::RecvTimeoutError::Disconnected) => Ok(()),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "a worker does not answer"))
+            }
+        }
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Worker {
 /// Enough sweeps for mimalloc, which keeps free pages for a second; the bytes are more than it keeps in a thread's own pages.
 const NUDGES: u8 = 8;
 const NUDGE_BYTES: usize = 4 << 20;
+/// Who asks nothing for so many milliseconds is closed when the process ends: a client that is about to ask does it sooner.
+const LAST_REQUEST: Tick = 1000;
 /// How long a worker waits when the process has no descriptor left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
@@ -177,11 +179,6 @@ impl Worker {
         self.farewell.get().is_some()
     }
 
-    /// Connections that wait for a request are to be closed.
-    pub(super) fn closes_idle(&self) -> bool {
-        self.farewell.get() == Some(Farewell::Close)
-    }
-
     /// Comes back when the worker stops: with the moment by which all must have ended.
     pub(crate) async fn stops(&self) -> Instant {
         let mut stop = self.stop.subscribe();
@@ -230,7 +227,10 @@ impl Worker {
             self.tick();
             let now = self.now();
             self.turns.borrow_mut().retain_mut(|(listener, turns)| {
-                let patience = patience(&listener.door().limits, every);
+                let mut patience = patience(&listener.door().limits, every);
+                if self.farewell.get() == Some(Farewell::Soon) {
+                    patience.idle = patience.idle.min(LAST_REQUEST);
+                }
                 turns.retain(|turn| {
                     turn.upgrade().is_some_and(|turn| {
                         turn.sweep(now, patience);
@@ -307,7 +307,7 @@ impl Worker {
                 }
                 Some(Order::Leave(gone)) => doors.retain(|(listener, _)| !Arc::ptr_eq(listener, &gone)),
                 Some(Order::Stop(stop)) => break stop,
-                None => break Stop { until: Instant::now(), farewell: Farewell::Close },
+                None => break Stop { until: Instant::now(), farewell: Farewell::Soon },
             }
         };
         drop(doors);

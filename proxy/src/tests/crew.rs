@@ -124,6 +124,39 @@ async fn a_listener_is_added_and_another_closed_in_a_connect_storm() {
     assert!(storm.end().await > 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_ends_answers_who_is_about_to_ask_and_closes_who_is_not() {
+    let upstream = Upstream::named("ok").await;
+    let bench = setup(&upstream, &[1], 2).start();
+    let at = bench.proxy.local_addrs()[0];
+    let mut idle = Client::connect(at).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let asked = Arc::clone(&asked);
+            tokio::spawn(async move {
+                let mut client = Client::connect(at).await;
+                loop {
+                    client.send(GET).await;
+                    let answer = client.answer().await;
+                    assert_eq!(answer.text(), "ok");
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    if answer.header("connection") == Some("close") {
+                        return assert!(client.is_closed().await);
+                    }
+                }
+            })
+        })
+        .collect();
+    eventually("they ask", || asked.load(Ordering::Relaxed) > 500).await;
+    let drain = tokio::time::timeout(Duration::from_secs(15), bench.proxy.drain(Duration::from_secs(20)));
+    drain.await.expect("nobody is waited for in vain");
+    assert!(idle.is_closed().await);
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn who_came_through_a_listener_that_is_gone_is_answered_once_more_by_what_held_there() {
     let upstream = Upstream::named("ok").await;
