@@ -15,7 +15,7 @@ use crate::{
     listen::{meter, proxy_protocol},
     split::own_writes,
     stations::forwarded,
-    table::{DEFAULT, Normal, RouteTable, normalise, path, query},
+    table::{DEFAULT, Normal, RouteTable, normalise, path, query, renames},
     trace,
     tunnel::frames,
 };
@@ -28,12 +28,13 @@ mod mutate;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in `fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("path", path::fuzz),
     ("query", query::fuzz),
     ("matcher", matcher),
     ("proxy_protocol", proxy_protocol::fuzz),
     ("cookie", own_writes::fuzz),
+    ("renames", renames::fuzz),
     ("websocket_frames", frames::fuzz),
     ("http2_meter", meter::fuzz),
     ("forwarded", forwarded::fuzz),

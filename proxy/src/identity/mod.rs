@@ -23,10 +23,14 @@ pub struct Identity {
     settings: config::Identity,
     upstream: usize,
     path: PathAndQuery,
-    copy: Box<[HeaderName]>,
+    copy: Copied,
     /// Shared by all workers and, over reloads, by all tables.
     memory: Arc<Memory>,
 }
+
+/// The names of the copied headers.
+#[derive(Debug, Clone)]
+pub(crate) struct Copied(Arc<Vec<HeaderName>>);
 
 /// Somebody: the copied headers.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,7 +57,7 @@ impl Identity {
     pub(crate) fn new(settings: &config::Identity, upstream: usize, path: PathAndQuery, signer: Signer) -> Self {
         let copy = settings.copy.iter().filter_map(|name| HeaderName::from_bytes(name.as_str().as_bytes()).ok());
         let memory = Arc::new(Memory::new(signer));
-        Self { settings: settings.clone(), upstream, path, copy: copy.collect(), memory }
+        Self { settings: settings.clone(), upstream, path, copy: Copied(Arc::new(copy.collect())), memory }
     }
 
     /// Takes over what is known, if the same is asked.
@@ -78,23 +82,9 @@ impl Identity {
         &self.path
     }
 
-    /// Takes the headers from a client that said them itself. CGI and its kin read `x_user_id` as the same.
-    pub(crate) fn strip(&self, headers: &mut HeaderMap) {
-        for name in &self.copy {
-            headers.remove(name);
-        }
-        if headers.keys().any(|name| name.as_str().contains('_')) {
-            let said =
-                |name: &&HeaderName| name.as_str().contains('_') && self.copies(&name.as_str().replace('_', "-"));
-            let said: Vec<HeaderName> = headers.keys().filter(said).cloned().collect();
-            for name in said {
-                headers.remove(name);
-            }
-        }
-    }
-
-    fn copies(&self, name: &str) -> bool {
-        self.copy.iter().any(|copied| copied.as_str().replace('_', "-") == name)
+    /// The headers that no client may say.
+    pub(crate) fn copied(&self) -> &Copied {
+        &self.copy
     }
 
     /// What a request shows of who it comes from; `None` when that is nothing.
@@ -126,7 +116,7 @@ impl Identity {
             let lines = headers.get_all(name).iter().filter(|value| !value.is_empty());
             lines.map(|value| (name.clone(), value.clone())).collect::<Vec<_>>()
         };
-        let lines: Vec<_> = self.copy.iter().flat_map(lines).collect();
+        let lines: Vec<_> = self.copy.0.iter().flat_map(lines).collect();
         if lines.is_empty() {
             return Answer::Nobody;
         }
@@ -134,6 +124,25 @@ impl Identity {
             return Answer::Failed;
         }
         Answer::Somebody(Arc::new(Who(lines.into())))
+    }
+}
+
+// === impl Copied ===
+
+impl Copied {
+    /// Takes them from a client that said them itself. CGI and its kin read `x_user_id` as the same.
+    pub(crate) fn strip(&self, headers: &mut HeaderMap) {
+        for name in &*self.0 {
+            headers.remove(name);
+        }
+        if headers.keys().any(|name| name.as_str().contains('_')) {
+            let with_dashes = |name: &HeaderName| name.as_str().replace('_', "-");
+            let is_said = |name: &&HeaderName| self.0.iter().any(|copied| with_dashes(copied) == with_dashes(name));
+            let said: Vec<HeaderName> = headers.keys().filter(is_said).cloned().collect();
+            for name in said {
+                headers.remove(name);
+            }
+        }
     }
 }
 
@@ -214,7 +223,7 @@ mod tests {
     fn no_client_says_the_headers_itself_however_it_spells_them() {
         let mut said =
             headers(&[("x-user-id", "1"), ("X_User-ID", "2"), ("x_tenant", "3"), ("x_other", "4"), ("host", "a")]);
-        identity(&serde_json::json!({})).strip(&mut said);
+        identity(&serde_json::json!({})).copied().strip(&mut said);
         assert_eq!(said, headers(&[("x_other", "4"), ("host", "a")]));
     }
 }

@@ -9,8 +9,10 @@ use std::{
     task::Waker,
 };
 
+use http::HeaderMap;
+
 use super::Peer;
-use crate::tunnel::Far;
+use crate::{identity::Copied, tunnel::Far};
 
 /// A worker's coarse clock: how many sweeps there have been.
 pub(crate) type Tick = u32;
@@ -51,6 +53,8 @@ pub(crate) struct Turn {
     /// The bare socket waits; hyper's state and buffers are given back.
     parked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// What a client may not say behind its request's body either.
+    forbidden: Cell<Option<Copied>>,
     tunnel: RefCell<Option<Far>>,
     /// Requests that wait, unsent, and want to know when the client leaves; and whether it has.
     waiting: Cell<u32>,
@@ -110,6 +114,7 @@ impl Turn {
             broken: Cell::new(false),
             parked: Cell::new(true),
             waker: RefCell::new(None),
+            forbidden: Cell::new(None),
             tunnel: RefCell::new(None),
             waiting: Cell::new(0),
             client_gone: Cell::new(false),
@@ -170,6 +175,18 @@ impl Turn {
         self.body_ended.set(!has_body);
         self.body_bytes.set(0);
         self.sends.set(0);
+    }
+
+    /// These are not believed in the trailers of this request, and of later ones on the connection.
+    pub(crate) fn forbids(&self, names: &Copied) {
+        self.forbidden.set(Some(names.clone()));
+    }
+
+    pub(crate) fn strip_forbidden(&self, trailers: &mut HeaderMap) {
+        if let Some(names) = self.forbidden.take() {
+            names.strip(trailers);
+            self.forbidden.set(Some(names));
+        }
     }
 
     /// So many bytes of the request's body were read.

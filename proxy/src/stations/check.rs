@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, HeaderName, Method, Uri, Version, header, uri::Scheme};
+use hyper::body::Body;
 use tower::{Layer, Service};
 
 use super::{
@@ -80,7 +81,10 @@ impl<S: Service<Checked, Response = Reply, Error = Failure>> Service<Arrival> fo
         match lowered.and_then(|()| check(&arrival.head.method, &arrival.head.uri, &arrival.head.headers, seen)) {
             Ok(()) => {
                 if let Some(identity) = arrival.table.compiled.table.identity() {
-                    identity.strip(&mut arrival.head.headers);
+                    identity.copied().strip(&mut arrival.head.headers);
+                    if !arrival.body.is_end_stream() {
+                        arrival.turn.forbids(identity.copied());
+                    }
                 }
                 let said = if seen.banyan { Some(Box::new(strip_ours(&mut arrival.head.headers))) } else { None };
                 Either::Right(self.0.call(Checked { arrival, seen, said }))

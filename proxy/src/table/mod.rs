@@ -14,7 +14,7 @@ mod pattern;
 mod problem;
 pub(crate) mod query;
 mod reads;
-mod renames;
+pub(crate) mod renames;
 mod route;
 mod rule;
 mod target;

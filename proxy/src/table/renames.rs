@@ -117,6 +117,25 @@ fn split_name(pair: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// A client's line: the side gets no cookie of the client's name, its own ones by its own name, and every other pair as it was.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let renames = Renames([("sid".into(), "m_sid".into())].into());
+    let named = |line: &[u8]| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let pairs = line.split(|b| *b == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty());
+        pairs.map(split_name).map(|(name, rest)| (name.trim_ascii().to_vec(), rest.to_vec())).collect()
+    };
+    let told = renames.cookie(data).unwrap_or_else(|| data.to_vec());
+    let expected = named(data).into_iter().filter(|(name, _)| name != b"sid");
+    let expected = expected.map(|(name, rest)| (if name == b"m_sid" { b"sid".to_vec() } else { name }, rest));
+    assert_eq!(named(&told), expected.collect::<Vec<_>>());
+    // An upstream's line: nothing but the name changes.
+    if let Some(told) = renames.set_cookie(data) {
+        let rest = told.strip_prefix(b"m_sid");
+        assert!(rest.is_some_and(|rest| rest.starts_with(b"=") && data.ends_with(rest)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::{Bench, Client, Setup, Upstream, eventually, legs::http2};
+use super::{Bench, Client, Setup, Upstream, eventually, h2_upstreams::Streams, legs::http2};
 
 /// Knows `sid=ann` and `sid=bob` and nobody else, `Bearer ann` likewise.
 async fn directory() -> Upstream {
@@ -116,6 +116,12 @@ async fn no_client_says_who_it_is() {
     let seen = legacy.bytes().to_ascii_lowercase();
     assert!(!seen.contains("root"), "{seen}");
     assert_eq!(seen.matches("x-user-id").count(), 1);
+    // Nor behind a body.
+    let chunked = "Transfer-Encoding: chunked\r\nTrailer: x-user-id, x_tenant, x-sum\r\n";
+    let body = "1\r\nx\r\n0\r\nX-User-Id: root\r\nx_tenant: root\r\nX-Sum: 7\r\n\r\n";
+    bench.ask(&format!("POST /pay HTTP/1.1\r\nHost: shop.test\r\nTE: trailers\r\n{chunked}\r\n{body}")).await;
+    let seen = legacy.bytes().to_ascii_lowercase();
+    assert!(seen.contains("x-sum: 7") && !seen.contains("root"), "{seen}");
     // Nor does it take away what was found out, by naming it among what belongs to its own hop.
     let hop = format!("{ANN}Connection: close, X-User-Id, x-tenant\r\n");
     assert_eq!(side(&bench, &hop).await, "legacy");
@@ -265,7 +271,6 @@ async fn without_an_answer_the_request_goes_on_as_nobodys_and_it_is_asked_again(
     }
     assert_eq!(count(&bench, "failed"), 3.0);
     assert!(!legacy.bytes().to_ascii_lowercase().contains("x-user-id"));
-    assert!(asked(&directory) < 3, "for a second nobody asks again");
     is_well.store(true, Ordering::SeqCst);
     for _ in 0..500 {
         side(&bench, ANN).await;
@@ -313,6 +318,53 @@ async fn a_connection_that_died_in_the_pool_is_no_reason_to_be_nobody() {
     }
     assert_eq!((count(&bench, "asked"), count(&bench, "failed")), (6.0, 0.0));
     assert!(directory.connections() > 1, "they were kept, and used again");
+}
+
+#[tokio::test]
+async fn the_asked_one_may_speak_http2() {
+    let directory = Streams::scripted(|request, mut answering| async move {
+        let is_asked = request.uri().path() == "/whoami" && request.headers()["cookie"] == "sid=ann";
+        let user = if is_asked && request.uri().host() == Some("shop.test") { "ann" } else { "" };
+        let head = http::Response::builder().header("x-user-id", user).body(()).unwrap();
+        answering.send_response(head, false)?.send_data("hi".into(), true)
+    })
+    .await;
+    let unused = Upstream::named("unused").await;
+    let (legacy, _modern, setup) = scene(&unused, json!({}), json!({"cache": "0s"})).await;
+    let settings = json!({"endpoints": [format!("http://127.0.0.1:{}", directory.port)], "protocol": "http2"});
+    let bench = setup.upstream("directory", unused.address, &settings).workers(1).start();
+    for _ in 0..3 {
+        side(&bench, ANN).await;
+    }
+    assert_eq!((count(&bench, "asked"), directory.connections()), (3.0, 1), "all on one connection");
+    assert_eq!(legacy.bytes().matches("X-User-Id: ann").count(), 3);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_past_the_limits_of_the_asked_upstream() {
+    let go = Arc::new(Notify::new());
+    let wait = Arc::clone(&go);
+    let directory = Upstream::scripted(move |mut wire| {
+        let wait = Arc::clone(&wait);
+        async move {
+            wire.request().await?;
+            wait.notified().await;
+            wire.send("HTTP/1.1 204 No Content\r\nx-user-id: ann\r\n\r\n").await
+        }
+    })
+    .await;
+    let (legacy, _modern, setup) = scene(&directory, json!({}), json!({"timeout": "1h"})).await;
+    let limits = json!({"limits": {"in_flight": 1, "queue": 0}});
+    let bench = setup.upstream("directory", directory.address, &limits).start();
+    let mut first = bench.client().await;
+    first.send(get("/pay", ANN)).await;
+    eventually("it is asked", || asked(&directory) == 1).await;
+    // There is no place for another question: this one goes on, as nobody's.
+    assert_eq!(side(&bench, "Cookie: sid=bob\r\n").await, "legacy");
+    assert_eq!(count(&bench, "failed"), 1.0);
+    go.notify_one();
+    assert_eq!(first.answer().await.text(), "legacy");
+    assert_eq!((asked(&directory), legacy.bytes().matches("X-User-Id: ann").count()), (1, 1));
 }
 
 #[tokio::test]

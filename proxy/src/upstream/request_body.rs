@@ -143,6 +143,7 @@ impl Streamed {
             && let Some(trailers) = frame.trailers_mut()
         {
             strip_trailers(trailers);
+            self.turn.strip_forbidden(trailers);
         }
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.turn.body_came(frame.data_ref().map_or(0, Bytes::len));
