@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::clash::set_cookie::Shown;
 
-    fn place(more: Value) -> Place {
+    fn place(more: &Value) -> Place {
         let mut form = json!({"name": "r", "match": {"path_prefix": "/pay"}, "legacy": "monolith", "modern": "pay"});
         form.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         Place::of(&serde_json::from_value(form).unwrap())
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_same_name_clashes_where_a_browser_would_send_both() {
-        let (here, default) = (place(json!({})), Place::default("monolith"));
+        let (here, default) = (place(&json!({})), Place::default("monolith"));
         for (legacy, modern, expected) in [
             ("sid=1", "sid=2", true),
             ("sid=1; Path=/", "sid=2; Path=/pay", true),
@@ -190,13 +190,13 @@ mod tests {
             assert_eq!(clash(&default, legacy, &here, modern), expected, "{legacy} {modern}");
         }
         // Without a path it counts where the route answers.
-        assert!(!clash(&place(json!({"match": {"path": "/orders"}})), "sid=1", &here, "sid=2"));
+        assert!(!clash(&place(&json!({"match": {"path": "/orders"}})), "sid=1", &here, "sid=2"));
         assert!(!clash(&default, "sid=1; Path=/orders", &here, "sid=2"));
     }
 
     #[test]
     fn other_hosts_and_shared_cookies_and_one_upstream_on_both_sides_do_not_clash() {
-        let at = |host: &str| place(json!({"match": {"host": host, "path_prefix": "/"}}));
+        let at = |host: &str| place(&json!({"match": {"host": host, "path_prefix": "/"}}));
         for (one, other, lines, expected) in [
             ("a.example", "b.example", ("sid=1", "sid=2"), false),
             ("a.example", "A.example", ("sid=1", "sid=2"), true),
@@ -207,10 +207,10 @@ mod tests {
         ] {
             assert_eq!(clash(&at(one), lines.0, &at(other), lines.1), expected, "{one} {other} {lines:?}");
         }
-        let shares = place(json!({"cookies": {"shared": ["sid"]}}));
+        let shares = place(&json!({"cookies": {"shared": ["sid"]}}));
         assert!(!clash(&Place::default("monolith"), "sid=1", &shares, "sid=2"));
         assert!(clash(&Place::default("monolith"), "tok=1", &shares, "tok=2"));
-        let same = place(json!({"modern": "monolith"}));
+        let same = place(&json!({"modern": "monolith"}));
         assert!(!clash(&same, "sid=1", &same, "sid=2"));
     }
 

@@ -166,7 +166,8 @@ fn check(method: &Method, uri: &Uri, headers: &HeaderMap, seen: Seen) -> Result<
 
 fn lower(arrival: &mut Arrival) -> Result<(), Fault> {
     let most = arrival.headers_allowed();
-    lower::lower(&mut arrival.head, most)
+    let has_body = !arrival.body.is_end_stream();
+    lower::lower(&mut arrival.head, has_body, most)
 }
 
 /// `X-Banyan-*` is Banyan's word; a client cannot say it to an upstream. What it said is kept for those who may ask Banyan for something.

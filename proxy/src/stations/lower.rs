@@ -10,12 +10,16 @@ use hyper::ext::Protocol;
 use super::hop_by_hop;
 use crate::error::Fault;
 
-/// `most`: how many header lines are allowed.
-pub(super) fn lower(head: &mut request::Parts, most: usize) -> Result<(), Fault> {
+/// `has_body`: more than the head comes. `most`: how many header lines are allowed.
+pub(super) fn lower(head: &mut request::Parts, has_body: bool, most: usize) -> Result<(), Fault> {
     if head.headers.len() > most {
         return Err(Fault::TooManyHeaders);
     }
-    length(&head.headers)?;
+    let is_measured = length(&head.headers)?;
+    if has_body && !is_measured {
+        // Said in words, since hyper takes it for granted that a GET without a framing has no body.
+        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if let Some(authority) = head.uri.authority()
         && !head.headers.contains_key(header::HOST)
     {
@@ -29,12 +33,12 @@ pub(super) fn lower(head: &mut request::Parts, most: usize) -> Result<(), Fault>
     Ok(())
 }
 
-/// h2 holds the data against the first length only.
-fn length(headers: &HeaderMap) -> Result<(), Fault> {
+/// Whether there is a length. h2 holds the data against the first one only.
+fn length(headers: &HeaderMap) -> Result<bool, Fault> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else { return Ok(()) };
+    let Some(first) = lengths.next() else { return Ok(false) };
     let is_number = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
-    if is_number && lengths.next().is_none() { Ok(()) } else { Err(Fault::Framing) }
+    if is_number && lengths.next().is_none() { Ok(true) } else { Err(Fault::Framing) }
 }
 
 /// A client may cut them at will, for the sake of compression (RFC 9113, 8.2.3).
@@ -74,7 +78,7 @@ mod tests {
         for (name, value) in lines {
             head.headers.append(*name, HeaderValue::from_static(value));
         }
-        lower(&mut head, 4).map(|()| head.headers)
+        lower(&mut head, false, 4).map(|()| head.headers)
     }
 
     #[test]

@@ -187,6 +187,28 @@ async fn bodies_and_trailers_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn a_body_without_a_length_passes_with_any_method() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        loop {
+            let (_, body) = wire.request().await?;
+            assert!(String::from_utf8_lossy(&body).contains("hello"));
+            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+        }
+    })
+    .await;
+    let bench = Setup::new(upstream.address).start();
+    let (sender, _) = connect(&bench).await;
+    for method in ["GET", "POST", "DELETE", "OPTIONS"] {
+        let (answer, mut body) =
+            sender.clone().ready().await.unwrap().send_request(request(method, "/a"), false).unwrap();
+        body.send_data("hello".into(), true).unwrap();
+        let (status, body, _) = whole(timeout(PATIENCE, answer).await.unwrap().unwrap()).await.unwrap();
+        assert_eq!((status, body), (StatusCode::OK, "ok".into()), "{method}");
+    }
+    assert_eq!(upstream.bytes().matches("5\r\nhello\r\n0\r\n\r\n").count(), 4, "{}", upstream.bytes());
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_resets_its_stream_alone() {
     let upstream = Upstream::scripted(|mut wire| async move {
         loop {

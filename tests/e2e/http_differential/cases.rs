@@ -6,10 +6,12 @@ use crate::harness::{Script, upstream::Seen};
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) bytes: &'static [u8],
+    /// A second request stands behind the first by right.
+    pub(super) pipelines: bool,
 }
 
 const fn case(name: &'static str, bytes: &'static str) -> Case {
-    Case { name, bytes: bytes.as_bytes() }
+    Case { name, bytes: bytes.as_bytes(), pipelines: false }
 }
 
 /// `GET` with these header lines.
@@ -172,7 +174,10 @@ pub(super) const CASES: &[Case] = &[
         "chunked in HTTP/1.0",
         "POST /a HTTP/1.0\r\nHost: shop.example\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
     ),
-    case("a request behind a GET's head", concat!(get!("/a", "Content-Length: 0\r\n"), hidden!())),
+    Case {
+        pipelines: true,
+        ..case("a request behind a GET's head", concat!(get!("/a", "Content-Length: 0\r\n"), hidden!()))
+    },
     // --- answers
     case("an answer in chunks", get!("/chunked", "")),
     case("an answer in chunks to HTTP/1.0", "GET /chunked HTTP/1.0\r\nHost: shop.example\r\n\r\n"),
