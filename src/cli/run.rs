@@ -129,8 +129,12 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
     // In the place of another process they begin when its own have ended.
     let (flows, later) = if takeover.is_some() { (None, flows) } else { (flows, None) };
     let connectors = flows.map(|flows| Connectors::start(&flows, &registry)).transpose()?;
-    if let Some(takeover) = &mut takeover {
-        takeover.ready()?;
+    if let Some(Err(error)) = takeover.as_mut().map(Takeover::ready) {
+        // Who came here meanwhile is answered here.
+        if let Some(proxy) = proxy {
+            proxy.hand_over(DRAIN).await;
+        }
+        return Err(error);
     }
     tell_addresses(proxy.as_ref(), &loaded, &admin, probes.as_ref())?;
 

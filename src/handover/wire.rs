@@ -42,7 +42,11 @@ impl Wire {
     /// When the other end belongs to another user: a descriptor is what it opens.
     pub(super) fn try_new(stream: UnixStream) -> anyhow::Result<Self> {
         let (theirs, ours) = (socket_peercred(&stream)?.uid, rustix::process::geteuid());
-        ensure!(theirs == ours || theirs.is_root(), "the process at the other end belongs to user {}", theirs.as_raw());
+        let (theirs_id, ours_id) = (theirs.as_raw(), ours.as_raw());
+        ensure!(
+            theirs == ours || theirs.is_root(),
+            "the process at the other end belongs to user {theirs_id}, this one to {ours_id}; both must be the same user's"
+        );
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(WRITE))?;
         Ok(Self { stream, read: Vec::new(), descriptors: VecDeque::new() })

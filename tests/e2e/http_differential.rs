@@ -230,11 +230,13 @@ async fn exchange(case: &Case, http: SocketAddr) -> (String, String) {
 fn outcome(client: String, answer: String, upstream: &Upstream, before: usize) -> Outcome {
     let seen: Vec<Seen> = upstream.seen().split_off(before).into_iter().filter(|one| one.path() != "/probe").collect();
     let each = |what: fn(&Seen) -> String| seen.iter().map(what).collect::<Vec<_>>().join(" then ");
+    // Its port is another one each time.
+    let own = upstream.addr().to_string();
     Outcome::from([
         ("client", client),
         ("answer", answer),
         ("upstream", if seen.is_empty() { NOTHING.to_owned() } else { each(|one| shown(one.line())) }),
-        ("headers", each(|one| lines(&one.head, &[]))),
+        ("headers", each(|one| lines(&one.head, &[])).replace(&own, "the-upstream")),
         ("body", each(|one| shown(&String::from_utf8_lossy(&one.body)))),
     ])
 }

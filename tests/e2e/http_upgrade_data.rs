@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{
     harness::{Banyan, Raw, Shop, Upstream, client::Answer, eventually, secs},
-    http_upgrade::Peer,
+    http_upgrade_talk::Peer,
 };
 
 /// One synced route, all its reads to modern.

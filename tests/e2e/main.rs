@@ -46,6 +46,8 @@ mod http_upgrade;
 #[cfg(test)]
 mod http_upgrade_data;
 #[cfg(test)]
+mod http_upgrade_talk;
+#[cfg(test)]
 mod preflight;
 #[cfg(test)]
 mod reload_file;

@@ -6,7 +6,7 @@
 use std::task::{Context, Poll};
 
 use futures_util::future::{Either, Ready, ready};
-use http::{HeaderMap, HeaderName, Method, Uri, Version, header, uri::Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, uri::Scheme};
 use hyper::body::Body;
 use tower::{Layer, Service};
 
@@ -31,6 +31,8 @@ pub(crate) struct Station<S>(S);
 #[expect(clippy::struct_excessive_bools, reason = "a set of headers, not a state")]
 pub(crate) struct Seen {
     hosts: usize,
+    /// HTTP/1.0 knows requests that name no host.
+    pub(super) is_hostless: bool,
     encodings: usize,
     /// `Connection`: there may be more to strip than the usual names.
     pub(super) connection: bool,
@@ -77,7 +79,10 @@ impl<S: Service<Checked, Response = Reply, Error = Failure>> Service<Arrival> fo
             Version::HTTP_2 => lower(&mut arrival),
             _ => Ok(()),
         };
-        let seen = Seen::in_headers(&arrival.head.headers);
+        let mut seen = Seen::in_headers(&arrival.head.headers);
+        if seen.hosts == 0 && arrival.head.version == Version::HTTP_10 {
+            of_old(&mut arrival, &mut seen);
+        }
         match lowered.and_then(|()| check(&arrival.head.method, &arrival.head.uri, &arrival.head.headers, seen)) {
             Ok(()) => {
                 if let Some(identity) = arrival.table.compiled.table.identity() {
@@ -141,7 +146,7 @@ fn check(method: &Method, uri: &Uri, headers: &HeaderMap, seen: Seen) -> Result<
     if *method == Method::CONNECT {
         return Err(Fault::Connect);
     }
-    if seen.hosts != 1 {
+    if seen.hosts != 1 && !seen.is_hostless {
         return Err(Fault::Host);
     }
     let host = headers.get(header::HOST).map_or(&b""[..], |host| host.as_bytes());
@@ -162,6 +167,21 @@ fn check(method: &Method, uri: &Uri, headers: &HeaderMap, seen: Seen) -> Result<
         }
     }
     Ok(())
+}
+
+/// RFC 1945 has no `Host`: old health checks send none. What an absolute target names is one.
+#[cold]
+fn of_old(arrival: &mut Arrival, seen: &mut Seen) {
+    let named = arrival.head.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    match named {
+        None => seen.is_hostless = true,
+        Some(Ok(host)) => {
+            arrival.head.headers.insert(header::HOST, host);
+            seen.hosts = 1;
+        }
+        // Answered as one that names none.
+        Some(Err(_)) => {}
+    }
 }
 
 fn lower(arrival: &mut Arrival) -> Result<(), Fault> {

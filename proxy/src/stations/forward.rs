@@ -43,6 +43,7 @@ struct Way {
     table: Rc<WorkerTable>,
     route: usize,
     is_websocket: bool,
+    is_hostless: bool,
     is_grpc: bool,
     /// Of a gRPC call: when its client stops waiting.
     deadline: Option<Instant>,
@@ -121,7 +122,8 @@ fn forward(prepared: Prepared) -> LocalBoxFuture<'static, Result<Reply, Failure>
     let mut outgoing = Outgoing::new(head, body, path, prefix_end, !choice.is_write, seen.idempotency_key, seen.expect);
     let is_grpc = seen.form == Form::Grpc;
     let deadline = if is_grpc { outgoing.deadline(began) } else { None };
-    let way = Way { turn, worker, table, route, is_websocket, is_grpc, deadline, public };
+    let is_hostless = seen.is_hostless;
+    let way = Way { turn, worker, table, route, is_websocket, is_hostless, is_grpc, deadline, public };
     let overhead = began.elapsed();
     way.table.shard(Some(route)).overhead.observe(overhead);
     if let Some(note) = &note {
@@ -271,9 +273,12 @@ impl Way {
                 outgoing.keep_body(&self.turn);
             }
             let keeps_case = upstream.spec.is_legacy && !is_shared;
-            let Some(request) = outgoing.request(target, &self.turn, again || is_shared, keeps_case) else {
+            let Some(mut request) = outgoing.request(target, &self.turn, again || is_shared, keeps_case) else {
                 break Err(Missed { fault: Fault::Reset, sent: true });
             };
+            if self.is_hostless {
+                target.name_host(request.headers_mut(), link.local().authority());
+            }
             link.hold(places);
             let timeout = self
                 .deadline

@@ -63,6 +63,10 @@ where
 fn offer(prepared: &Prepared) -> Option<Ticket> {
     let located = &prepared.chosen.located;
     let arrival = &located.checked.arrival;
+    if located.checked.seen.is_hostless {
+        // A health check, most likely; and no host is known that both sides could be asked for.
+        return None;
+    }
     let path = located.path.as_deref().unwrap_or_else(|| arrival.head.uri.path());
     arrival.table.compiled.shadows.offer(&Offer {
         // A copy is not logged.

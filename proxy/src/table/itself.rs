@@ -93,10 +93,15 @@ impl Redirect {
             _ => (public.authority, None),
         };
         let port = self.port.or(port.filter(|_| self.scheme.is_none()));
-        let mut out = format!("{scheme}://{}", self.host.as_deref().unwrap_or(host));
-        let usual = if scheme == "https" { 443 } else { 80 };
-        if let Some(port) = port.filter(|port| *port != usual) {
-            out.push_str(&format!(":{port}"));
+        let mut out = String::new();
+        let host = self.host.as_deref().unwrap_or(host);
+        // An old client may have named none: then it is here.
+        if !host.is_empty() {
+            out = format!("{scheme}://{host}");
+            let usual = if scheme == "https" { 443 } else { 80 };
+            if let Some(port) = port.filter(|port| *port != usual) {
+                out.push_str(&format!(":{port}"));
+            }
         }
         match (&self.path, &self.prefix) {
             (Some(path), _) => out.push_str(path),
@@ -105,6 +110,8 @@ impl Redirect {
                 out.push_str(prefix);
                 out.push_str(if prefix.is_empty() && rest.is_empty() { "/" } else { rest });
             }
+            // As it came it could begin with two slashes, which name a host.
+            (None, None) if host.is_empty() => out.push_str(asked.path),
             (None, None) => out.push_str(asked.raw_path),
         }
         if let Some(query) = asked.query {
@@ -145,6 +152,8 @@ mod tests {
             ("shop:8080", json!({"scheme": "https", "port": 8443}), "https://shop:8443/old//%37?a=b"),
             ("shop:8080", json!({"host": "new"}), "http://new:8080/old//%37?a=b"),
             ("shop:80", json!({"host": "new"}), "http://new/old//%37?a=b"),
+            ("", json!({"path": "/new"}), "/new?a=b"),
+            ("", json!({"scheme": "https"}), "/old/7?a=b"),
             ("shop", json!({"port": 80}), "http://shop/old//%37?a=b"),
             ("[::1]:8080", json!({"port": 81}), "http://[::1]:81/old//%37?a=b"),
             ("[::1]", json!({"port": 81}), "http://[::1]:81/old//%37?a=b"),

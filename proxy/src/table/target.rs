@@ -77,6 +77,15 @@ impl Target {
         shaping.request.make(headers);
     }
 
+    /// Names the host of a request whose client named none: the side's own, else the upstream's address.
+    #[cold]
+    pub fn name_host(&self, headers: &mut HeaderMap, authority: &str) {
+        let has_own = self.shaping.as_ref().is_some_and(|shaping| shaping.host.is_some());
+        if !has_own && let Ok(host) = HeaderValue::from_str(authority) {
+            headers.insert(HOST, host);
+        }
+    }
+
     /// Makes an answer's headers the client's. `names_itself`: there is a header that may carry the upstream's own address, or
     /// a cookie.
     pub fn shape_answer<'p>(&self, headers: &mut HeaderMap, names_itself: bool, public: impl FnOnce() -> Public<'p>) {

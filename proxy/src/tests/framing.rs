@@ -1,6 +1,8 @@
 //! A request with ambiguous framing is answered 400 and its connection closed, or forwarded with exactly one framing. Proven from what the
 //! upstream was sent: never a second request, never a second framing.
 
+use serde_json::json;
+
 use super::{Answer, Setup, Upstream};
 
 /// Would be a request of its own if the framing before it was read in another way.
@@ -175,4 +177,35 @@ async fn an_answer_with_two_framings_reaches_the_client_with_one() {
     let bench = Setup::new(upstream.address).start();
     let answer = bench.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!((answer.text(), answer.header("content-length")), ("hello", None));
+}
+
+#[tokio::test]
+async fn a_request_of_http_1_0_may_name_no_host() {
+    let (legacy, modern) = (Upstream::named("legacy").await, Upstream::named("modern").await);
+    let route = |name: &str, matches: serde_json::Value| json!({ "name": name, "match": matches, "legacy": "modern" });
+    let bench = Setup::new(legacy.address)
+        .upstream("modern", modern.address, &json!({}))
+        .route(route("host", json!({ "path_prefix": "/", "host": "shop.example" })))
+        .route(route("path", json!({ "path_prefix": "/pay" })))
+        .start();
+    // Not one with a condition on the host; and the upstream is asked by its own name.
+    for (line, upstream, asked, named) in [
+        ("GET /a HTTP/1.0\r\n", &legacy, "GET /a HTTP/1.1", legacy.address.to_string()),
+        ("GET /pay HTTP/1.0\r\n", &modern, "GET /pay HTTP/1.1", modern.address.to_string()),
+        ("GET http://shop.example/b HTTP/1.0\r\n", &modern, "GET /b HTTP/1.1", "shop.example".to_owned()),
+    ] {
+        let before = upstream.bytes().len();
+        let mut client = bench.client().await;
+        client.send(format!("{line}\r\n")).await;
+        assert_eq!(client.answer().await.status, 200, "{line}");
+        assert!(client.is_closed().await, "a 1.0 client did not ask to keep it");
+        let bytes = upstream.bytes()[before..].to_ascii_lowercase();
+        assert!(bytes.starts_with(&asked.to_ascii_lowercase()), "{bytes}");
+        assert_eq!(bytes.matches("\r\nhost: ").count(), 1, "{bytes}");
+        assert!(bytes.contains(&format!("\r\nhost: {named}\r\n")), "{bytes}");
+    }
+    // A second Host is no better there, and 1.1 must name one.
+    for refused in ["GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"] {
+        assert_eq!(bench.ask(refused).await.status, 400, "{refused}");
+    }
 }

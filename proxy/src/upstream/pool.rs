@@ -351,6 +351,11 @@ impl Local {
         }
     }
 
+    /// Its host and port, as the file names them.
+    pub(crate) fn authority(&self) -> &str {
+        &self.endpoint.authority
+    }
+
     /// Its idle connections are closed, and the others when they are given back.
     fn is_left(&self) {
         self.is_gone.set(true);
