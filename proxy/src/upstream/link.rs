@@ -66,6 +66,8 @@ pub(crate) struct Sending<'l> {
     turn: &'l Turn,
     /// It was polled before.
     is_begun: bool,
+    /// All requests that have come are read first, and then all are sent: the upstream is woken for many at once, not for each.
+    has_let_others_read: bool,
 }
 
 type Sent<A> = Result<A, TrySendError<Request<RequestBody>>>;
@@ -149,7 +151,7 @@ impl Link {
     pub(crate) fn send<'l>(&'l mut self, request: Request<RequestBody>, turn: &'l Turn) -> Sending<'l> {
         self.flight = Some(Flight::new(&self.local, self.open.worker));
         let answer = Box::pin(self.sender.try_send_request(request));
-        Sending { driver: &mut self.driver, answer, turn, is_begun: false }
+        Sending { driver: &mut self.driver, answer, turn, is_begun: false, has_let_others_read: false }
     }
 
     /// Moves bytes both ways: polled by whoever reads the answer's body.
@@ -217,6 +219,10 @@ impl Sending<'_> {
     /// without one when it was woken: whatever waker it keeps beyond this exchange would wake this connection for another's request.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Sent<Heads<Incoming>>>> {
         let mut quiet = Context::from_waker(Waker::noop());
+        if !std::mem::replace(&mut self.has_let_others_read, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let is_woken = std::mem::replace(&mut self.is_begun, true);
         for quietly in [true, false] {
             if quietly && !is_woken {
