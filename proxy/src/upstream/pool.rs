@@ -152,9 +152,13 @@ impl Upstream {
         let mut endpoints = self.endpoints();
         if endpoints.all.is_empty() {
             // Only a name that was not looked up yet, or is not known.
-            let found = tokio::time::timeout(self.spec.connect_timeout, self.state.found()).await;
-            found.map_err(|_| Fault::Refused)?;
-            endpoints = self.endpoints();
+            let found = async {
+                while endpoints.all.is_empty() {
+                    self.state.renewed(self.seen.get()).await;
+                    endpoints = self.endpoints();
+                }
+            };
+            tokio::time::timeout(self.spec.connect_timeout, found).await.map_err(|_| Fault::Refused)?;
         }
         let mut room = match self.spec.cap() {
             None => None,

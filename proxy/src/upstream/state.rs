@@ -77,8 +77,8 @@ pub(crate) struct UpstreamState {
     generation: AtomicU64,
     /// What names were last looked up to be. Never locked on the answering path.
     looked_up: Mutex<BTreeMap<Arc<str>, Vec<SocketAddr>>>,
-    /// There are endpoints where there were none.
-    found: Notify,
+    /// There is another list of endpoints, and [`generation`](Self::generation) says so.
+    renewed: Notify,
     /// Requests under way, where they are bounded.
     pub(super) in_flight: Arc<Limit>,
     /// Connections that carry a request or a tunnel, where connections are bounded.
@@ -170,7 +170,7 @@ impl UpstreamState {
             endpoints: ArcSwap::default(),
             generation: AtomicU64::new(0),
             looked_up: Mutex::default(),
-            found: Notify::new(),
+            renewed: Notify::new(),
             in_flight: Limit::new(),
             in_use: Limit::new(),
             cap: Cap::default(),
@@ -265,14 +265,14 @@ impl UpstreamState {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Waits until there are any endpoints.
-    pub(super) async fn found(&self) {
+    /// Waits for another list of endpoints than at this generation. The list itself is there a moment before the generation that workers look at.
+    pub(super) async fn renewed(&self, seen: u64) {
         loop {
-            let found = self.found.notified();
-            if !self.endpoints.load().is_empty() {
+            let renewed = self.renewed.notified();
+            if self.generation() != seen {
                 return;
             }
-            found.await;
+            renewed.await;
         }
     }
 
@@ -329,7 +329,7 @@ impl UpstreamState {
         if !is_same {
             self.endpoints.store(Arc::new(new));
             self.changed();
-            self.found.notify_waiters();
+            self.renewed.notify_waiters();
         }
         !is_same
     }
@@ -338,4 +338,25 @@ impl UpstreamState {
 /// One writer a place: a load and a store are enough.
 fn change_by(place: &AtomicUsize, change: isize) {
     place.store(place.load(Ordering::Relaxed).wrapping_add_signed(change), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_endpoints_is_woken_when_workers_can_see_them_and_not_before() {
+        let state = UpstreamState::new(1);
+        let mut waiting = pin!(state.renewed(state.generation()));
+        let endpoint = Endpoint::new("test:80".into(), ([127, 0, 0, 1], 80).into(), 1, 1);
+        state.endpoints.store(Arc::new(vec![Arc::new(endpoint)]));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        state.changed();
+        state.renewed.notify_waiters();
+        assert!(waiting.now_or_never().is_some());
+    }
 }
