@@ -140,17 +140,14 @@ impl App {
     /// Another process answers from now on. Ends the flows, so that it can begin them, and lets what is in flight finish.
     pub(crate) async fn hand_over(&self, taken: Taken, at_most: Duration) {
         self.leaves.cancel();
-        let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
-        let connectors = self.connectors.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Halves { proxy, connectors } = self.take_halves();
         let drained = async {
             if let Some(proxy) = proxy {
                 proxy.hand_over(at_most).await;
             }
         };
         let released = async {
-            if let Some(connectors) = connectors {
-                connectors.stop().await;
-            }
+            end_flows(connectors).await;
             taken.released().await
         };
         // Kept to the end, which the other process sees.
@@ -160,19 +157,27 @@ impl App {
     /// Says "not ready" first, then lets what is in flight finish and stops the flows, both at once: Kubernetes kills after 30 s.
     pub(crate) async fn stop(&self, at_most: Duration) {
         self.ready.store(false, Ordering::Relaxed);
-        let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
-        let connectors = self.connectors.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Halves { proxy, connectors } = self.take_halves();
         let drained = async {
             if let Some(proxy) = proxy {
                 proxy.drain(at_most).await;
             }
         };
-        // What a flow leaves undone, the next start finds.
-        let stopped = async {
-            if let Some(connectors) = connectors {
-                connectors.stop().await;
-            }
-        };
-        tokio::join!(drained, stopped);
+        tokio::join!(drained, end_flows(connectors));
+    }
+
+    /// For whoever ends them.
+    fn take_halves(&self) -> Halves {
+        Halves {
+            proxy: self.proxy.write().unwrap_or_else(PoisonError::into_inner).take(),
+            connectors: self.connectors.write().unwrap_or_else(PoisonError::into_inner).take(),
+        }
+    }
+}
+
+/// What a flow leaves undone, the next start finds.
+async fn end_flows(connectors: Option<Connectors>) {
+    if let Some(connectors) = connectors {
+        connectors.stop().await;
     }
 }

@@ -43,22 +43,12 @@ const OWN: &[&str] = &[
 
 #[tokio::test]
 async fn differential_every_difference_from_nginx_and_haproxy_is_listed_with_its_reason() {
-    let upstream = Upstream::scripted(cases::answer);
-    let banyan = banyan(&upstream).await;
-    let nginx = Peer::start(Kind::Nginx, Speaks::Http1, upstream.addr()).await;
-    let haproxy = Peer::start(Kind::Haproxy, Speaks::Http1, upstream.addr()).await;
-    let rows = http1_rows(&[banyan.http(), nginx.http(), haproxy.http()], &upstream).await;
-    Table { name: "differences", proxies: "Banyan | NGINX | HAProxy" }.holds(&rows);
+    beside_nginx_and_haproxy(Speaks::Http1, "differences").await;
 }
 
 #[tokio::test]
 async fn differential_every_difference_over_http2_is_listed_with_its_reason() {
-    let upstream = Upstream::scripted(cases::answer);
-    let banyan = banyan(&upstream).await;
-    let nginx = Peer::start(Kind::Nginx, Speaks::Http2, upstream.addr()).await;
-    let haproxy = Peer::start(Kind::Haproxy, Speaks::Http2, upstream.addr()).await;
-    let rows = http2_rows(&[banyan.http(), nginx.http(), haproxy.http()], &upstream).await;
-    Table { name: "differences over HTTP/2", proxies: "Banyan | NGINX | HAProxy" }.holds(&rows);
+    beside_nginx_and_haproxy(Speaks::Http2, "differences over HTTP/2").await;
 }
 
 /// Envoy is nowhere packaged: where it is not found, its table stands as it was last seen to hold.
@@ -76,6 +66,19 @@ async fn differential_every_difference_from_envoy_is_listed_with_its_reason_wher
     let over_http2 = http2_rows(&[banyan.http(), envoy.http()], &upstream).await;
     rows.extend(over_http2.iter().map(|row| row.replacen("| ", "| HTTP/2: ", 1)));
     Table { name: "differences from Envoy", proxies: "Banyan | Envoy" }.holds(&rows);
+}
+
+async fn beside_nginx_and_haproxy(speaks: Speaks, name: &'static str) {
+    let upstream = Upstream::scripted(cases::answer);
+    let banyan = banyan(&upstream).await;
+    let nginx = Peer::start(Kind::Nginx, speaks, upstream.addr()).await;
+    let haproxy = Peer::start(Kind::Haproxy, speaks, upstream.addr()).await;
+    let proxies = [banyan.http(), nginx.http(), haproxy.http()];
+    let rows = match speaks {
+        Speaks::Http1 => http1_rows(&proxies, &upstream).await,
+        Speaks::Http2 => http2_rows(&proxies, &upstream).await,
+    };
+    Table { name, proxies: "Banyan | NGINX | HAProxy" }.holds(&rows);
 }
 
 async fn banyan(upstream: &Upstream) -> Banyan {

@@ -357,14 +357,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::tests::headers;
 
     fn rules(ignore: &[&str]) -> Rules {
         let ignore = ignore.iter().map(|pointer| (*pointer).to_owned()).collect();
         Rules::new(&config::Compare { ignore, ..config::Compare::default() })
-    }
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        lines.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
     }
 
     fn compare_json(left: &str, right: &str, ignore: &[&str]) -> Verdict {

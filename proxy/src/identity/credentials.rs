@@ -65,14 +65,7 @@ impl Credentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::tests::headers;
 
     fn passed_on(lines: &[(&'static str, &'static str)], names: Option<&[String]>) -> Option<HeaderMap> {
         let mut headers_on = HeaderMap::new();

@@ -163,20 +163,13 @@ impl Who {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::headers;
 
     fn identity(more: &serde_json::Value) -> Identity {
         let mut form = serde_json::json!({"ask": "monolith", "path": "/whoami", "copy": ["x-user-id", "x-tenant"]});
         form.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let settings = serde_json::from_value(form).unwrap();
         Identity::new(&settings, 0, PathAndQuery::from_static("/whoami"), Signer::try_new(&[7; 32]).unwrap())
-    }
-
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, value.parse().unwrap());
-        }
-        headers
     }
 
     fn answer(status: u16, lines: &[(&'static str, &str)]) -> (Answer, Duration) {

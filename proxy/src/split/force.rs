@@ -83,16 +83,12 @@ impl Presented {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::headers;
 
     const SECRET: &str = "a-secret-of-testers";
 
     fn force(more: serde_json::Value) -> Force {
         Force::new(&serde_json::from_value(more).unwrap()).unwrap().unwrap()
-    }
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let lines = lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        lines.collect()
     }
 
     fn wish(force: &Force, lines: &[(&'static str, &'static str)], client: &str) -> Option<Owner> {

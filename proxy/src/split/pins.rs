@@ -146,19 +146,12 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
+    use crate::tests::headers;
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
     fn compiled(form: serde_json::Value) -> Pins {
         Pins::new(&serde_json::from_value(form).unwrap()).unwrap()
-    }
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, value.parse().unwrap());
-        }
-        headers
     }
 
     fn side(pins: &Pins, lines: &[(&'static str, &'static str)]) -> Option<Owner> {

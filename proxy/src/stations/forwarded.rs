@@ -16,8 +16,12 @@ pub(super) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 
-/// The first address from the right that is no trusted proxy's. What is left of it anybody could have written.
-pub(super) fn client(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+/// A stranger is its own client; of a trusted peer's it is the first address from the right that is no trusted proxy's. What is left of it anybody
+/// could have written.
+pub(super) fn client(trusted: &[IpNet], peer: IpAddr, is_peer_trusted: bool, headers: &HeaderMap) -> IpAddr {
+    if !is_peer_trusted {
+        return peer;
+    }
     let mut client = peer;
     let mut hops: Vec<Option<IpAddr>> = list(headers, &FOR).map(address).collect();
     if hops.is_empty() {
@@ -173,7 +177,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     }
     let trusted: Vec<IpNet> = ["10.0.0.0/8", "2001:db8::/32"].iter().filter_map(|net| net.parse().ok()).collect();
     let peer = Peer::new(([10, 0, 0, 1], 1).into(), &crate::listen::ListenerState::nowhere(), false);
-    let asking = client(&trusted, peer.ip(), &said);
+    let asking = client(&trusted, peer.ip(), true, &said);
     assert_eq!(asking, asking.to_canonical());
     for is_trusted in [true, false] {
         let mut headers = said.clone();
@@ -196,22 +200,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::listen::ListenerState;
+    use crate::{listen::ListenerState, tests::headers};
 
     fn nets() -> Vec<IpNet> {
         vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]
     }
 
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
+    fn client_behind(peer: &str, said: &HeaderMap) -> String {
+        let (nets, peer) = (nets(), peer.parse().unwrap());
+        client(&nets, peer, is_trusted(&nets, peer), said).to_string()
     }
 
     fn client_of(lines: &[(&'static str, &'static str)]) -> String {
-        client(&nets(), "10.0.0.1".parse().unwrap(), &headers(lines)).to_string()
+        client_behind("10.0.0.1", &headers(lines))
     }
 
     #[test]
@@ -222,6 +223,13 @@ mod tests {
         assert_eq!(client_of(&[("x-forwarded-for", "6.6.6.6, unknown, 10.1.1.1")]), "10.1.1.1");
         assert_eq!(client_of(&[]), "10.0.0.1");
         assert_eq!(client_of(&[("forwarded", "for=6.6.6.6, For=\"[2001:db9::1]:80\";proto=https")]), "2001:db9::1");
+    }
+
+    #[test]
+    fn a_stranger_speaks_for_nobody() {
+        for chain in ["6.6.6.6", "::", "10.0.0.7"] {
+            assert_eq!(client_behind("192.0.2.9", &headers(&[("x-forwarded-for", chain)])), "192.0.2.9", "{chain}");
+        }
     }
 
     #[test]
@@ -276,9 +284,9 @@ mod tests {
             let mut said = HeaderMap::new();
             said.insert("x-forwarded-for", chain.parse().unwrap());
             said.insert(header::FORWARDED, element.parse().unwrap());
-            prop_assert_eq!(client(&nets(), "192.0.2.9".parse().unwrap(), &said).to_string(), "192.0.2.9");
+            prop_assert_eq!(client_behind("192.0.2.9", &said), "192.0.2.9");
             // And a trusted peer's words lead to some address, or to the peer.
-            client(&nets(), "10.0.0.1".parse().unwrap(), &said);
+            client_behind("10.0.0.1", &said);
         }
 
         #[test]
@@ -289,7 +297,7 @@ mod tests {
             let mut said = HeaderMap::new();
             let chain = strangers.iter().chain(&trusted).map(String::as_str).collect::<Vec<_>>().join(", ");
             said.insert("x-forwarded-for", chain.parse().unwrap());
-            let found = client(&nets(), "10.0.0.1".parse().unwrap(), &said).to_string();
+            let found = client_behind("10.0.0.1", &said);
             prop_assert_eq!(Some(&found), strangers.last());
         }
     }

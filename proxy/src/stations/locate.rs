@@ -59,10 +59,7 @@ fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
     let peer = turn.peer().ip();
     let is_peer_trusted = forwarded::is_trusted(&compiled.trusted, peer);
     turn.set_https(forwarded::is_https(turn.peer(), is_peer_trusted, &head.headers));
-    let client = match is_peer_trusted {
-        true => forwarded::client(&compiled.trusted, peer, &head.headers),
-        false => peer,
-    };
+    let client = forwarded::client(&compiled.trusted, peer, is_peer_trusted, &head.headers);
     let found = compiled.table.find(&Normal::of(head, &path, client));
     let (route, prefix_end, matched) = (found.route.index, found.prefix_end, found.matched);
     if let Some(note) = &checked.arrival.note {

@@ -54,6 +54,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
 
 use crate::{
@@ -65,6 +66,11 @@ use crate::{
 use client::{Answer, Client};
 use data::Data;
 use upstream::Upstream;
+
+/// Header lines, for tests of whatever reads them.
+pub(crate) fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+    lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+}
 
 /// A proxy under test, and what it counts.
 pub(crate) struct Bench {

@@ -64,10 +64,17 @@ pub(crate) struct Sending<'l> {
     /// Boxed: it has room for the whole request, should it come back.
     answer: LocalBoxFuture<'static, Sent<Response<Incoming>>>,
     turn: &'l Turn,
-    /// It was polled before.
-    is_begun: bool,
-    /// All requests that have come are read first, and then all are sent: the upstream is woken for many at once, not for each.
-    has_let_others_read: bool,
+    stage: Stage,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// It lets others be read first: once all that have come are, they are sent together, and the upstream is woken for many and not for each.
+    Waits,
+    Turn,
+    /// It has been polled before.
+    Begun,
 }
 
 type Sent<A> = Result<A, TrySendError<Request<RequestBody>>>;
@@ -151,7 +158,7 @@ impl Link {
     pub(crate) fn send<'l>(&'l mut self, request: Request<RequestBody>, turn: &'l Turn) -> Sending<'l> {
         self.flight = Some(Flight::new(&self.local, self.open.worker));
         let answer = Box::pin(self.sender.try_send_request(request));
-        Sending { driver: &mut self.driver, answer, turn, is_begun: false, has_let_others_read: false }
+        Sending { driver: &mut self.driver, answer, turn, stage: Stage::Waits }
     }
 
     /// Moves bytes both ways: polled by whoever reads the answer's body.
@@ -218,12 +225,17 @@ impl Sending<'_> {
     /// The answer only ever comes out of the driver, which is polled here first: it needs no waker of its own. And the driver is first polled
     /// without one when it was woken: whatever waker it keeps beyond this exchange would wake this connection for another's request.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Sent<Heads<Incoming>>>> {
+        let is_woken = match self.stage {
+            Stage::Waits => {
+                self.stage = Stage::Turn;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Stage::Turn => false,
+            Stage::Begun => true,
+        };
+        self.stage = Stage::Begun;
         let mut quiet = Context::from_waker(Waker::noop());
-        if !std::mem::replace(&mut self.has_let_others_read, true) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let is_woken = std::mem::replace(&mut self.is_begun, true);
         for quietly in [true, false] {
             if quietly && !is_woken {
                 continue;
