@@ -72,7 +72,7 @@ class SlowBodies(Plain):
 
 class SlowReaders(Plain):
     """Three answers of 1 MiB are asked for, and nothing is read."""
-    conns, reads, receive = 200, False, 4096
+    conns, opens_per_second, reads, receive = 200, 10, False, 4096
 
     def first(self):
         return (f"GET {proxies.sized_path(1024)} HTTP/1.1\r\nHost: shop.example\r\n\r\n" * 3).encode()

@@ -35,6 +35,6 @@ pub use clash::CookieClash;
 pub use error::StartError;
 pub use identity::Identity;
 pub use listen::{Given, Offers, Tls, TlsFileError};
-pub use proxy::{ListenerStatus, Proxy, ProxyStatus, RouteStatus, check_files, check_tls};
+pub use proxy::{ListenerStatus, NoReport, Proxy, ProxyStatus, RouteStatus, check_files, check_tls};
 pub use rate::RateLimit;
 pub use upstream::{CircuitState, EndpointState, EndpointStatus, UpstreamStatus};

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     clash::{CookieClash, Watch},
-    compare::CompareStatus,
+    compare::{CompareStatus, Report},
     config::{Config, ListenerTls},
     error::StartError,
     links::{DataLinks, Moment},
@@ -95,6 +95,17 @@ pub struct ListenerStatus {
     pub tls: bool,
     /// Why the certificates and keys on disk are not the ones in force; `None` when they are.
     pub tls_trouble: Option<String>,
+}
+
+/// Why a route has no report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoReport {
+    /// The file names none.
+    #[error("there is no such route")]
+    NoRoute,
+    /// It has no `shadow` with `compare`.
+    #[error("this route compares nothing: it has no `compare`")]
+    NotCompared,
 }
 
 // === impl Proxy ===
@@ -248,6 +259,16 @@ impl Proxy {
         let (connections, idle_connections) = self.shared.clients();
         let cookie_clashes = self.cookies.clashes();
         ProxyStatus { routes, upstreams, cookie_clashes, listeners: listeners.collect(), connections, idle_connections }
+    }
+
+    /// What comparing a route's answers came to within the last while.
+    ///
+    /// # Errors
+    /// When there is no such route, or it compares nothing.
+    pub fn report(&self, route: &str, within: Duration) -> Result<Report, NoReport> {
+        let current = self.shared.current.load();
+        let route = current.table.routes().iter().find(|known| *known.name == *route).ok_or(NoReport::NoRoute)?;
+        current.shadows.report(route, within).ok_or(NoReport::NotCompared)
     }
 
     /// Where it listens, in the config's order; with the port that the system chose for port 0.

@@ -1,15 +1,16 @@
 //! What the paths answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::State,
+    extract::{Query, State, rejection::QueryRejection},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use banyan_proxy::Proxy;
+use banyan_proxy::{NoReport, Proxy};
 use prometheus::Encoder as _;
+use serde::Deserialize;
 
 use super::gate::problem;
 use crate::{app::App, reload};
@@ -48,6 +49,31 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
 pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
     let _turn = app.gathers.acquire().await;
     Json(app.status()).into_response()
+}
+
+/// Which report.
+#[derive(Debug, Deserialize)]
+pub(super) struct Asked {
+    route: String,
+    /// Seconds; a day at most, an hour if left out.
+    within: Option<u64>,
+}
+
+pub(super) async fn report(State(app): State<Arc<App>>, asked: Result<Query<Asked>, QueryRejection>) -> Response {
+    let Ok(Query(asked)) = asked else {
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "query",
+            "expected `?route=NAME`, and `&within=SECONDS` if not an hour",
+        );
+    };
+    let within = Duration::from_secs(asked.within.unwrap_or(3600));
+    match app.with_proxy(|proxy| proxy.report(&asked.route, within)) {
+        Some(Ok(report)) => Json(report).into_response(),
+        Some(Err(NoReport::NoRoute)) => problem(StatusCode::NOT_FOUND, "no_route", &NoReport::NoRoute.to_string()),
+        Some(Err(why @ NoReport::NotCompared)) => problem(StatusCode::CONFLICT, "not_compared", &why.to_string()),
+        None => problem(StatusCode::SERVICE_UNAVAILABLE, "stopping", "Banyan is stopping"),
+    }
 }
 
 /// Reads the file again and says what became of it.

@@ -29,11 +29,12 @@ pub(super) enum Takes {
 }
 
 /// Method, path and what it takes.
-pub(super) const PATHS: [(Method, &str, Takes); 8] = [
+pub(super) const PATHS: [(Method, &str, Takes); 9] = [
     (Method::GET, "/livez", Takes::Nothing),
     (Method::GET, "/readyz", Takes::Nothing),
     (Method::GET, "/metrics", Takes::View),
     (Method::GET, "/api/v1/status", Takes::View),
+    (Method::GET, "/api/v1/report", Takes::View),
     (Method::GET, "/api/v1/session", Takes::View),
     (Method::POST, "/api/v1/session", Takes::SignIn),
     (Method::DELETE, "/api/v1/session", Takes::SignIn),
@@ -69,6 +70,7 @@ fn handler(method: &Method, path: &str) -> Option<MethodRouter<Arc<App>>> {
         (_, "/readyz") => on(filter, handlers::readyz),
         (_, "/metrics") => on(filter, handlers::metrics),
         (_, "/api/v1/status") => on(filter, handlers::status),
+        (_, "/api/v1/report") => on(filter, handlers::report),
         (_, "/api/v1/reload") => on(filter, handlers::reload),
         ("GET", "/api/v1/session") => on(filter, session::show),
         ("POST", "/api/v1/session") => on(filter, session::begin),

@@ -101,11 +101,16 @@ impl Client {
 
     /// The answer of a path that must be 200.
     pub(super) fn get(&self, path: &str) -> anyhow::Result<String> {
-        let (status, answer) = self.call(&Method::GET, path, "")?;
+        let (status, answer) = self.ask(path)?;
         if status != 200 {
             bail!("{}{path} was answered {status}", self.base);
         }
         Ok(answer)
+    }
+
+    /// A call that changes nothing; its status and its answer.
+    pub(super) fn ask(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        self.call(&Method::GET, path, "")
     }
 
     /// A call that changes something; its status and its answer.

@@ -13,6 +13,7 @@ mod plan;
 #[cfg(test)]
 mod reference;
 mod reload;
+mod report;
 mod run;
 pub(crate) mod schema;
 mod status;
@@ -57,6 +58,8 @@ enum Verb {
     Reload(reload::Args),
     /// Show what a running Banyan does, route by route and sync by sync.
     Status(status::Args),
+    /// Show in what the answers of a route's two sides differ, and judge it for a pipeline.
+    Report(report::Args),
     /// Print the JSON Schema of the file, for editors.
     Schema,
     /// Print a completion script for a shell.
@@ -77,6 +80,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Plan(args) => plan::run(args),
         Verb::Reload(args) => reload::run(&cli.config, args),
         Verb::Status(args) => status::run(&cli.config, args),
+        Verb::Report(args) => report::run(&cli.config, args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
     };

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Banyan, Raw, Script, Shop, Upstream, eventually, secs};
 
@@ -231,6 +231,49 @@ async fn status_shows_routes_and_says_when_nobody_answers() {
 }
 
 #[tokio::test]
+async fn a_report_says_in_what_the_sides_differ_and_stops_a_pipeline() {
+    let legacy = Upstream::scripted(|_| Script::json(&json!({"amount": "19.90"})));
+    let modern = Upstream::scripted(|_| Script::json(&json!({"amount": 19.9})));
+    let banyan = Banyan::with(&format!(
+        "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  payments: {{endpoints: [\"{}\"]}}\ndefault: monolith\nroutes:\n  \
+         - {{name: pay, match: {{path_prefix: /pay}}, legacy: monolith, modern: payments, shadow: {{percent: 100}}, compare: {{}}}}\n  \
+         - {{name: plain, match: {{path_prefix: /plain}}, legacy: monolith, modern: payments}}\n",
+        legacy.url(),
+        modern.url(),
+    ))
+    .start()
+    .await;
+    let empty = banyan.verb(&["report", "pay", "--fail-over", "100%"]);
+    assert_eq!((code(&empty), out(&empty).trim()), (1, "pay   nothing compared yet"));
+    for _ in 0..3 {
+        Raw::get(banyan.http(), "/pay/7").await;
+    }
+    let all = async || banyan.status().await["proxy"]["routes"][0]["compare"]["compared"] == 3;
+    eventually(secs(10), "all are compared", all).await;
+    let text = out(&banyan.verb(&["report", "pay"]));
+    assert!(text.contains("3 compared   match 0 %   mismatch 100 %"), "{text}");
+    assert!(text.contains("/amount   3 of 3   string against number   GET string of 5 against number of 4"), "{text}");
+    assert!(text.contains("latency   legacy against modern: p50 ") && !text.contains("19.9"), "{text}");
+    let json: Value =
+        serde_json::from_str(&out(&banyan.verb(&["report", "pay", "-o", "json", "--since", "5m"]))).unwrap();
+    assert_eq!((&json["compared"], &json["differences"][0]["place"]), (&json!(3), &json!("/amount")));
+    assert!(out(&banyan.verb(&["report", "pay", "-o", "markdown"])).contains("| `/amount` | 3 of 3 |"));
+
+    let stopped = banyan.verb(&["report", "pay", "--fail-over", "0.1%"]);
+    assert_eq!(code(&stopped), 1);
+    assert!(err(&stopped).contains("3 of 3 differ, which is 100 % and more than 0.1 %"), "{}", err(&stopped));
+    assert_eq!(code(&banyan.verb(&["report", "pay", "--fail-over", "100%"])), 0);
+    assert_eq!(code(&banyan.verb(&["report", "pay", "--fail-over", "100%", "--at-least", "4"])), 1);
+    for (route, why) in
+        [("plain", "this route compares nothing: it has no `compare`"), ("gone", "there is no such route")]
+    {
+        let refused = banyan.verb(&["report", route]);
+        assert_eq!(code(&refused), 1);
+        assert!(err(&refused).contains(&format!("route `{route}`: {why}")), "{}", err(&refused));
+    }
+}
+
+#[tokio::test]
 async fn status_and_one_line_of_the_log_name_a_cookie_that_both_sides_set() {
     let sets = |value: &'static str| Upstream::scripted(move |_| Script::answer(200, &[("Set-Cookie", value)], "ok"));
     let (monolith, service) = (sets("sid=secret-of-legacy; Path=/"), sets("sid=secret-of-modern; HttpOnly"));
@@ -245,7 +288,7 @@ async fn status_and_one_line_of_the_log_name_a_cookie_that_both_sides_set() {
     for path in ["/payments", "/orders", "/payments", "/orders"] {
         Raw::get(banyan.http(), path).await;
     }
-    let clash = serde_json::json!([{"cookie": "sid", "legacy_route": "default", "modern_route": "payments"}]);
+    let clash = json!([{"cookie": "sid", "legacy_route": "default", "modern_route": "payments"}]);
     eventually(secs(10), "the status tells", async || banyan.status().await["proxy"]["cookie_clashes"] == clash).await;
     let text = out(&banyan.verb(&["status"]));
     assert!(text.starts_with("All 2 routes as wanted · both sides set cookie sid\n"), "{text}");

@@ -1,10 +1,11 @@
 //! Walks two JSON values side by side and collects where they differ, each folded place once.
 
 use super::{
-    Difference, Place, Seen, Spot,
+    Difference, Place, Rules, Seen, Spot,
     json::Json,
     number,
-    pointer::{Pattern, Step, folded},
+    pairs::paired,
+    pointer::{Step, folded},
 };
 
 /// Differences kept of one comparison; more say nothing more.
@@ -14,7 +15,7 @@ const ENOUGH: usize = 4096;
 
 /// Collects differences.
 pub(super) struct Differ<'r> {
-    ignore: &'r [Pattern],
+    rules: &'r Rules,
     found: Vec<Spot>,
     some_ignored: bool,
     looked_at: usize,
@@ -27,8 +28,8 @@ pub(super) struct Found(pub(super) Seen, pub(super) usize);
 // === impl Differ ===
 
 impl<'r> Differ<'r> {
-    pub(super) fn new(ignore: &'r [Pattern]) -> Self {
-        Self { ignore, found: Vec::new(), some_ignored: false, looked_at: 0 }
+    pub(super) fn new(rules: &'r Rules) -> Self {
+        Self { rules, found: Vec::new(), some_ignored: false, looked_at: 0 }
     }
 
     /// Notes a difference.
@@ -53,19 +54,29 @@ impl<'r> Differ<'r> {
         if self.looked_at >= ENOUGH {
             return;
         }
-        if self.ignore.iter().any(|pattern| pattern.covers(place)) {
+        if self.rules.ignore.iter().any(|pattern| pattern.covers(place)) {
             self.some_ignored |= !is_same(control, candidate);
             return;
         }
         match (control, candidate) {
             (Some(Json::Object(left)), Some(Json::Object(right))) => {
+                let is_none = |json: &&Json<'_>| self.rules.null_is_missing && **json == Json::Null;
                 for (name, left, right) in side_by_side(left, right) {
+                    let (left, right) = (left.filter(|json| !is_none(json)), right.filter(|json| !is_none(json)));
                     place.push(Step::Member(name));
                     self.walk(place, left, right);
                     place.pop();
                 }
             }
             (Some(Json::Array(left)), Some(Json::Array(right))) => {
+                if let Some((_, key)) = self.rules.unordered.iter().find(|(at, _)| at.is(place)) {
+                    for (index, (left, right)) in paired(left, right, key).into_iter().enumerate() {
+                        place.push(Step::Index(index));
+                        self.walk(place, left, right);
+                        place.pop();
+                    }
+                    return;
+                }
                 for index in 0..left.len().max(right.len()) {
                     place.push(Step::Index(index));
                     self.walk(place, left.get(index), right.get(index));
@@ -73,6 +84,7 @@ impl<'r> Differ<'r> {
                 }
             }
             _ if is_same(control, candidate) => {}
+            (Some(left), Some(right)) if self.rules.near.is_near(place, left, right) => {}
             _ => {
                 self.looked_at += 1;
                 self.found(Place::Pointer(folded(place)), Found::in_json(control), Found::in_json(candidate));

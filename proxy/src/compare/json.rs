@@ -6,7 +6,7 @@ use std::{borrow::Cow, str};
 /// Deeper documents are not comparable.
 const DEEPEST: usize = 64;
 /// Documents with more values are not comparable; this many take about 10 MiB while they are compared.
-const MOST: usize = 200_000;
+pub(super) const MOST: usize = 200_000;
 
 /// Why a text gives no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

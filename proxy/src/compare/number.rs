@@ -13,6 +13,13 @@ pub(super) fn is_same(left: &str, right: &str) -> bool {
     left == right || Decimal::of(left) == Decimal::of(right)
 }
 
+/// One text for one number, however it is written.
+pub(super) fn canonical(text: &str) -> String {
+    let Decimal { is_negative, digits, exponent } = Decimal::of(text);
+    let sign = if is_negative { "-" } else { "" };
+    format!("{sign}{}e{exponent}", digits.escape_ascii())
+}
+
 // === impl Decimal ===
 
 impl Decimal {

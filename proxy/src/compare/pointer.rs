@@ -1,11 +1,14 @@
-//! JSON pointers (RFC 6901): those to ignore, and how a place is written down.
+//! JSON pointers (RFC 6901): those of the file's rules, and how a place is written down.
 
 use std::fmt::Write;
+
+use super::json::Json;
+use crate::config::Pointer;
 
 /// A longer member name is data, not shape.
 const LONGEST_NAME: usize = 48;
 
-/// A place to ignore, with everything below it.
+/// A place that a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern(Vec<Part>);
 
@@ -13,6 +16,8 @@ pub(super) struct Pattern(Vec<Part>);
 enum Part {
     /// `*`
     Any,
+    /// `**`, at most once in a pattern.
+    Deep,
     Name(String),
 }
 
@@ -26,24 +31,58 @@ pub(super) enum Step<'a> {
 // === impl Pattern ===
 
 impl Pattern {
-    pub(super) fn new(pointer: &str) -> Self {
+    pub(super) fn new(pointer: &Pointer) -> Self {
         let part = |text: &str| match text {
             "*" => Part::Any,
+            "**" => Part::Deep,
             name => Part::Name(name.replace("~1", "/").replace("~0", "~")),
         };
-        Self(pointer.split('/').skip(1).map(part).collect())
+        Self(pointer.as_str().split('/').skip(1).map(part).collect())
     }
 
-    /// Whether this place, or one above it, is ignored.
+    /// Whether this place is it.
+    pub(super) fn is(&self, place: &[Step<'_>]) -> bool {
+        fits(&self.0, place, |rest| rest.is_empty())
+    }
+
+    /// Whether this place is it, or lies below it.
     pub(super) fn covers(&self, place: &[Step<'_>]) -> bool {
-        self.0.len() <= place.len() && self.0.iter().zip(place).all(|(part, step)| part.matches(step))
+        fits(&self.0, place, |_| true)
+    }
+
+    /// What stands there, below a value. A `*` or `**` stands for nothing in a value's own place.
+    pub(super) fn find<'j, 'a>(&self, json: &'j Json<'a>) -> Option<&'j Json<'a>> {
+        self.0.iter().try_fold(json, |json, part| match (part, json) {
+            (Part::Name(name), Json::Object(members)) => {
+                let at = members.binary_search_by(|(member, _)| member.as_ref().cmp(name)).ok()?;
+                members.get(at).map(|(_, value)| value)
+            }
+            (Part::Name(name), Json::Array(items)) => items.get(name.parse::<usize>().ok()?),
+            _ => None,
+        })
+    }
+
+    /// Whether it is `""`.
+    pub(super) fn is_itself(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Whether a place begins with these parts, and what is left of it will do.
+fn fits(parts: &[Part], place: &[Step<'_>], will_do: fn(&[Step<'_>]) -> bool) -> bool {
+    match parts.split_first() {
+        None => will_do(place),
+        Some((Part::Deep, rest)) => (0..=place.len()).any(|skipped| fits(rest, &place[skipped..], will_do)),
+        Some((part, rest)) => {
+            place.split_first().is_some_and(|(step, below)| part.matches(step) && fits(rest, below, will_do))
+        }
     }
 }
 
 impl Part {
     fn matches(&self, step: &Step<'_>) -> bool {
         match (self, step) {
-            (Self::Any, _) => true,
+            (Self::Any | Self::Deep, _) => true,
             (Self::Name(name), Step::Member(member)) => name == member,
             (Self::Name(name), Step::Index(index)) => name.parse() == Ok(*index),
         }
@@ -76,9 +115,31 @@ fn is_shape(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn pattern(pointer: &str) -> Pattern {
+        Pattern::new(&serde_json::from_value(pointer.into()).unwrap())
+    }
+
+    #[test]
+    fn two_stars_stand_for_any_number_of_steps() {
+        let at = [Step::Member("a"), Step::Index(3), Step::Member("at")];
+        for (pointer, is, covers) in [
+            ("/**/at", true, true),
+            ("/a/**/at", true, true),
+            ("/**/3", false, true),
+            ("/**", true, true),
+            ("/**/a", false, true),
+            ("/**/b", false, false),
+            ("/a/3/at/**", true, true),
+            ("/a/3/at/**/x", false, false),
+            ("", false, true),
+        ] {
+            assert_eq!((pattern(pointer).is(&at), pattern(pointer).covers(&at)), (is, covers), "{pointer}");
+        }
+    }
+
     #[test]
     fn a_star_stands_for_any_one_member_or_index() {
-        let pattern = Pattern::new("/items/*/at");
+        let pattern = pattern("/items/*/at");
         assert!(pattern.covers(&[Step::Member("items"), Step::Index(3), Step::Member("at")]));
         assert!(pattern.covers(&[Step::Member("items"), Step::Member("x"), Step::Member("at"), Step::Index(0)]));
         assert!(!pattern.covers(&[Step::Member("items"), Step::Member("at")]));
@@ -87,7 +148,7 @@ mod tests {
 
     #[test]
     fn escapes_of_pointers_are_understood() {
-        assert!(Pattern::new("/a~1b/~0").covers(&[Step::Member("a/b"), Step::Member("~")]));
+        assert!(pattern("/a~1b/~0").covers(&[Step::Member("a/b"), Step::Member("~")]));
         assert_eq!(folded(&[Step::Member("a/b"), Step::Member("~")]), "/a~1b/~0");
     }
 

@@ -1,25 +1,38 @@
-//! What the comparisons of one route came to, in bounded memory: counts, the commonest differences, and a ring of redacted samples.
+//! What the comparisons of one route came to, in bounded memory: counts, the commonest differences, and a ring of redacted samples. All of it
+//! in total, and the last day in slots of five minutes.
 
 use std::{
     collections::VecDeque,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::Serialize;
 
-use super::{Difference, Outcome, Place, Seen, Spot, Verdict};
+use super::{
+    Difference, NotComparable, Outcome, Place, Seen, Spot, Verdict,
+    latency::Latency,
+    report::{Example, Latencies, Piece, Report, Reported},
+};
 
 /// Differences that are counted by themselves. The commonest ones stay, however many others pass by (the space-saving rule: a new one takes
 /// the place, and the count, of the rarest).
 const KEPT: usize = 128;
 /// Differences that `status` shows.
 const SHOWN: usize = 10;
+/// Seconds of a slot.
+const SLOT: u64 = 300;
+/// A day of them. One takes about 1.3 KiB where all kinds of differences are counted.
+const SLOTS: usize = 288;
+/// Pieces that a report's trend has at most.
+const PIECES: u64 = 12;
 
 /// The comparisons of one route since its `compare` last changed.
 #[derive(Debug, Clone)]
 pub struct Tally {
     counts: [u64; Outcome::ALL.len()],
     differences: Vec<Counted>,
+    /// The oldest first; those without a comparison are left out.
+    slots: VecDeque<Slot>,
     samples: VecDeque<Sample>,
     /// How many samples are kept.
     wanted: usize,
@@ -31,6 +44,34 @@ struct Counted {
     count: u64,
     /// By how much the count may be too high.
     inherited: u64,
+    /// The newest.
+    example: Example,
+}
+
+/// What five minutes came to.
+#[derive(Debug, Clone)]
+struct Slot {
+    /// Seconds since 1970.
+    since: u64,
+    counts: [u32; Outcome::ALL.len()],
+    not_comparable: [u32; NotComparable::ALL.len()],
+    legacy: Latency,
+    modern: Latency,
+    /// By their place among the differences that are counted.
+    differences: Vec<u32>,
+}
+
+/// One comparison.
+#[derive(Debug, Clone)]
+pub struct Compared {
+    /// The request's method.
+    pub method: http::Method,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// How long legacy took to the head of its answer.
+    pub legacy: Duration,
+    /// The same of modern.
+    pub modern: Duration,
 }
 
 /// A route's comparisons, for `status`.
@@ -85,32 +126,152 @@ impl Tally {
     /// Nothing yet; keeps so many samples.
     #[must_use]
     pub fn new(samples: usize) -> Self {
-        Self { counts: [0; Outcome::ALL.len()], differences: Vec::new(), samples: VecDeque::new(), wanted: samples }
+        Self {
+            counts: [0; Outcome::ALL.len()],
+            differences: Vec::new(),
+            slots: VecDeque::new(),
+            samples: VecDeque::new(),
+            wanted: samples,
+        }
     }
 
     /// Adds one comparison.
-    pub fn add(&mut self, method: &http::Method, verdict: Verdict, now: SystemTime) {
+    pub fn add(&mut self, compared: Compared, now: SystemTime) {
+        let Compared { method, verdict, legacy, modern } = compared;
+        let at = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         self.counts[verdict.outcome() as usize] += 1;
-        let Verdict::Mismatch(spots) = verdict else { return };
+        let slot = self.slot(at);
+        slot.counts[verdict.outcome() as usize] += 1;
+        slot.legacy.add(legacy);
+        slot.modern.add(modern);
+        let spots = match verdict {
+            Verdict::Mismatch(spots) => spots,
+            Verdict::NotComparable(why) => {
+                slot.not_comparable[why as usize] += 1;
+                return;
+            }
+            Verdict::Match | Verdict::Ignored => return,
+        };
         for spot in &spots {
-            self.count(&spot.difference);
+            self.count(spot, &method, at);
         }
         if self.wanted > 0 {
             if self.samples.len() >= self.wanted {
                 self.samples.pop_front();
             }
-            let at = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             self.samples.push_back(Sample { at, method: method.as_str().to_owned(), differences: spots });
         }
     }
 
-    fn count(&mut self, difference: &Difference) {
-        if let Some(known) = self.differences.iter_mut().find(|known| known.difference == *difference) {
+    /// The slot of this moment, or the newest: a clock that is set back makes none out of order.
+    fn slot(&mut self, at: u64) -> &mut Slot {
+        let since = at - at % SLOT;
+        if self.slots.back().is_none_or(|newest| newest.since < since) {
+            if self.slots.len() >= SLOTS {
+                self.slots.pop_front();
+            }
+            self.slots.push_back(Slot::new(since));
+        }
+        let newest = self.slots.len() - 1;
+        &mut self.slots[newest]
+    }
+
+    fn count(&mut self, spot: &Spot, method: &http::Method, at: u64) {
+        let example = Example {
+            at,
+            method: method.as_str().to_owned(),
+            control_length: spot.control_length,
+            candidate_length: spot.candidate_length,
+        };
+        let new = |inherited| Counted {
+            difference: spot.difference.clone(),
+            count: inherited + 1,
+            inherited,
+            example: example.clone(),
+        };
+        let place = if let Some(place) = self.differences.iter().position(|known| known.difference == spot.difference) {
+            let known = &mut self.differences[place];
             known.count += 1;
+            known.example = example;
+            place
         } else if self.differences.len() < KEPT {
-            self.differences.push(Counted { difference: difference.clone(), count: 1, inherited: 0 });
-        } else if let Some(rarest) = self.differences.iter_mut().min_by_key(|known| known.count) {
-            *rarest = Counted { difference: difference.clone(), count: rarest.count + 1, inherited: rarest.count };
+            self.differences.push(new(0));
+            self.differences.len() - 1
+        } else {
+            let rarest = (0..KEPT).min_by_key(|place| self.differences[*place].count).unwrap_or_default();
+            self.differences[rarest] = new(self.differences[rarest].count);
+            // What was counted there was another one.
+            for slot in &mut self.slots {
+                if let Some(count) = slot.differences.get_mut(rarest) {
+                    *count = 0;
+                }
+            }
+            rarest
+        };
+        if let Some(slot) = self.slots.back_mut() {
+            if slot.differences.len() <= place {
+                slot.differences.resize(place + 1, 0);
+            }
+            slot.differences[place] += 1;
+        }
+    }
+
+    /// What the comparisons of this last while came to, in whole slots, and at most a day.
+    #[must_use]
+    pub fn report(&self, within: Duration, now: SystemTime) -> Report {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let begin = now.saturating_sub(within.as_secs());
+        let slots: Vec<&Slot> = self.slots.iter().filter(|slot| slot.since + SLOT > begin).collect();
+        let since = slots.first().map_or(now, |slot| slot.since);
+        let sum = |of: &dyn Fn(&Slot) -> u32| slots.iter().map(|slot| u64::from(of(slot))).sum::<u64>();
+        let of = |outcome: Outcome| sum(&|slot| slot.counts[outcome as usize]);
+        let latency = |of: fn(&Slot) -> &Latency| {
+            let mut all = Latency::default();
+            slots.iter().for_each(|slot| all.join(of(slot)));
+            all.quantiles()
+        };
+        let mut differences: Vec<Reported> = self
+            .differences
+            .iter()
+            .enumerate()
+            .map(|(place, known)| Reported {
+                difference: known.difference.clone(),
+                count: sum(&|slot| slot.differences.get(place).copied().unwrap_or_default()),
+                may_be_more: known.inherited > 0,
+                example: known.example.clone(),
+            })
+            .filter(|reported| reported.count > 0)
+            .collect();
+        differences.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.difference.cmp(&b.difference)));
+        // As many slots a piece as leave no more than so many pieces.
+        let until = now.max(since);
+        let piece = ((until - since) / SLOT + 1).div_ceil(PIECES) * SLOT;
+        let mut trend: Vec<Piece> = Vec::new();
+        for slot in &slots {
+            let at = since + (slot.since - since) / piece * piece;
+            if trend.last().is_none_or(|last| last.since != at) {
+                trend.push(Piece { since: at, compared: 0, mismatch: 0 });
+            }
+            if let Some(last) = trend.last_mut() {
+                last.compared += slot.compared();
+                last.mismatch += u64::from(slot.counts[Outcome::Mismatch as usize]);
+            }
+        }
+        Report {
+            since,
+            until,
+            compared: slots.iter().map(|slot| slot.compared()).sum(),
+            matched: of(Outcome::Match),
+            mismatch: of(Outcome::Mismatch),
+            ignored: of(Outcome::Ignored),
+            not_comparable: NotComparable::ALL
+                .map(|why| (why, sum(&|slot| slot.not_comparable[why as usize])))
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            differences,
+            latency: Latencies { legacy: latency(|slot| &slot.legacy), modern: latency(|slot| &slot.modern) },
+            trend,
         }
     }
 
@@ -139,6 +300,26 @@ impl Tally {
     }
 }
 
+// === impl Slot ===
+
+impl Slot {
+    fn new(since: u64) -> Self {
+        Self {
+            since,
+            counts: [0; Outcome::ALL.len()],
+            not_comparable: [0; NotComparable::ALL.len()],
+            legacy: Latency::default(),
+            modern: Latency::default(),
+            differences: Vec::new(),
+        }
+    }
+
+    fn compared(&self) -> u64 {
+        let of = |outcome: Outcome| u64::from(self.counts[outcome as usize]);
+        of(Outcome::Match) + of(Outcome::Mismatch) + of(Outcome::Ignored)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,7 +331,68 @@ mod tests {
     }
 
     fn add(tally: &mut Tally, verdict: Verdict) {
-        tally.add(&http::Method::GET, verdict, UNIX_EPOCH);
+        add_at(tally, verdict, 0);
+    }
+
+    fn add_at(tally: &mut Tally, verdict: Verdict, seconds: u64) {
+        let (legacy, modern) = (Duration::from_millis(100), Duration::from_millis(10));
+        let compared = Compared { method: http::Method::GET, verdict, legacy, modern };
+        tally.add(compared, UNIX_EPOCH + Duration::from_secs(seconds));
+    }
+
+    fn report(tally: &Tally, within: u64, now: u64) -> Report {
+        tally.report(Duration::from_secs(within), UNIX_EPOCH + Duration::from_secs(now))
+    }
+
+    #[test]
+    fn a_report_is_of_the_last_while_alone() {
+        let mut tally = Tally::new(0);
+        for minute in 0..60 {
+            add_at(&mut tally, if minute < 30 { mismatch("/old") } else { mismatch("/new") }, minute * 60);
+            add_at(&mut tally, Verdict::Match, minute * 60);
+            add_at(&mut tally, Verdict::NotComparable(NotComparable::TooLong), minute * 60);
+        }
+        let all = report(&tally, 3600, 3599);
+        assert_eq!((all.since, all.compared, all.mismatch, all.matched), (0, 120, 60, 60));
+        assert_eq!(all.not_comparable, [(NotComparable::TooLong, 60)].into());
+        let places = |report: &Report| -> Vec<(String, u64)> {
+            report.differences.iter().map(|one| (one.difference.place.to_string(), one.count)).collect()
+        };
+        assert_eq!(places(&all), [("/new".to_owned(), 30), ("/old".to_owned(), 30)]);
+        assert_eq!(all.trend.len(), 12);
+        assert_eq!(all.trend.iter().map(|piece| (piece.compared, piece.mismatch)).collect::<Vec<_>>(), [(10, 5); 12]);
+        let last = report(&tally, 600, 3599);
+        assert_eq!((last.since, last.compared), (2700, 30), "whole slots: of ten minutes and one second, three");
+        assert_eq!(places(&last), [("/new".to_owned(), 15)]);
+        let (legacy, modern) = (all.latency.legacy.unwrap(), all.latency.modern.unwrap());
+        assert!((87.0..113.0).contains(&legacy.p50_ms) && (8.7..11.3).contains(&modern.p99_ms));
+        let nothing = report(&tally, 60, 90_000);
+        assert_eq!((nothing.compared, nothing.since, nothing.trend.len()), (0, 90_000, 0));
+    }
+
+    #[test]
+    fn a_day_is_kept_and_no_more_whatever_arrives() {
+        let mut tally = Tally::new(0);
+        for slot in 0..1000 {
+            for kind in 0..200 {
+                add_at(&mut tally, mismatch(&format!("/{slot}_{kind}")), slot * SLOT);
+            }
+        }
+        assert_eq!((tally.slots.len(), tally.differences.len()), (SLOTS, KEPT));
+        assert!(tally.slots.iter().all(|slot| slot.differences.len() <= KEPT));
+        let day = report(&tally, 200_000, 1000 * SLOT);
+        assert_eq!((day.compared, day.trend.len()), (288 * 200, 12));
+        assert!(day.differences.iter().all(|one| one.may_be_more));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_loses_nothing() {
+        let mut tally = Tally::new(0);
+        add_at(&mut tally, Verdict::Match, 10_000);
+        add_at(&mut tally, Verdict::Match, 5_000);
+        assert_eq!(report(&tally, 3600, 10_000).compared, 2);
+        // A report of a time before the first slot is of nothing odd.
+        assert_eq!(report(&tally, 3600, 5_000).compared, 2);
     }
 
     #[test]

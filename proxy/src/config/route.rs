@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bytesize::ByteSize;
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Cookies, Force, HeaderName, Match, OneOrMany, Percent, Pins, RateLimit, Reads, Redirect, Respond, Short, ShortOr,
-    Weight,
+    Compare, Cookies, Force, HeaderName, Match, OneOrMany, Pins, RateLimit, Reads, Redirect, Respond, Shadow, Short,
+    ShortOr, Weight,
 };
 
 /// One route.
@@ -199,44 +198,6 @@ pub enum Fallback {
     Unsent,
 }
 
-/// Copies of reads for the side that does not answer.
-#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Shadow {
-    /// Share of the reads that are copied.
-    #[garde(skip)]
-    pub percent: Percent,
-    /// How long a shadow may take, all of it. Default 5s.
-    #[serde(with = "humantime_serde", default = "five_seconds")]
-    #[garde(skip)]
-    #[schemars(with = "String")]
-    pub timeout: Duration,
-    /// Shadows under way at once; one more is dropped and counted. Default 64.
-    #[serde(default = "sixty_four")]
-    #[garde(range(min = 1, max = 10_000))]
-    pub concurrency: usize,
-    /// Bytes of a body that are kept for comparing; a longer one is counted as over the bound. Default 256 KiB.
-    #[serde(default = "quarter_mebibyte")]
-    #[garde(skip)]
-    #[schemars(with = "String")]
-    pub max_body: ByteSize,
-}
-
-/// How the shadow's answer is compared with what the client got.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Compare {
-    /// JSON pointers that are left out; `*` stands for any one member or index.
-    #[garde(inner(pattern(r"^/")))]
-    pub ignore: Vec<String>,
-    /// Headers that are compared. Default: `content-type`.
-    #[garde(skip)]
-    pub headers: Option<Vec<HeaderName>>,
-    /// Redacted samples kept a route: type and length of what differed, never a value. Default 0 = off.
-    #[garde(range(max = 1000))]
-    pub samples: usize,
-}
-
 // === impl Side ===
 
 impl Short for Side {
@@ -245,16 +206,4 @@ impl Short for Side {
     fn short(text: &str) -> Result<Self, String> {
         Ok(Self { upstream: text.to_owned(), rewrite: None, host: None, headers: Headers::default() })
     }
-}
-
-fn five_seconds() -> Duration {
-    Duration::from_secs(5)
-}
-
-fn sixty_four() -> usize {
-    64
-}
-
-fn quarter_mebibyte() -> ByteSize {
-    ByteSize::kib(256)
 }

@@ -1,11 +1,17 @@
 //! Bytes that all shadows of the process may hold at once, and the heads and bodies that are charged to it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use http::HeaderMap;
+use xxhash_rust::xxh64::Xxh64;
+
+use crate::compare::{Body, LONGEST};
 
 /// What a header line takes besides its text.
 const LINE: usize = 32;
@@ -24,7 +30,6 @@ pub(super) struct Charge {
 }
 
 /// An answer's head, and its body as far as a bound, charged to the budget.
-#[derive(Debug)]
 pub(super) struct Kept {
     budget: Arc<Budget>,
     _head: Option<Charge>,
@@ -32,6 +37,9 @@ pub(super) struct Kept {
     /// Of the body.
     charged: usize,
     bound: usize,
+    /// Of a body over the bound.
+    hash: Option<Box<Xxh64>>,
+    length: u64,
     end: End,
 }
 
@@ -40,7 +48,9 @@ pub(super) struct Kept {
 pub(super) enum End {
     /// It is, so far.
     Whole,
-    /// It is longer than the bound.
+    /// It is longer than the bound, so that its bytes are only counted and hashed.
+    Hashed,
+    /// It is longer than anything that is hashed.
     TooLong,
     /// The process has no memory left for it.
     NoBudget,
@@ -83,37 +93,82 @@ impl Kept {
     pub(super) fn new(budget: Arc<Budget>, headers: &HeaderMap, bound: usize) -> Self {
         let head = budget.head(headers);
         let end = if head.is_some() { End::Whole } else { End::NoBudget };
-        Self { budget, _head: head, bytes: Vec::new(), charged: 0, bound, end }
+        Self { budget, _head: head, bytes: Vec::new(), charged: 0, bound, hash: None, length: 0, end }
     }
 
-    /// Keeps a copy of a chunk: the chunk itself would hold the whole buffer that it was read into. Says whether the body is still whole.
+    /// Keeps a copy of a chunk (the chunk itself would hold the whole buffer that it was read into), or what is left of it beyond the bound: its
+    /// length and its hash. Says whether more of the body is wanted.
     pub(super) fn push(&mut self, chunk: &[u8]) -> bool {
-        if self.end != End::Whole {
-            return false;
+        self.length += chunk.len() as u64;
+        if self.end == End::Whole && self.bytes.len() + chunk.len() > self.bound {
+            self.only_hash();
         }
-        if self.bytes.len() + chunk.len() > self.bound {
-            self.give_up(End::TooLong);
-        } else if self.grow(chunk.len()) {
-            self.bytes.extend_from_slice(chunk);
-        } else {
-            self.give_up(End::NoBudget);
+        match self.end {
+            End::Hashed if self.length > LONGEST => self.give_up(End::TooLong),
+            End::Hashed => {
+                if let Some(hash) = &mut self.hash {
+                    hash.update(chunk);
+                }
+            }
+            End::Whole => {
+                if self.grow(chunk.len()) {
+                    self.bytes.extend_from_slice(chunk);
+                } else {
+                    self.give_up(End::NoBudget);
+                }
+            }
+            End::TooLong | End::NoBudget => {}
         }
-        self.end == End::Whole
+        self.goes_on()
     }
 
-    /// Gives the memory back, and keeps nothing more.
+    /// A body that will have so many bytes: beyond the bound none are kept, and beyond [`LONGEST`] none is wanted.
+    pub(super) fn expect(&mut self, length: u64) {
+        if self.end != End::Whole {
+            return;
+        }
+        if length > LONGEST {
+            self.give_up(End::TooLong);
+        } else if usize::try_from(length).map_or(true, |length| length > self.bound) {
+            self.only_hash();
+        }
+    }
+
+    /// Whether more of the body is wanted.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self.end, End::Whole | End::Hashed)
+    }
+
+    /// From here on the body is known by its length and hash alone.
+    fn only_hash(&mut self) {
+        let mut hash = Box::new(Xxh64::new(0));
+        hash.update(&self.bytes);
+        self.hash = Some(hash);
+        self.give_up(End::Hashed);
+    }
+
+    /// Gives the memory back, and keeps no bytes any more.
     pub(super) fn give_up(&mut self, end: End) {
         self.end = end;
         self.budget.give_back(std::mem::take(&mut self.charged));
         self.bytes = Vec::new();
     }
 
-    pub(super) fn end(&self) -> End {
-        self.end
+    /// What there is to compare; `None` when the budget did not do.
+    pub(super) fn body(&self) -> Option<Body<'_>> {
+        Some(match self.end {
+            End::Whole => Body::Whole(&self.bytes),
+            End::Hashed => {
+                let hash = self.hash.as_ref().map_or(0, |hash| hash.digest());
+                Body::Long { length: self.length, hash }
+            }
+            End::TooLong => Body::Unread,
+            End::NoBudget => return None,
+        })
     }
 
-    pub(super) fn bytes(&self) -> Option<&[u8]> {
-        (self.end == End::Whole).then_some(self.bytes.as_slice())
+    pub(super) fn end(&self) -> End {
+        self.end
     }
 
     /// Makes room for so many bytes more, doubling up to the bound.
@@ -129,6 +184,13 @@ impl Kept {
         self.charged = wanted;
         self.bytes.reserve_exact(wanted - self.bytes.len());
         true
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never what is in it.
+        f.debug_struct("Kept").field("length", &self.length).field("end", &self.end).finish_non_exhaustive()
     }
 }
 
@@ -154,19 +216,36 @@ mod tests {
             assert!(kept.push(b"0123456789"));
         }
         assert_eq!(free(&budget), 400);
-        assert_eq!(kept.bytes().map(<[u8]>::len), Some(600));
+        assert!(matches!(kept.body(), Some(Body::Whole(bytes)) if bytes.len() == 600));
         drop(kept);
         assert_eq!(free(&budget), 1000);
     }
 
     #[test]
-    fn a_body_over_its_bound_is_dropped_at_once() {
+    fn a_body_over_its_bound_is_hashed_and_holds_nothing() {
         let budget = Arc::new(Budget::new(1000));
         let mut kept = Kept::new(Arc::clone(&budget), &HeaderMap::new(), 600);
-        kept.push(&[0; 600]);
-        assert!(!kept.push(b"x"));
-        assert_eq!((kept.end(), kept.bytes(), free(&budget)), (End::TooLong, None, 1000));
-        assert!(!kept.push(b"x"));
+        kept.push(&[7; 600]);
+        assert!(kept.push(b"x"));
+        assert_eq!((kept.end(), free(&budget)), (End::Hashed, 1000));
+        let whole: Vec<u8> = [[7; 600].as_slice(), b"x"].concat();
+        let hash = xxhash_rust::xxh64::xxh64(&whole, 0);
+        assert_eq!(kept.body(), Some(Body::Long { length: 601, hash }));
+        // In other pieces it is the same.
+        let mut pieces = Kept::new(Arc::clone(&budget), &HeaderMap::new(), 600);
+        pieces.expect(601);
+        for piece in whole.chunks(7) {
+            pieces.push(piece);
+        }
+        assert_eq!(pieces.body(), kept.body());
+    }
+
+    #[test]
+    fn a_body_without_end_is_wanted_no_further() {
+        let mut kept = Kept::new(Arc::new(Budget::new(1000)), &HeaderMap::new(), 600);
+        let piece = vec![0; 1 << 20];
+        let pieces = std::iter::repeat_with(|| kept.push(&piece)).take_while(|goes_on| *goes_on).count();
+        assert_eq!((pieces as u64, kept.end(), kept.body()), (LONGEST >> 20, End::TooLong, Some(Body::Unread)));
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! What became of a route's copies, and what comparing them gave.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    time::{Duration, SystemTime},
+};
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::{
-    compare::{self, CompareStatus, Tally, Verdict},
+    compare::{self, CompareStatus, Compared, Report, Tally},
     config::Compare,
     metrics::{COMPARE, LABEL_OUTCOME, LABEL_RESULT, LABEL_ROUTE, SHADOW_REQUESTS},
 };
@@ -102,10 +105,13 @@ impl RouteCounts {
         self.requests[outcome as usize].inc();
     }
 
-    pub(super) fn compared(&self, method: &http::Method, verdict: Verdict) {
-        self.compared[verdict.outcome() as usize].inc();
-        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.1.add(method, verdict, std::time::SystemTime::now());
+    pub(super) fn compared(&self, compared: Compared) {
+        self.compared[compared.verdict.outcome() as usize].inc();
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).1.add(compared, SystemTime::now());
+    }
+
+    pub(super) fn report(&self, within: Duration) -> Report {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).1.report(within, SystemTime::now())
     }
 
     /// Begins a new tally when what is compared has changed: the old differences say nothing of the new rules.

@@ -1,6 +1,9 @@
 //! One copy on the background runtime: send it, read its answer as far as the bound, wait for the control, compare.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{
@@ -11,14 +14,14 @@ use http_body_util::{BodyExt, Empty};
 use tokio::sync::oneshot;
 
 use super::{
-    budget::{Budget, Charge, End, Kept},
+    budget::{Budget, Charge, Kept},
     counts::Outcome,
     offer::{ShadowRoute, Slot},
     origin::Origin,
-    ticket::Recorded,
+    ticket::{Recorded, content_length},
 };
 use crate::{
-    compare::{Answer, NotComparable, Verdict},
+    compare::{Answer, Compared, NotComparable, Verdict},
     links::Owner,
     stations::Public,
     table::{Route, SyncRoute},
@@ -28,6 +31,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) route: Arc<ShadowRoute>,
+    /// The side that gets the copy.
+    pub(super) to: Owner,
     pub(super) origin: Arc<Origin>,
     pub(super) sync: Option<SyncRoute>,
     pub(super) request: Request<Empty<Bytes>>,
@@ -56,13 +61,15 @@ struct Candidate {
     status: StatusCode,
     headers: HeaderMap,
     body: Kept,
+    /// How long its head took.
+    took: Duration,
 }
 
 // === impl Job ===
 
 impl Job {
     pub(super) async fn run(self) {
-        let Self { route, origin, sync, request, control, budget, max_body, seen_as, _held } = self;
+        let Self { route, to, origin, sync, request, control, budget, max_body, seen_as, _held } = self;
         let method = request.method().clone();
         let was_behind = sync.as_ref().is_some_and(SyncRoute::is_behind);
         let is_compared = route.rules.is_some();
@@ -78,7 +85,7 @@ impl Job {
                     seen_as.shape(&mut candidate.headers);
                 }
                 let is_behind = was_behind || sync.as_ref().is_some_and(SyncRoute::is_behind);
-                route.counts.copy(compared(&route, &method, &control, &candidate, is_behind));
+                route.counts.copy(compared(&route, to, &method, &control, &candidate, is_behind));
             }
             Err(outcome) => route.counts.copy(outcome),
         }
@@ -98,24 +105,27 @@ impl SeenAs {
 
 fn compared(
     route: &ShadowRoute,
+    to: Owner,
     method: &Method,
     control: &Recorded,
     candidate: &Candidate,
     is_behind: bool,
 ) -> Outcome {
     let Some(rules) = &route.rules else { return Outcome::Sent };
-    if control.body.end() == End::NoBudget || candidate.body.end() == End::NoBudget {
-        return Outcome::DroppedBudget;
-    }
+    let (Some(left), Some(right)) = (control.body.body(), candidate.body.body()) else { return Outcome::DroppedBudget };
     let verdict = if is_behind {
         Verdict::NotComparable(NotComparable::SyncBehind)
     } else {
         rules.compare(
-            &Answer { status: control.status, headers: &control.headers, body: control.body.bytes() },
-            &Answer { status: candidate.status, headers: &candidate.headers, body: candidate.body.bytes() },
+            &Answer { status: control.status, headers: &control.headers, body: left },
+            &Answer { status: candidate.status, headers: &candidate.headers, body: right },
         )
     };
-    route.counts.compared(method, verdict);
+    let (legacy, modern) = match to {
+        Owner::Modern => (control.took, candidate.took),
+        Owner::Legacy => (candidate.took, control.took),
+    };
+    route.counts.compared(Compared { method: method.clone(), verdict, legacy, modern });
     Outcome::Sent
 }
 
@@ -128,19 +138,28 @@ async fn fetch(
     max_body: usize,
     is_compared: bool,
 ) -> Result<Candidate, Outcome> {
+    let is_head = request.method() == Method::HEAD;
+    let since = Instant::now();
     let (connection, response) = origin.send(request).await.map_err(|_| Outcome::Error)?;
+    let took = since.elapsed();
     let (head, mut rest) = response.into_parts();
     let mut body = Kept::new(Arc::clone(budget), &head.headers, max_body);
+    if let Some(length) = content_length(&head.headers).filter(|_| is_compared && !is_head) {
+        body.expect(length);
+    }
     let mut unkept = 0;
+    if !body.goes_on() {
+        return Ok(Candidate { status: head.status, headers: head.headers, body, took });
+    }
     while let Some(frame) = rest.frame().await {
         let frame = frame.map_err(|_| Outcome::Error)?;
         let Some(chunk) = frame.data_ref() else { continue };
         unkept += chunk.len();
         let goes_on = if is_compared { body.push(chunk) } else { unkept <= max_body };
         if !goes_on {
-            return Ok(Candidate { status: head.status, headers: head.headers, body });
+            return Ok(Candidate { status: head.status, headers: head.headers, body, took });
         }
     }
     origin.give_back(connection);
-    Ok(Candidate { status: head.status, headers: head.headers, body })
+    Ok(Candidate { status: head.status, headers: head.headers, body, took })
 }

@@ -1,8 +1,11 @@
 //! The part of shadowing that runs on the answering path: draw, count, hand over. It never waits.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use http::request::Parts;
@@ -15,7 +18,7 @@ use super::{
     request,
 };
 use crate::{
-    compare::{CompareStatus, Rules},
+    compare::{CompareStatus, Report, Rules},
     config::{self, Config},
     links::Owner,
     split::{BUCKETS, Choice},
@@ -132,6 +135,7 @@ impl Shadows {
         });
         permit.send(Job {
             route: Arc::clone(shadowed),
+            to,
             origin: Arc::clone(if to == Owner::Legacy { &shadowed.legacy } else { &shadowed.modern }),
             sync: route.sync.clone(),
             request,
@@ -149,6 +153,13 @@ impl Shadows {
     pub fn status(&self, route: &Route) -> Option<CompareStatus> {
         let shadowed = self.routes.get(route.index)?.as_ref()?;
         shadowed.rules.as_ref().map(|_| shadowed.counts.status())
+    }
+
+    /// What comparing gave within the last while; `None` for a route that compares nothing.
+    #[must_use]
+    pub fn report(&self, route: &Route, within: Duration) -> Option<Report> {
+        let shadowed = self.routes.get(route.index)?.as_ref()?;
+        shadowed.rules.as_ref().map(|_| shadowed.counts.report(within))
     }
 }
 

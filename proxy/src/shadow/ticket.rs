@@ -1,6 +1,9 @@
 //! Records what the client gets, while it passes. Nothing here waits, and nothing is kept beyond the bound.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_LENGTH};
@@ -17,6 +20,8 @@ pub struct Ticket {
     budget: Arc<Budget>,
     /// `None` when nothing is compared: then the head is the end.
     max_body: Option<usize>,
+    /// When the request was offered, a moment before it went to the side that answers.
+    since: Instant,
     /// Of a HEAD: its length is that of a body which does not come.
     is_head: bool,
 }
@@ -27,6 +32,13 @@ pub(super) struct Recorded {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Kept,
+    /// How long its head took.
+    pub(super) took: Duration,
+}
+
+/// What an answer's head says of its length.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 // === impl Ticket ===
@@ -38,22 +50,19 @@ impl Ticket {
         is_head: bool,
     ) -> (Self, oneshot::Receiver<Recorded>) {
         let (to, from) = oneshot::channel();
-        (Self { recorded: None, to: Some(to), budget, max_body, is_head }, from)
+        (Self { recorded: None, to: Some(to), budget, max_body, since: Instant::now(), is_head }, from)
     }
 
     /// The head of the final answer, as the upstream gave it; once.
     pub fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
         let bound = self.max_body.unwrap_or(0);
         let mut body = Kept::new(Arc::clone(&self.budget), headers, bound);
-        let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let is_long =
-            !self.is_head && length.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > bound));
-        if is_long && body.end() == End::Whole {
-            body.give_up(End::TooLong);
+        if let Some(length) = content_length(headers).filter(|_| !self.is_head) {
+            body.expect(length);
         }
-        let is_over = body.end() != End::Whole || self.max_body.is_none();
+        let is_over = !body.goes_on() || self.max_body.is_none();
         let headers = if body.end() == End::NoBudget { HeaderMap::new() } else { headers.clone() };
-        self.recorded = Some(Recorded { status, headers, body });
+        self.recorded = Some(Recorded { status, headers, body, took: self.since.elapsed() });
         if is_over {
             self.hand_over();
         }

@@ -1,0 +1,161 @@
+//! `shadow:` and `compare:` of a route — copies for the side that does not answer, and how its answers are held against the client's.
+
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+
+use bytesize::ByteSize;
+use garde::Validate;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+use super::{HeaderName, Percent};
+
+/// Copies of reads for the side that does not answer.
+#[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shadow {
+    /// Share of the reads that are copied.
+    #[garde(skip)]
+    pub percent: Percent,
+    /// How long a shadow may take, all of it. Default 5s.
+    #[serde(with = "humantime_serde", default = "five_seconds")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub timeout: Duration,
+    /// Shadows under way at once; one more is dropped and counted. Default 64.
+    #[serde(default = "sixty_four")]
+    #[garde(range(min = 1, max = 10_000))]
+    pub concurrency: usize,
+    /// Bytes of a body that are kept for comparing; a longer one is counted as over the bound. Default 256 KiB.
+    #[serde(default = "quarter_mebibyte")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub max_body: ByteSize,
+}
+
+/// How the shadow's answer is compared with what the client got.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compare {
+    /// Places that are left out, with everything below them.
+    #[garde(skip)]
+    pub ignore: Vec<Pointer>,
+    /// Headers that are compared. Default: `content-type`.
+    #[garde(skip)]
+    pub headers: Option<Vec<HeaderName>>,
+    /// Arrays whose order does not count, each with what tells their items apart: a pointer inside an item, or `""` for the item itself.
+    #[garde(skip)]
+    pub unordered: BTreeMap<Pointer, Pointer>,
+    /// Numbers that may differ by so much, also those written as text.
+    #[garde(skip)]
+    pub numbers_within: BTreeMap<Pointer, Tolerance>,
+    /// Times that may differ by so much: texts as in RFC 3339, or numbers of seconds, milliseconds or microseconds since 1970.
+    #[garde(skip)]
+    #[schemars(with = "BTreeMap<Pointer, String>")]
+    pub times_within: BTreeMap<Pointer, Period>,
+    /// A member that is `null` is the same as none. Default false.
+    #[garde(skip)]
+    pub null_is_missing: bool,
+    /// Redacted samples kept a route: type and length of what differed, never a value. Default 0 = off.
+    #[garde(range(max = 1000))]
+    pub samples: usize,
+}
+
+/// A place in a JSON document (RFC 6901). `*` stands for any one member or index, `**` for any number of them; `""` is the whole document.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pointer(String);
+
+/// A length of time, written like `2s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Period(#[serde(with = "humantime_serde")] pub Duration);
+
+/// How far two numbers may lie apart; above 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance(f64);
+
+// === impl Pointer ===
+
+impl Pointer {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn parse(text: String) -> Result<Self, String> {
+        if !text.is_empty() && !text.starts_with('/') {
+            return Err(format!("`{text}` is no JSON pointer; expected a `/` at its beginning, for example `/{text}`"));
+        }
+        if text.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+            return Err(format!("`{text}` is no JSON pointer; `~` is written `~0`, and `/` inside a name `~1`"));
+        }
+        // Each more would have to be tried in every depth of every place.
+        if text.split('/').filter(|part| *part == "**").count() > 1 {
+            return Err(format!("`{text}` has more than one `**`; expected one at most"));
+        }
+        Ok(Self(text))
+    }
+}
+
+impl<'de> Deserialize<'de> for Pointer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Pointer {
+    fn schema_name() -> Cow<'static, str> {
+        "Pointer".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A place in a JSON document (RFC 6901). `*` stands for any one member or index, `**` for any number of them; `\"\"` is the whole document.",
+            "type": "string",
+            "pattern": "^(/([^~]|~[01])*)?$"
+        })
+    }
+}
+
+// === impl Tolerance ===
+
+impl Tolerance {
+    /// How far.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Tolerance {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = f64::deserialize(deserializer)?;
+        if value.is_finite() && value > 0.0 {
+            Ok(Self(value))
+        } else {
+            Err(de::Error::custom("expected a number above 0, for example `0.01`"))
+        }
+    }
+}
+
+impl JsonSchema for Tolerance {
+    fn schema_name() -> Cow<'static, str> {
+        "Tolerance".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "How far two numbers may lie apart.", "type": "number", "exclusiveMinimum": 0 })
+    }
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn sixty_four() -> usize {
+    64
+}
+
+fn quarter_mebibyte() -> ByteSize {
+    ByteSize::kib(256)
+}
