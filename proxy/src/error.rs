@@ -14,7 +14,7 @@ use crate::{observe::LogError, split::SignerError, table::BadPath, table::Proble
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The config does not compile.
-    #[error("the config has {} problems", .0.len())]
+    #[error("{}", .0.iter().map(|problem| format!("`{}`: {}", problem.path, problem.message)).collect::<Vec<_>>().join("; "))]
     Config(Vec<Problem>),
     /// An address cannot be listened on.
     #[error("cannot listen on {bind}")]

@@ -234,7 +234,7 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
     }
     if let Some(identity) = &config.identity {
         let copied: Vec<String> = identity.copy.iter().map(|name| format!("`{}`", name.as_str())).collect();
-        let text = format!("is asked who it is, but not here: {} count as given with -H", copied.join(", "));
+        let text = format!("would be asked who it is; here what -H gives counts: {}", copied.join(", "));
         line("identity", &identity.ask, &text);
     }
     line("side", answer.side.as_str(), &side_sentence(answer, &explanation.route, choice));

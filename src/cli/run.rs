@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use banyan_connectors::Connectors;
 use banyan_proxy::{Given, Proxy};
 use clap::ValueEnum;
@@ -74,6 +74,11 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     };
     if accepted.report.warnings() > 0 {
         output::report(&accepted.report, "");
+    }
+    let unreadable = accepted.loaded.unreadable(args.only != Some(Half::Connectors));
+    if !unreadable.is_empty() {
+        output::error(&anyhow!("{}; nothing was started", unreadable.join("; ")));
+        return Ok(ExitCode::from(REFUSED));
     }
     logs::start();
     let given = handover::systemd::given();
@@ -196,7 +201,11 @@ fn sockets(loaded: &Loaded, args: &Args, given: ListenFd) -> anyhow::Result<Sock
                 info!(of = old.pid, version = old.version, "taking over");
                 (takeover, inherited) = (Some(old), sockets);
             }
-            None => info!(dir = %dir.display(), "nobody runs there to take over from"),
+            None => {
+                let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+                let hint = "a process that serves with another `state.dir`, or was started in another folder with a relative one, is not found";
+                warn!(dir = %dir.display(), "nobody runs with this `state.dir` to take over from; {hint}");
+            }
         }
     }
     handover::systemd::sockets(given, loaded, &mut inherited);

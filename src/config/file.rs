@@ -106,6 +106,18 @@ pub(crate) struct Loaded {
     pub(crate) tree: Tree,
 }
 
+// === impl Loaded ===
+
+impl Loaded {
+    /// Files of certificates that cannot be read here, which is a warning to whoever only looks at the file; of the listeners too where they
+    /// are opened.
+    pub(crate) fn unreadable(&self, opens_listeners: bool) -> Vec<String> {
+        let listeners = opens_listeners.then(|| banyan_proxy::check_files(&self.proxy)).into_iter().flatten();
+        let admin = self.admin.tls.as_ref().and_then(|tls| banyan_proxy::check_tls("admin.tls", tls));
+        listeners.chain(admin).map(|problem| format!("`{}`: {}", problem.path, problem.message)).collect()
+    }
+}
+
 // === impl File ===
 
 impl File {

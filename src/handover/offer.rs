@@ -51,7 +51,7 @@ pub(crate) async fn offer(app: Arc<App>, offer: Arc<Offer>, tell: mpsc::Sender<T
     let listener = match listen(&offer.path) {
         Ok(listener) => listener,
         Err(error) => {
-            warn!(path = %offer.path.display(), "this process cannot be taken over: {error}");
+            warn!(path = %offer.path.display(), "this process cannot be taken over, `state.dir` must be writable: {error}");
             return Ok(());
         }
     };

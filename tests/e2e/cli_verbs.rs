@@ -66,6 +66,20 @@ fn a_bad_file_is_1_for_check_and_explain_and_78_for_run() {
 }
 
 #[test]
+fn a_certificate_that_is_missing_is_a_warning_to_check_and_78_to_run() {
+    let yaml = GOOD.replace(
+        "listeners: [{bind: \"127.0.0.1:0\"}]",
+        "listeners: [{bind: \"127.0.0.1:0\", tls: {certificates: [{cert: none.crt, key: none.key}]}}]",
+    );
+    let folder = Folder::with(&yaml);
+    assert_eq!(code(&folder.banyan(&["check"])), 0);
+    let refused = folder.banyan(&["run"]);
+    assert_eq!(code(&refused), 78, "{}", err(&refused));
+    let told = "error: `listeners[0].tls`: `none.crt` cannot be read";
+    assert!(err(&refused).contains(told) && err(&refused).contains("nothing was started"), "{}", err(&refused));
+}
+
+#[test]
 fn a_missing_file_is_told_with_the_way_out() {
     let done = Folder::with(GOOD).banyan(&["run", "-c", "other.yaml"]);
     assert_eq!(code(&done), 78);

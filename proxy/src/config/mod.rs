@@ -90,7 +90,8 @@ pub struct SyncRules {
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct State {
-    /// A directory of Banyan's own, made if missing. Default `./banyan-state`. A change needs a restart.
+    /// A directory of Banyan's own, made if missing. A relative one counts from the folder that Banyan is started in. Default `./banyan-state`. A
+    /// change needs a restart.
     #[garde(skip)]
     pub dir: PathBuf,
 }

@@ -76,7 +76,7 @@ impl Compiler<'_> {
     /// Not what frames a message or belongs to one hop (RFC 9110, 7.6.1), and not what only Banyan may say.
     pub(super) fn changeable(&mut self, at: &str, name: &config::HeaderName) -> Option<http::HeaderName> {
         let (why, hint) = match name.as_str() {
-            "host" => ("is not changed as a header", "the side has a key for it: `host: payments.internal`"),
+            "host" => ("is not changed as a header", "a side of a route has a key for it: `host: payments.internal`"),
             "content-length" | "transfer-encoding" | "trailer" | "expect" => {
                 ("says how a message is framed", "Banyan frames both legs itself; leave it out")
             }
