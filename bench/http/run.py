@@ -14,6 +14,7 @@ Parts: cpu latency syscalls instructions idle (the default), and
   post        bodies of 1 and 64 KiB             idle15000   15,000 idle keep-alive connections
   websocket   echo over 64 tunnels               tunnels     9,000 idle tunnels
   tls         HTTP/1.1 over TLS, by h2load       http2       over TLS and in the clear, by h2load
+  idlesecure  2,000 idle connections each over TLS and with HTTP/2
   chat        9,000 tunnels with a message each every ten seconds, and what a million would cost
   hostile     a good client's p99 beside each of eleven attacks, Banyan alone
 """
@@ -307,7 +308,7 @@ class Crowd:
 
 PARTS = {part: getattr(Bench, part) for part in ("cpu", "latency", "half", "syscalls", "instructions", "idle", "idle15000")} | {
     "bodies": payloads.bodies, "post": payloads.post, "routes": changes.routes, "reload": changes.reload,
-    "tls": secure.tls, "http2": secure.http2, "websocket": tunnels.websocket, "tunnels": tunnels.idle, "chat": tunnels.chat, "hostile": hostile.hostile,
+    "tls": secure.tls, "http2": secure.http2, "idlesecure": secure.idle, "websocket": tunnels.websocket, "tunnels": tunnels.idle, "chat": tunnels.chat, "hostile": hostile.hostile,
 }
 
 

@@ -1,12 +1,19 @@
 """TLS and HTTP/2 to clients, by h2load: HTTP/1.1 over TLS, HTTP/2 over TLS, and HTTP/2 in the clear by prior knowledge."""
 import re
+import socket
+import ssl
 import statistics
+import struct
 import subprocess
+import time
 
 import machine
 import proxies
 
 CONNECTIONS, STREAMS = 32, 8
+# Of those that are silent.
+IDLE = 2000
+HEADERS, SETTINGS, DATA = 1, 4, 0
 # How a client speaks, and how the proxy listens for that.
 WAYS = {
     "tls": {"HTTP/1.1 over TLS": (["--h1"], "https", True)},
@@ -25,6 +32,67 @@ def tls(bench):
 def http2(bench):
     """Many streams on few connections."""
     return rounds(bench, WAYS["http2"])
+
+
+def idle(bench):
+    """What an idle connection holds over TLS, and with HTTP/2: a fresh process, N connections, one request each, then silence."""
+    files = certificate(bench)
+    raw = {}
+    for way, (more, scheme, is_tls) in (WAYS["tls"] | WAYS["http2"]).items():
+        protocol = "http/1.1" if "--h1" in more else "h2"
+        raw[way] = {}
+        for name in (name for name in bench.names if "#" not in name):
+            process, port = bench.start(name, tls=files if is_tls else None, http2=protocol == "h2")
+            ask(port, scheme, more, 1)
+            time.sleep(3)
+            pids = machine.tree(process.pid)
+            before = machine.memory_kib(pids)
+            open_ones = [connect(port, is_tls, protocol) for _ in range(IDLE)]
+            time.sleep(8)
+            raw[way][name] = (machine.memory_kib(pids) - before) / IDLE
+            for one in open_ones:
+                one.close()
+            bench.place.stop(process)
+    names = [name for name in bench.names if "#" not in name]
+    return ["KiB an idle connection", *names], [[way, *(f"{of[name]:.2f}" for name in names)] for way, of in raw.items()], raw
+
+
+def connect(port, is_tls, protocol):
+    """A connection whose one request was answered."""
+    plain = socket.create_connection(("127.0.0.1", port), 10)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if is_tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols([protocol])
+        plain = context.wrap_socket(plain, server_hostname="shop.example")
+    if protocol == "http/1.1":
+        plain.sendall(f"GET {proxies.MEASURED_PATH} HTTP/1.1\r\nHost: shop.example\r\nx-user-id: u1\r\n\r\n".encode())
+        got = b""
+        while b"\r\n\r\n" not in got:
+            got += receive(plain)
+        return plain
+    frame = lambda kind, flags, stream, payload=b"": struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+    text = lambda at, value: bytes([at, len(value)]) + value.encode()
+    block = b"\x82" + (b"\x87" if is_tls else b"\x86") + text(4, proxies.MEASURED_PATH) + text(1, "shop.example")
+    plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0) + frame(HEADERS, 5, 1, block))
+    got, ended = b"", False
+    while not ended:
+        got += receive(plain)
+        while len(got) >= 9 and len(got) >= 9 + int.from_bytes(got[:3], "big"):
+            length, kind, flags = int.from_bytes(got[:3], "big"), got[3], got[4]
+            got = got[9 + length:]
+            if kind == SETTINGS and not flags & 1:
+                plain.sendall(frame(SETTINGS, 1, 0))
+            ended |= kind in (HEADERS, DATA) and bool(flags & 1)
+    return plain
+
+
+def receive(sock):
+    got = sock.recv(65536)
+    if not got:
+        raise SystemExit("error: a connection was closed before its answer was whole")
+    return got
 
 
 def certificate(bench):
