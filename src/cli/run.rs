@@ -12,6 +12,7 @@ use anyhow::{Context as _, anyhow};
 use banyan_connectors::Connectors;
 use banyan_proxy::{Given, Proxy};
 use clap::ValueEnum;
+use futures_util::FutureExt as _;
 use listenfd::ListenFd;
 use prometheus::Registry;
 use tokio::{
@@ -111,15 +112,22 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
     let registry = Registry::new();
     let metrics = Metrics::register()?;
     let tasks = Tasks::new(metrics.clone());
+    let asked = tokio::select! {
+        asked = ask(&loaded, args) => asked?,
+        signal = signals.next() => return not_taken_over(signal),
+    };
     // The admin listener's port first: a second Banyan on this machine should fail before it touches anything.
-    let Sockets { mut takeover, admin, probes, given } = sockets(&loaded, args, given)?;
+    let Sockets { mut takeover, admin, probes, given } = sockets(&loaded, asked, given)?;
     let door = admin::Door::open(&loaded.admin, admin.local_addr()?, keys(&loaded.proxy.state.dir)?)?;
     let links = Arc::new(Links::new(&loaded));
     links.compare_with_file(&loaded.proxy);
     let fed = Arc::clone(&links);
     tasks.spawn("links", move || Arc::clone(&fed).feed());
     if takeover.is_some() {
-        links.known_before(Instant::now() + LINKS).await;
+        tokio::select! {
+            () = links.known_before(Instant::now() + LINKS) => {}
+            signal = signals.next() => return not_taken_over(signal),
+        }
     }
     let (background, beside) = (Handle::current(), takeover.is_some());
     let proxy = match args.only {
@@ -134,12 +142,17 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
     // In the place of another process they begin when its own have ended.
     let (flows, later) = if takeover.is_some() { (None, flows) } else { (flows, None) };
     let connectors = flows.map(|flows| Connectors::start(&flows, &registry)).transpose()?;
-    if let Some(Err(error)) = takeover.as_mut().map(Takeover::ready) {
+    // Who is to stop says nothing: behind `ready` both would be gone.
+    let ended = takeover.as_mut().and_then(|takeover| match signals.next().now_or_never() {
+        Some(signal) => Some(not_taken_over(signal)),
+        None => takeover.ready().err().map(Err),
+    });
+    if let Some(ended) = ended {
         // Who came here meanwhile is answered here.
         if let Some(proxy) = proxy {
             proxy.hand_over(DRAIN).await;
         }
-        return Err(error);
+        return ended;
     }
     tell_addresses(proxy.as_ref(), &loaded, &admin, probes.as_ref())?;
 
@@ -190,24 +203,34 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
     Ok(())
 }
 
-/// The sockets of the process whose place this one is to take, where there is one, those that systemd has, and of the admin listener's whatever is
-/// left to bind.
-fn sockets(loaded: &Loaded, args: &Args, given: ListenFd) -> anyhow::Result<Sockets> {
-    let (mut takeover, mut inherited) = (None, Inherited::default());
-    if args.take_over {
-        let dir = &loaded.proxy.state.dir;
-        match handover::ask(dir, args.only.map(Half::name)).context("`--take-over`")? {
-            Some((old, sockets)) => {
-                info!(of = old.pid, version = old.version, "taking over");
-                (takeover, inherited) = (Some(old), sockets);
-            }
-            None => {
-                let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
-                let hint = "a process that serves with another `state.dir`, or was started in another folder with a relative one, is not found";
-                warn!(dir = %dir.display(), "nobody runs with this `state.dir` to take over from; {hint}");
-            }
+/// The process whose place this one is to take, where there is one, and its sockets. Aside, since a signal is heard meanwhile.
+async fn ask(loaded: &Loaded, args: &Args) -> anyhow::Result<Option<(Takeover, Inherited)>> {
+    if !args.take_over {
+        return Ok(None);
+    }
+    let (dir, half) = (loaded.proxy.state.dir.clone(), args.only.map(Half::name));
+    let asked = tokio::task::spawn_blocking(move || handover::ask(&dir, half)).await?.context("`--take-over`")?;
+    match &asked {
+        Some((old, _)) => info!(of = old.pid, version = old.version, "taking over"),
+        None => {
+            let dir = std::path::absolute(&loaded.proxy.state.dir).unwrap_or_else(|_| loaded.proxy.state.dir.clone());
+            let hint = "a process that serves with another `state.dir`, or was started in another folder with a relative one, is not found";
+            warn!(dir = %dir.display(), "nobody runs with this `state.dir` to take over from; {hint}");
         }
     }
+    Ok(asked)
+}
+
+/// The other process has not been told to go, and does not hear it now.
+fn not_taken_over(signal: &str) -> anyhow::Result<()> {
+    info!(signal, "stopping before it took over: the process before goes on");
+    Ok(())
+}
+
+/// The sockets that were handed on, those that systemd has, and of the admin listener's whatever is left to bind.
+fn sockets(loaded: &Loaded, asked: Option<(Takeover, Inherited)>, given: ListenFd) -> anyhow::Result<Sockets> {
+    let (takeover, mut inherited) =
+        asked.map_or_else(|| (None, Inherited::default()), |(old, sockets)| (Some(old), sockets));
     handover::systemd::sockets(given, loaded, &mut inherited);
     let (admin, probes) = (loaded.admin.bind, loaded.admin.probes);
     let admin = inherited.admin(admin).map_or_else(|| bind("admin.bind", admin), Ok)?;

@@ -1,7 +1,7 @@
 //! What two processes say to each other when one takes over, with the test as one of them; and what systemd says and hears.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::SocketAddr,
     os::{
         fd::OwnedFd,
@@ -34,6 +34,12 @@ impl Peer {
         self.0.get_mut().write_all(format!("{message}\n").as_bytes()).unwrap();
     }
 
+    /// What is said until the other end is gone.
+    fn rest(&mut self) -> Vec<Value> {
+        let lines = self.0.by_ref().lines().map_while(Result::ok);
+        lines.map(|line| serde_json::from_str(&line).unwrap()).collect()
+    }
+
     /// What is said next, once what is said has this name.
     pub(crate) fn hear(&mut self, say: &str) -> Value {
         loop {
@@ -49,7 +55,11 @@ impl Peer {
 
 /// A new process before an old one that the test plays: it has accepted, and is to hear what the old one says.
 fn before_an_old_one(upstream: &Upstream) -> (Banyan, UnixListener, Watched, Peer) {
-    let banyan = Banyan::with(&yaml(upstream, ""));
+    before_an_old_one_with(&yaml(upstream, ""))
+}
+
+fn before_an_old_one_with(yaml: &str) -> (Banyan, UnixListener, Watched, Peer) {
+    let banyan = Banyan::with(yaml);
     let state = banyan.folder().join("state");
     std::fs::create_dir(&state).unwrap();
     let old = UnixListener::bind(state.join("take-over.sock")).unwrap();
@@ -104,6 +114,26 @@ async fn http_upgrade_of_two_that_could_both_go_on_only_one_does() {
         there && Raw::get(banyan.admin(), "/readyz").await.status == 200
     })
     .await;
+}
+
+#[tokio::test]
+async fn http_upgrade_one_that_is_told_to_stop_before_it_is_ready_leaves_the_other_serving() {
+    let upstream = upstream();
+    // While it waits for what the old one says.
+    let (banyan, old, mut new, mut peer) = before_an_old_one(&upstream);
+    new.signal(Signal::Term);
+    assert_eq!(new.wait(secs(20)).and_then(|status| status.code()), Some(0), "{}", banyan.log());
+    assert_eq!(peer.rest(), Vec::<Value>::new());
+    drop((old, banyan));
+    // When it has the sockets, and looks at databases that do not answer.
+    let nowhere = "kafka: {brokers: \"127.0.0.1:1\"}\nsyncs:\n  shop:\n    owner: legacy\n    legacy: {postgres: \"postgres://a@127.0.0.1:1/a\"}\n    \
+                   modern: {postgres: \"postgres://b@127.0.0.1:1/b\"}\n    tables: [public.a]\n";
+    let (banyan, _old, mut new, mut peer) = before_an_old_one_with(&yaml(&upstream, nowhere));
+    peer.say(&json!({"say": "offered", "version": "0", "pid": 1}));
+    eventually(secs(20), "it has them", async || banyan.log().contains("taking over")).await;
+    new.signal(Signal::Term);
+    assert_eq!(new.wait(secs(20)).and_then(|status| status.code()), Some(0), "{}", banyan.log());
+    assert_eq!(peer.rest(), Vec::<Value>::new());
 }
 
 #[tokio::test]
