@@ -51,7 +51,7 @@ pub struct Held(Arc<Hold>);
 pub(crate) enum HoldOutcome {
     /// It went to the owner.
     Released,
-    /// The hold's time was over: 503.
+    /// The hold's time was over, or its route's deadline: 503, 504.
     Late,
     /// Too many waited already: 503.
     Full,

@@ -5,8 +5,9 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     rc::Rc,
-    task::Waker,
+    task::{Poll, Waker},
 };
 
 use http::HeaderMap;
@@ -255,6 +256,11 @@ impl Turn {
     /// Its time is over; asked when the sweep woke the connection.
     pub(crate) fn is_overdue(&self) -> bool {
         self.overdue.get()
+    }
+
+    /// Waits until its time is over; the sweep wakes the connection, and that asks again.
+    pub(crate) async fn overdue(&self) {
+        poll_fn(|_| if self.is_overdue() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// The answer ended, well or not.

@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures_util::future::LocalBoxFuture;
@@ -82,19 +82,19 @@ impl Service<Prepared> for Station {
     fn call(&mut self, prepared: Prepared) -> Self::Future {
         match prepared.chosen.located.route().deadline {
             None => forward(prepared),
-            Some(deadline) => Box::pin(within(deadline, prepared)),
+            Some(_) => Box::pin(in_time(prepared)),
         }
     }
 }
 
-/// All of it within a time: waiting for a place, every attempt, the other side. The sweep goes on to look at the answer's body.
-async fn within(deadline: Duration, prepared: Prepared) -> Result<Reply, Failure> {
+/// All of it within the route's time, which began when the route was found: waiting for a place, every attempt, the other side. The sweep goes on
+/// to look at the answer's body.
+async fn in_time(prepared: Prepared) -> Result<Reply, Failure> {
     let located = &prepared.chosen.located;
     let arrival = &located.checked.arrival;
     let (turn, table) = (Rc::clone(&arrival.turn), Rc::clone(&arrival.table));
     let (route, seen) = (located.route, located.checked.seen);
     let after_write = prepared.chosen.choice.after_write.clone();
-    turn.is_due(arrival.worker.now(), table.ticks(deadline));
     let mut answering = forward(prepared);
     let answered = poll_fn(|cx| match turn.is_overdue() {
         true => Poll::Ready(None),

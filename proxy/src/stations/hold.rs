@@ -103,6 +103,10 @@ async fn wait(hold: &Arc<Hold>, located: &Located) -> Result<UnderWay, Fault> {
                 waiting.ends(HoldOutcome::Late);
                 return Err(Fault::Held);
             }
+            () = arrival.turn.overdue() => {
+                waiting.ends(HoldOutcome::Late);
+                return Err(Fault::Deadline);
+            }
             () = poll_fn(|_| if arrival.turn.is_client_gone() { Poll::Ready(()) } else { Poll::Pending }) => {}
             () = tokio::time::sleep(LOOK) => {}
         }

@@ -15,6 +15,7 @@ use super::{
     forwarded,
 };
 use crate::{
+    error::Fault,
     identity::{Answer, Credentials, Found, Question, ask},
     metrics::Identified,
     trace::{TRACEPARENT, TRACESTATE},
@@ -70,11 +71,13 @@ where
         };
         let mut inner = self.0.clone();
         Either::Right(Box::pin(async move {
-            let answer = match told.wait_for(Option::is_some).await {
-                Ok(answer) => answer.clone().unwrap_or(Answer::Failed),
-                Err(_) => Answer::Failed,
+            let turn = Rc::clone(&located.checked.arrival.turn);
+            let answer = tokio::select! {
+                biased;
+                answer = told.wait_for(Option::is_some) => answer.ok().and_then(|answer| answer.clone()),
+                () = turn.overdue() => return Err(located.fails(Fault::Deadline)),
             };
-            identify(&mut located, answer, false);
+            identify(&mut located, answer.unwrap_or(Answer::Failed), false);
             inner.call(located).await
         }))
     }

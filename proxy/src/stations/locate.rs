@@ -78,6 +78,10 @@ fn locate(checked: Checked) -> Result<Located, Box<Failure>> {
         let route = Some(route);
         return Err(Box::new(Failure { route, said, ..checked.fails(Fault::NoSide) }));
     }
+    // From here on, whatever it waits for.
+    if let Some(deadline) = found.route.deadline {
+        turn.is_due(checked.arrival.worker.now(), checked.arrival.table.ticks(deadline));
+    }
     let path = match path {
         Cow::Borrowed(_) => None,
         Cow::Owned(path) => Some(path),

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Bench, Setup, Upstream, eventually};
+use super::{Bench, Data, Setup, Upstream, eventually};
+use crate::links::{HoldLimits, SyncLink};
 
 const GET: &str = "GET /payments HTTP/1.1\r\nHost: a\r\n\r\n";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -156,4 +157,49 @@ async fn waiting_for_a_place_counts_too() {
     first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     eventually("it has the place", || bench.proxy.status().upstreams[0].in_flight == 1).await;
     assert_eq!(bench.ask(GET).await.status, 504);
+}
+
+/// Never heard of again.
+async fn silent() -> Upstream {
+    Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        std::future::pending().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn waiting_for_who_it_is_counts_too() {
+    let (legacy, directory) = (Upstream::named("legacy").await, silent().await);
+    let route =
+        json!({ "name": "payments", "match": { "path_prefix": "/payments" }, "legacy": "legacy", "deadline": "300ms" });
+    let settings = json!({ "timeout": "10m" });
+    let mut setup = Setup::new(legacy.address).upstream("directory", directory.address, &settings).route(route);
+    let identity = json!({ "ask": "directory", "path": "/whoami", "copy": ["x-user-id"], "timeout": "10m" });
+    setup.config.identity = Some(serde_json::from_value(identity).unwrap());
+    let bench = setup.start();
+    // The first one asks, the second one waits for what it hears.
+    for _ in 0..2 {
+        let answer = bench.ask("GET /payments HTTP/1.1\r\nHost: a\r\nCookie: sid=1\r\n\r\n").await;
+        let problem: Value = serde_json::from_str(answer.text()).unwrap();
+        assert_eq!((answer.status, &problem["type"]), (504, &json!("urn:banyan:error:deadline")));
+    }
+    assert_eq!(legacy.bytes(), "");
+}
+
+#[tokio::test]
+async fn waiting_for_the_owner_to_move_counts_too() {
+    let (legacy, data) = (Upstream::named("legacy").await, Data::new());
+    let bench = Setup::new(legacy.address)
+        .sync("money", data.clone())
+        .route(
+            json!({ "name": "payments", "match": { "path_prefix": "/payments" }, "legacy": "legacy", "modern": "legacy",
+            "weight": 0, "sync": "money", "deadline": "300ms" }),
+        )
+        .start();
+    let _held = data.hold().begin(HoldLimits { time: Duration::from_secs(3600), ..HoldLimits::default() }).unwrap();
+    let answer = bench.ask("POST /payments HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+    let problem: Value = serde_json::from_str(answer.text()).unwrap();
+    assert_eq!((answer.status, &problem["type"]), (504, &json!("urn:banyan:error:deadline")));
+    assert_eq!((data.hold().status().held, legacy.bytes().as_str()), (0, ""));
 }
