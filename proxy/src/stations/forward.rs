@@ -62,6 +62,14 @@ struct Attempt<'w> {
     is_sent: bool,
 }
 
+/// How a request gets its place at an upstream with limits.
+#[derive(Debug, Clone, Copy)]
+enum Entry {
+    /// It may wait for it.
+    Queued,
+    AtOnce,
+}
+
 /// How many idle connections may turn out to be dead before a new one is made.
 const STALE_LINKS: usize = 2;
 /// How often a peer may refuse to look at a stream, before that counts as no answer.
@@ -134,7 +142,7 @@ fn forward(prepared: Prepared) -> LocalBoxFuture<'static, Result<Reply, Failure>
     Box::pin(async move {
         let first = match way.is_kept_out(choice.side, &outgoing) {
             true => Err(Missed { fault: Fault::CircuitOpen, sent: false }),
-            false => way.ask(choice.side, &mut outgoing).await,
+            false => way.ask(choice.side, &mut outgoing, Entry::Queued).await,
         };
         let missed = match first {
             Ok(first) if way.is_final(choice.side, &outgoing, first.0.status, client) => {
@@ -193,7 +201,7 @@ impl Way {
         if missed.fault == Fault::CircuitOpen {
             self.table.shard(Some(self.route)).moved(Moved::Circuit);
         }
-        Some(self.ask(other, outgoing).await)
+        Some(self.ask(other, outgoing, Entry::Queued).await)
     }
 
     /// What the client is told of it.
@@ -224,7 +232,8 @@ impl Way {
         if route.target(other).is_none() || self.is_kept_out(other, outgoing) {
             return (first, side);
         }
-        let second = self.ask(other, outgoing).await.ok();
+        // The first answer has its place, until it is passed on or given up.
+        let second = self.ask(other, outgoing, Entry::AtOnce).await.ok();
         let is_better =
             |head: &response::Parts| !head.status.is_server_error() && !route.fallback_on.contains(&head.status);
         let second = second.filter(|(head, _)| is_better(head));
@@ -234,7 +243,7 @@ impl Way {
     }
 
     /// One side, with as many connections as it takes.
-    async fn ask(&self, side: Owner, outgoing: &mut Outgoing) -> Result<Answered, Missed> {
+    async fn ask(&self, side: Owner, outgoing: &mut Outgoing, entry: Entry) -> Result<Answered, Missed> {
         let route = self.table.route(self.route);
         let mut attempt = Attempt { way: self, side, outcome: Outcome::Cancelled, is_sent: false };
         let Some(target) = route.target(side) else {
@@ -248,7 +257,11 @@ impl Way {
             outgoing.keep_body(&self.turn);
         }
         let again = is_repeatable || outgoing.is_looked_for(route) || outgoing.may_cross(route, &Missed::unknown());
-        let mut places = match upstream.enter().await {
+        let entered = match entry {
+            Entry::Queued => upstream.enter().await,
+            Entry::AtOnce => upstream.enter_at_once().await,
+        };
+        let mut places = match entered {
             Ok(places) => places,
             Err(fault) => {
                 attempt.outcome = Outcome::Refused;

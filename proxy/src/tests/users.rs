@@ -229,3 +229,32 @@ async fn a_read_that_one_side_has_not_got_is_asked_of_the_other() {
     assert_eq!((first.status, first.text().len()), (404, 4 + (1 << 20)));
     assert_eq!(bench.metric("banyan_fallback_on_total", &[("route", "pay"), ("outcome", "not_found")]), 1.0);
 }
+
+#[tokio::test]
+async fn who_looks_on_the_other_side_waits_for_no_place_while_it_has_one() {
+    let upstream = Upstream::scripted(|mut wire| async move {
+        loop {
+            let (head, _) = wire.request().await?;
+            let status = if head.starts_with("GET /pay/full") { "200 OK" } else { "404 Not Found" };
+            // More than is read at once: the answer has its place until it is passed on.
+            let body = "x".repeat(1 << 20);
+            wire.send(format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await?;
+        }
+    })
+    .await;
+    // Both sides are one upstream, and it takes one request at a time.
+    for limits in [json!({ "in_flight": 1 }), json!({ "connections": 1 })] {
+        let mut settings = json!({ "limits": { "queue": 5, "queue_time": "10m" }, "connect_timeout": "10m" });
+        settings["limits"].as_object_mut().unwrap().extend(limits.as_object().unwrap().clone());
+        let bench = Setup::new(upstream.address)
+            .upstream("one", upstream.address, &settings)
+            .route(json!({ "name": "pay", "match": { "path_prefix": "/pay" }, "legacy": "one", "modern": "one", "weight": 0,
+                "fallback_on": [404] }))
+            .start();
+        let asked =
+            tokio::time::timeout(std::time::Duration::from_secs(20), bench.ask("GET /pay HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(asked.await.expect("it waits for itself").status, 404);
+        // And the place is free again.
+        assert_eq!(bench.ask("GET /pay/full HTTP/1.1\r\nHost: a\r\n\r\n").await.status, 200);
+    }
+}

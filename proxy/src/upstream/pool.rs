@@ -83,11 +83,20 @@ impl Upstream {
     pub(crate) async fn enter(self: &Rc<Self>) -> Result<Places, Fault> {
         match &self.spec.limits {
             None => Ok(Places::default()),
-            Some(limits) => Box::pin(self.queue(limits)).await,
+            Some(limits) => Box::pin(self.queue(limits, limits.queue)).await,
         }
     }
 
-    async fn queue(self: &Rc<Self>, limits: &UpstreamLimits) -> Result<Places, Fault> {
+    /// A place if there is one now, for who has another one already: two who wait for each other's would wait in vain.
+    pub(crate) async fn enter_at_once(self: &Rc<Self>) -> Result<Places, Fault> {
+        match &self.spec.limits {
+            None => Ok(Places::default()),
+            Some(limits) => Box::pin(self.queue(limits, 0)).await,
+        }
+    }
+
+    /// Behind so many others at most.
+    async fn queue(self: &Rc<Self>, limits: &UpstreamLimits, queue: usize) -> Result<Places, Fault> {
         let counts = self.state.counts(self.worker);
         let full = |why| {
             match why {
@@ -98,12 +107,12 @@ impl Upstream {
         };
         let mut places = Places::default();
         if self.spec.limits_in_flight() {
-            let place = self.state.in_flight.enter(limits.queue, limits.queue_time).await;
+            let place = self.state.in_flight.enter(queue, limits.queue_time).await;
             places.in_flight = Some(place.map_err(full)?);
         }
         if limits.connections.is_some() {
             self.close_when_asked();
-            let place = self.state.in_use.enter(limits.queue, limits.queue_time).await;
+            let place = self.state.in_use.enter(queue, limits.queue_time).await;
             places.in_use = Some(place.map_err(full)?);
         }
         Ok(places)
