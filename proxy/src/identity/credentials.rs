@@ -39,8 +39,8 @@ impl Credentials {
     }
 
     /// All of them, so that no other ones give the same bytes: no header's value holds a line's end.
-    pub(super) fn message(&self, host: &[u8]) -> Vec<u8> {
-        let mut message = [host, &self.cookies[..]].join(&b'\n');
+    pub(super) fn message(&self, place: &[u8]) -> Vec<u8> {
+        let mut message = [place, &self.cookies[..]].join(&b'\n');
         for line in &self.authorization {
             message.push(b'\n');
             message.extend_from_slice(line.as_bytes());

@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, header::HOST};
 use tokio::sync::watch;
 
 use super::{Answer, Credentials};
@@ -25,7 +24,7 @@ pub(super) struct Memory {
     signer: Signer,
 }
 
-/// HMAC-SHA-256 of a host and credentials.
+/// HMAC-SHA-256 of a place and credentials.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Key([u8; 32]);
 
@@ -70,10 +69,9 @@ impl Memory {
         Self { rows: std::iter::repeat_with(Mutex::default).take(ROWS).collect(), signer }
     }
 
-    /// The same cookie may be another one's at another host.
-    pub(super) fn key(&self, credentials: &Credentials, headers: &HeaderMap) -> Key {
-        let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
-        Key(self.signer.sign(&credentials.message(host)))
+    /// The same cookie may be another one's at another place: the host, as the asked upstream is told of it.
+    pub(super) fn key(&self, credentials: &Credentials, place: &[u8]) -> Key {
+        Key(self.signer.sign(&credentials.message(place)))
     }
 
     pub(super) fn find(self: &Arc<Self>, key: Key, now: Instant) -> Found {
@@ -168,6 +166,8 @@ impl Drop for Asking {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn memory() -> Arc<Memory> {
@@ -234,11 +234,10 @@ mod tests {
     #[test]
     fn a_key_is_of_the_host_and_the_credentials_and_no_other_processes() {
         let (one, other) = (memory(), Memory::new(Signer::try_new(&[8; 32]).unwrap()));
-        let of = |memory: &Memory, host: &str, sid: &str| {
+        let of = |memory: &Memory, place: &str, sid: &str| {
             let mut headers = HeaderMap::new();
-            headers.insert("host", host.parse().unwrap());
             headers.insert("cookie", format!("sid={sid}").parse().unwrap());
-            memory.key(&Credentials::of(&headers, None).unwrap(), &headers)
+            memory.key(&Credentials::of(&headers, None).unwrap(), place.as_bytes())
         };
         let ann = of(&one, "a", "1");
         assert!(of(&one, "a", "1") == ann);

@@ -92,9 +92,9 @@ impl Identity {
         Credentials::of(headers, self.settings.cookies.as_deref())
     }
 
-    /// What is known of them. Who finds nothing has to ask.
-    pub(crate) fn find(&self, credentials: &Credentials, headers: &HeaderMap) -> Found {
-        self.memory.find(self.memory.key(credentials, headers), std::time::Instant::now())
+    /// What is known of them at this place. Who finds nothing has to ask.
+    pub(crate) fn find(&self, credentials: &Credentials, place: &[u8]) -> Found {
+        self.memory.find(self.memory.key(credentials, place), std::time::Instant::now())
     }
 
     /// What the head of an answer says, and for how long that holds.

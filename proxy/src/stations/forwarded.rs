@@ -1,6 +1,9 @@
 //! Who the client is, and what the upstream is told of it: `X-Forwarded-*` and `Forwarded` (RFC 7239).
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
@@ -36,6 +39,18 @@ pub(super) fn client(trusted: &[IpNet], peer: IpAddr, is_peer_trusted: bool, hea
         }
     }
     client
+}
+
+/// All that an upstream is told of the host which the client asked, in one line: what a trusted peer says of it stands behind `Host`.
+pub(super) fn place(headers: &HeaderMap, is_peer_trusted: bool) -> Cow<'_, [u8]> {
+    let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    if !is_peer_trusted {
+        return Cow::Borrowed(host);
+    }
+    let said = headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let said: Vec<&[u8]> = said.chain(list(headers, &header::FORWARDED).filter_map(forwarded_host)).collect();
+    // No host has a blank in it.
+    Cow::Owned([&[host], &said[..]].concat().join(&b' '))
 }
 
 /// What the client knows this place by, as the upstream is told.
@@ -158,11 +173,19 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let pair = element.split(';').find_map(|pair| {
+    address(parameter(element, "for")?.trim_matches('"'))
+}
+
+fn forwarded_host(element: &str) -> Option<&[u8]> {
+    parameter(element, "host").map(str::as_bytes)
+}
+
+/// Of an element of `Forwarded`.
+fn parameter<'e>(element: &'e str, wanted: &str) -> Option<&'e str> {
+    element.split(';').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("for").then_some(value)
-    })?;
-    address(pair.trim().trim_matches('"'))
+        name.trim().eq_ignore_ascii_case(wanted).then_some(value.trim())
+    })
 }
 
 /// A line for each header. A stranger's words are gone; a trusted peer's end with the peer.
@@ -230,6 +253,14 @@ mod tests {
         for chain in ["6.6.6.6", "::", "10.0.0.7"] {
             assert_eq!(client_behind("192.0.2.9", &headers(&[("x-forwarded-for", chain)])), "192.0.2.9", "{chain}");
         }
+    }
+
+    #[test]
+    fn a_place_is_named_by_host_and_by_what_a_trusted_peer_says_of_it() {
+        let said = headers(&[("host", "a"), ("x-forwarded-host", "b"), ("forwarded", "for=1.1.1.1;Host=c, host=d")]);
+        assert_eq!(*place(&said, true), *b"a b c d");
+        assert_eq!(*place(&said, false), *b"a");
+        assert_eq!(*place(&headers(&[("host", "a"), ("forwarded", "for=1.1.1.1")]), true), *b"a");
     }
 
     #[test]

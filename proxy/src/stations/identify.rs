@@ -58,7 +58,7 @@ where
         };
         let headers = &arrival.head.headers;
         let Some(credentials) = identity.credentials(headers) else { return Either::Left(self.0.call(located)) };
-        let mut told = match identity.find(&credentials, headers) {
+        let mut told = match identity.find(&credentials, &forwarded::place(headers, located.is_peer_trusted)) {
             Found::Known(answer) => {
                 identify(&mut located, answer, true);
                 return Either::Left(self.0.call(located));

@@ -386,3 +386,31 @@ async fn websockets_http2_and_copies_for_the_other_side_have_it_too() {
     assert_eq!(socket.answer().await.status, 200, "this one does not switch");
     assert!(legacy.bytes().contains("X-User-Id: bob"));
 }
+
+#[tokio::test]
+async fn the_same_cookie_is_another_ones_at_another_host_also_where_a_trusted_proxy_names_the_host() {
+    // Knows sessions by the place that its clients see, as whoever stands behind a proxy does.
+    let directory = Upstream::scripted(|mut wire| async move {
+        loop {
+            let (head, _) = wire.request().await?;
+            let user = if head.to_ascii_lowercase().contains("x-forwarded-host: a.test") { "ann" } else { "bob" };
+            wire.send(format!("HTTP/1.1 200 OK\r\nX-User-Id: {user}\r\ncontent-length: 0\r\n\r\n")).await?;
+        }
+    })
+    .await;
+    for is_trusted in [true, false] {
+        let (legacy, _modern, mut setup) = scene(&directory, json!({}), json!({})).await;
+        if is_trusted {
+            setup.config.trusted_proxies.push("127.0.0.0/8".parse().unwrap());
+        }
+        let bench = setup.start();
+        for host in ["a.test", "b.test", "a.test"] {
+            side(&bench, &format!("Cookie: sid=1\r\nX-Forwarded-Host: {host}\r\n")).await;
+        }
+        let seen = legacy.bytes().to_ascii_lowercase();
+        let users: Vec<&str> = seen.lines().filter_map(|line| line.strip_prefix("x-user-id: ")).collect();
+        // A stranger's word is not passed on, and makes nobody ask again.
+        assert_eq!(users, if is_trusted { ["ann", "bob", "ann"] } else { ["bob"; 3] });
+        assert_eq!(count(&bench, "asked"), if is_trusted { 2.0 } else { 1.0 });
+    }
+}
