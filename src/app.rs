@@ -12,7 +12,7 @@ use std::{
 use banyan_connectors::Connectors;
 use banyan_proxy::Proxy;
 use prometheus::Registry;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -39,10 +39,15 @@ pub(crate) struct App {
     pub(crate) judging: Arc<tokio::sync::Mutex<()>>,
     /// Cancelled when another process has taken this one's place: the file and the admin listener are its own then.
     pub(crate) leaves: CancellationToken,
+    /// How many other processes answer the same users.
+    others: watch::Sender<usize>,
     file: Mutex<InForce>,
     proxy: RwLock<Option<Proxy>>,
     connectors: RwLock<Option<Connectors>>,
 }
+
+/// Another process answers the same users, until this is dropped. There may be two: one that leaves, and one that comes.
+pub(crate) struct Beside(Arc<App>);
 
 /// The file in force, and what is known of the one on disk.
 pub(crate) struct InForce {
@@ -85,6 +90,7 @@ impl App {
             gathers: Semaphore::new(1),
             judging: Arc::default(),
             leaves: CancellationToken::new(),
+            others: watch::Sender::new(0),
             file: Mutex::new(InForce { started_with: loaded.restart.clone(), loaded, judged, status }),
             proxy: RwLock::new(halves.proxy),
             connectors: RwLock::new(halves.connectors),
@@ -127,9 +133,13 @@ impl App {
         }
     }
 
-    /// Whether another process answers the same users now.
-    pub(crate) fn others_write(&self, do_they: bool) {
-        self.with_proxy(|proxy| proxy.others_write(do_they));
+    /// Another process answers the same users from now on.
+    pub(crate) fn beside(self: &Arc<Self>) -> Beside {
+        self.others.send_modify(|others| {
+            *others += 1;
+            self.with_proxy(|proxy| proxy.others_write(true));
+        });
+        Beside(Arc::clone(self))
     }
 
     /// Flows that begin later than the rest.
@@ -150,8 +160,11 @@ impl App {
             end_flows(connectors).await;
             taken.released().await
         };
+        // The other process knows of nobody but this one: whose place this one took has to end first.
+        let mut others = self.others.subscribe();
+        let alone = tokio::time::timeout(at_most, others.wait_for(|others| *others <= 1));
         // Kept to the end, which the other process sees.
-        let _taken = tokio::join!(drained, released).1;
+        let _taken = tokio::join!(drained, released, alone).1;
     }
 
     /// Says "not ready" first, then lets what is in flight finish and stops the flows, both at once: Kubernetes kills after 30 s.
@@ -172,6 +185,20 @@ impl App {
             proxy: self.proxy.write().unwrap_or_else(PoisonError::into_inner).take(),
             connectors: self.connectors.write().unwrap_or_else(PoisonError::into_inner).take(),
         }
+    }
+}
+
+// === impl Beside ===
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let Self(app) = self;
+        app.others.send_modify(|others| {
+            *others -= 1;
+            if *others == 0 {
+                app.with_proxy(|proxy| proxy.others_write(false));
+            }
+        });
     }
 }
 

@@ -257,6 +257,7 @@ fn tell_addresses(
 
 /// Begins the flows when those of the process before have ended, and waits aside for its end.
 async fn succeed(app: &Arc<App>, mut takeover: Takeover, flows: Option<banyan_connectors::config::Config>) {
+    let beside = app.beside();
     let waited = tokio::task::spawn_blocking(move || (takeover.released(), takeover)).await;
     let takeover = match waited {
         Ok((Ok(()), takeover)) => Some(takeover),
@@ -273,11 +274,10 @@ async fn succeed(app: &Arc<App>, mut takeover: Takeover, flows: Option<banyan_co
         Ok(None) => {}
         Err(error) => error!("the flows cannot begin, restart Banyan: {error:#}"),
     }
-    let app = Arc::clone(app);
     // Nothing of it needs to be waited for: it ends with the other process, or with this one.
     drop(tokio::task::spawn_blocking(move || {
         takeover.into_iter().for_each(Takeover::ended);
-        app.others_write(false);
+        drop(beside);
         info!("the process before has ended");
     }));
 }

@@ -20,7 +20,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{Message, PROTOCOL, Role, Socket, path, wire::Wire};
-use crate::{app::App, config::Loaded};
+use crate::{
+    app::{App, Beside},
+    config::Loaded,
+};
 
 /// What this process can hand on, besides what the proxy listens on.
 pub(crate) struct Offer {
@@ -34,8 +37,17 @@ pub(crate) struct Taken {
     pub(crate) pid: u32,
     pub(crate) version: String,
     wire: Wire,
+    _beside: Beside,
     /// The file is judged no more.
     _judging: OwnedMutexGuard<()>,
+}
+
+/// A conversation at whose end the other one is ready.
+struct Talked {
+    wire: Wire,
+    pid: u32,
+    version: String,
+    beside: Beside,
 }
 
 /// For the first words.
@@ -85,18 +97,12 @@ async fn converse(app: &Arc<App>, offer: &Offer, stream: UnixStream) -> anyhow::
     let judging = Arc::clone(&app.judging).lock_owned().await;
     let sockets = offer.sockets(app)?;
     let shared = Arc::clone(app);
-    let talked = tokio::task::spawn_blocking(move || {
-        let talked = talk(Wire::try_new(stream)?, sockets, &shared);
-        if talked.is_err() {
-            shared.others_write(false);
-        }
-        talked
-    });
-    let (wire, pid, version) = talked.await??;
-    Ok(Taken { pid, version, wire, _judging: judging })
+    let talked = tokio::task::spawn_blocking(move || talk(Wire::try_new(stream)?, sockets, &shared));
+    let Talked { wire, pid, version, beside } = talked.await??;
+    Ok(Taken { pid, version, wire, _beside: beside, _judging: judging })
 }
 
-fn talk(mut wire: Wire, sockets: Vec<Socket>, app: &App) -> anyhow::Result<(Wire, u32, String)> {
+fn talk(mut wire: Wire, sockets: Vec<Socket>, app: &Arc<App>) -> anyhow::Result<Talked> {
     let Some(Message::Hello { protocol, version, pid }) = wire.hear(HELLO)? else { bail!("it did not say who it is") };
     if protocol != PROTOCOL {
         let own = env!("CARGO_PKG_VERSION");
@@ -108,7 +114,7 @@ fn talk(mut wire: Wire, sockets: Vec<Socket>, app: &App) -> anyhow::Result<(Wire
     }
     info!(pid, version, "another process asks to take over");
     // From now on it may answer a user's write, and this one their next read.
-    app.others_write(true);
+    let beside = app.beside();
     for Socket { role, bind, socket } in sockets {
         wire.say(&Message::Socket { role, bind }, Some(socket.as_fd()))?;
     }
@@ -117,7 +123,7 @@ fn talk(mut wire: Wire, sockets: Vec<Socket>, app: &App) -> anyhow::Result<(Wire
     match wire.hear(READY).context("it is not ready")? {
         Some(Message::Ready) => {
             wire.say(&Message::Going, None)?;
-            Ok((wire, pid, version))
+            Ok(Talked { wire, pid, version, beside })
         }
         Some(_) => bail!("it says what it should not"),
         None => bail!("it ended before it was ready"),

@@ -141,6 +141,23 @@ async fn http_upgrade_the_new_process_begins_its_flows_when_the_old_ones_have_en
     for _ in 0..20 {
         assert_eq!(once(&banyan, "GET", "ann").await, "legacy");
     }
+    // Nor when yet another one asks to take over meanwhile, and does not.
+    let mut other = Peer::new(UnixStream::connect(state.join("take-over.sock")).unwrap());
+    other.say(&json!({"say": "hello", "protocol": 1, "version": "0", "pid": 1}));
+    other.hear("offered");
+    drop(other);
+    eventually(secs(10), "it goes on", async || {
+        banyan.log().contains("it ended before it was ready; this one goes on")
+    })
+    .await;
+    // Longer than `read_your_writes`, after which they would follow the weight.
+    tokio::time::timeout(secs(6), async {
+        loop {
+            assert_eq!(once(&banyan, "GET", "ann").await, "legacy");
+        }
+    })
+    .await
+    .unwrap_err();
     drop(peer);
     eventually(secs(10), "reads follow the weight", async || once(&banyan, "GET", "ann").await == "modern").await;
 }

@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
     os::{
         fd::OwnedFd,
-        unix::net::{UnixListener, UnixStream},
+        unix::{
+            fs::PermissionsExt as _,
+            net::{UnixListener, UnixStream},
+        },
     },
 };
 
@@ -134,6 +137,34 @@ async fn http_upgrade_one_that_is_told_to_stop_before_it_is_ready_leaves_the_oth
     new.signal(Signal::Term);
     assert_eq!(new.wait(secs(20)).and_then(|status| status.code()), Some(0), "{}", banyan.log());
     assert_eq!(peer.rest(), Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn http_upgrade_one_that_is_taken_over_stays_until_the_one_before_has_ended_too() {
+    let upstream = upstream();
+    let (banyan, _old, mut new, mut before) = before_an_old_one(&upstream);
+    before.say(&json!({"say": "offered", "version": "0", "pid": 1}));
+    before.hear("ready");
+    before.say(&json!({"say": "going"}));
+    before.say(&json!({"say": "released"}));
+    eventually(secs(20), "it can be taken over", async || {
+        banyan
+            .folder()
+            .join("state/take-over.sock")
+            .metadata()
+            .is_ok_and(|place| place.permissions().mode() & 0o77 == 0)
+    })
+    .await;
+    let mut after = Peer::new(UnixStream::connect(banyan.folder().join("state/take-over.sock")).unwrap());
+    after.say(&json!({"say": "hello", "protocol": 1, "version": "0", "pid": 1}));
+    after.hear("offered");
+    after.say(&json!({"say": "ready"}));
+    after.hear("released");
+    // Who takes over knows only this one, and learns from its end that nobody else answers any more.
+    assert_eq!(new.wait(secs(3)), None);
+    drop(before);
+    assert_eq!(new.wait(secs(20)).and_then(|status| status.code()), Some(0), "{}", banyan.log());
+    assert_eq!(after.rest(), Vec::<Value>::new());
 }
 
 #[tokio::test]
