@@ -231,3 +231,53 @@ async fn an_answer_over_the_bound_passes_whole_and_is_compared_by_its_hash() {
     assert_eq!(front.ask("GET /pay/other", &[]).await.text(), big);
     eventually(secs(10), "not the same", async || compared(&front, "mismatch") == 1.0).await;
 }
+
+#[tokio::test]
+async fn places_that_differ_by_themselves_are_learnt_from_reads_that_are_sent_twice() {
+    let count = std::sync::atomic::AtomicU64::new(0);
+    let legacy = Upstream::scripted(move |request| {
+        let at = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let body = json!({"at": at, "amount": "19.90"});
+        match request.line().contains("/begins") {
+            true => {
+                Script::answer(200, &[("Set-Cookie", "sid=1"), ("Content-Type", "application/json")], &body.to_string())
+            }
+            false => Script::json(&body),
+        }
+    });
+    let modern = Upstream::scripted(|request| {
+        let amount = if request.line().contains("/wrong") { json!(19.9) } else { json!("19.90") };
+        Script::json(&json!({"at": -1, "amount": amount}))
+    });
+    let front = Front::start(legacy.addr(), &modern, pay(json!({"compare": {"noise": {"resend": 100}}})));
+    for _ in 0..30 {
+        front.ask("GET /pay/7", &[]).await;
+    }
+    until_copies(&front, "sent", 30.0).await;
+    let marked = || legacy.seen().iter().filter(|seen| seen.header("x-banyan-shadow") == Some("1")).count();
+    eventually(secs(10), "all are sent twice", async || marked() == 30).await;
+    eventually(secs(10), "the last are noise", async || {
+        front.ask("GET /pay/7", &[]).await;
+        front.metrics().sum("banyan_compare_noise_total", &[("route", "pay")]) >= 5.0
+    })
+    .await;
+
+    let (noise, twice) = (front.metrics().sum("banyan_compare_noise_total", &[("route", "pay")]), marked());
+    front.ask("GET /pay/wrong", &[]).await;
+    eventually(secs(10), "it was sent twice", async || marked() > twice).await;
+    let told = serde_json::to_value(front.report("pay")).unwrap();
+    let is_noise = |place: &str| {
+        let all = told["differences"].as_array().unwrap();
+        all.iter().find(|one| one["place"] == place).map(|one| one["is_noise"].clone())
+    };
+    assert_eq!((is_noise("/at"), is_noise("/amount")), (Some(true.into()), Some(false.into())), "{told}");
+    assert!(told["mismatch"].as_f64().unwrap() > told["noise"]["mismatch"].as_f64().unwrap(), "{told}");
+    assert!(front.metrics().sum("banyan_compare_noise_total", &[("route", "pay")]) <= noise + 1.0);
+
+    // What began something with a cookie would begin it again.
+    let (before, copied) = (marked(), copies(&front, "sent"));
+    front.ask("GET /pay/begins", &[]).await;
+    until_copies(&front, "sent", copied + 1.0).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(marked(), before);
+}

@@ -9,6 +9,7 @@ mod differ;
 mod json;
 mod latency;
 mod near;
+mod noise;
 mod number;
 mod pairs;
 mod pointer;
@@ -26,7 +27,7 @@ use differ::{Differ, Found};
 pub use latency::Quantiles;
 use near::Near;
 use pointer::Pattern;
-pub use report::{Example, Latencies, Piece, Report, Reported};
+pub use report::{Example, Latencies, NoiseReport, Noisy, Piece, Report, Reported};
 pub use tally::{CompareStatus, Compared, DifferenceCount, Sample, Tally};
 pub use verdict::{Difference, NotComparable, Outcome, Place, Seen, Spot, Verdict};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Difference, NotComparable, latency::Quantiles};
+use super::{Difference, NotComparable, Place, latency::Quantiles};
 
 /// The comparisons of one route in a while.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,6 +24,8 @@ pub struct Report {
     pub ignored: u64,
     /// It could not be said; by why.
     pub not_comparable: BTreeMap<NotComparable, u64>,
+    /// What differs by itself; `null` where nothing was sent twice.
+    pub noise: Option<NoiseReport>,
     /// In what they differed, the commonest first; at most 128.
     pub differences: Vec<Reported>,
     /// How long both sides took to the head of their answers.
@@ -42,8 +44,30 @@ pub struct Reported {
     pub count: u64,
     /// Others before them were not counted, because commoner ones had its place.
     pub may_be_more: bool,
+    /// It differs by itself about as often.
+    pub is_noise: bool,
     /// The newest.
     pub example: Example,
+}
+
+/// What is known of places that differ by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NoiseReport {
+    /// Reads that were sent twice since `compare` last changed, and could be compared.
+    pub resent: u64,
+    /// Of the comparisons that differed, those that did in such places alone, as far as those were known then.
+    pub mismatch: u64,
+    /// Where; at most 128.
+    pub places: Vec<Noisy>,
+}
+
+/// A place that differs by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Noisy {
+    /// Where.
+    pub place: Place,
+    /// In so many of the reads that were sent twice.
+    pub differed: u64,
 }
 
 /// One difference, redacted: lengths, never a value.

@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::{
     Difference, NotComparable, Outcome, Place, Seen, Spot, Verdict,
     latency::Latency,
-    report::{Example, Latencies, Piece, Report, Reported},
+    noise::Noise,
+    report::{Example, Latencies, NoiseReport, Noisy, Piece, Report, Reported},
 };
 
 /// Differences that are counted by themselves. The commonest ones stay, however many others pass by (the space-saving rule: a new one takes
@@ -33,6 +34,7 @@ pub struct Tally {
     differences: Vec<Counted>,
     /// The oldest first; those without a comparison are left out.
     slots: VecDeque<Slot>,
+    noise: Noise,
     samples: VecDeque<Sample>,
     /// How many samples are kept.
     wanted: usize,
@@ -55,6 +57,8 @@ struct Slot {
     since: u64,
     counts: [u32; Outcome::ALL.len()],
     not_comparable: [u32; NotComparable::ALL.len()],
+    /// Of those that differed, those that did in noise alone.
+    noise: u32,
     legacy: Latency,
     modern: Latency,
     /// By their place among the differences that are counted.
@@ -130,13 +134,19 @@ impl Tally {
             counts: [0; Outcome::ALL.len()],
             differences: Vec::new(),
             slots: VecDeque::new(),
+            noise: Noise::default(),
             samples: VecDeque::new(),
             wanted: samples,
         }
     }
 
-    /// Adds one comparison.
-    pub fn add(&mut self, compared: Compared, now: SystemTime) {
+    /// Adds what comparing two answers of the side that answers gave.
+    pub fn add_noise(&mut self, verdict: Verdict) {
+        self.noise.add(verdict);
+    }
+
+    /// Adds one comparison. Says whether it differs in noise alone.
+    pub fn add(&mut self, compared: Compared, now: SystemTime) -> bool {
         let Compared { method, verdict, legacy, modern } = compared;
         let at = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         self.counts[verdict.outcome() as usize] += 1;
@@ -148,12 +158,16 @@ impl Tally {
             Verdict::Mismatch(spots) => spots,
             Verdict::NotComparable(why) => {
                 slot.not_comparable[why as usize] += 1;
-                return;
+                return false;
             }
-            Verdict::Match | Verdict::Ignored => return,
+            Verdict::Match | Verdict::Ignored => return false,
         };
         for spot in &spots {
             self.count(spot, &method, at);
+        }
+        let is_noise = spots.iter().all(|spot| self.is_noise(&spot.difference.place));
+        if let Some(slot) = self.slots.back_mut() {
+            slot.noise += u32::from(is_noise);
         }
         if self.wanted > 0 {
             if self.samples.len() >= self.wanted {
@@ -161,6 +175,18 @@ impl Tally {
             }
             self.samples.push_back(Sample { at, method: method.as_str().to_owned(), differences: spots });
         }
+        is_noise
+    }
+
+    /// Whether a place differs by itself about as often as between the sides.
+    fn is_noise(&self, place: &Place) -> bool {
+        let here = self.differences.iter().filter(|known| known.difference.place == *place);
+        self.noise.is_noise(place, here.map(|known| known.count - known.inherited).sum(), self.compared())
+    }
+
+    fn compared(&self) -> u64 {
+        let of = |outcome: Outcome| self.counts[outcome as usize];
+        of(Outcome::Match) + of(Outcome::Mismatch) + of(Outcome::Ignored)
     }
 
     /// The slot of this moment, or the newest: a clock that is set back makes none out of order.
@@ -238,6 +264,7 @@ impl Tally {
                 difference: known.difference.clone(),
                 count: sum(&|slot| slot.differences.get(place).copied().unwrap_or_default()),
                 may_be_more: known.inherited > 0,
+                is_noise: self.is_noise(&known.difference.place),
                 example: known.example.clone(),
             })
             .filter(|reported| reported.count > 0)
@@ -269,6 +296,17 @@ impl Tally {
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
                 .collect(),
+            noise: (self.noise.compared > 0).then(|| NoiseReport {
+                resent: self.noise.compared,
+                mismatch: sum(&|slot| slot.noise),
+                places: self
+                    .noise
+                    .places
+                    .iter()
+                    .filter(|(place, _)| self.is_noise(place))
+                    .map(|(place, differed)| Noisy { place: place.clone(), differed: *differed })
+                    .collect(),
+            }),
             differences,
             latency: Latencies { legacy: latency(|slot| &slot.legacy), modern: latency(|slot| &slot.modern) },
             trend,
@@ -289,7 +327,7 @@ impl Tally {
             at_most_too_high: known.inherited,
         });
         CompareStatus {
-            compared: of(Outcome::Match) + of(Outcome::Mismatch) + of(Outcome::Ignored),
+            compared: self.compared(),
             matched: of(Outcome::Match),
             mismatch: of(Outcome::Mismatch),
             ignored: of(Outcome::Ignored),
@@ -308,6 +346,7 @@ impl Slot {
             since,
             counts: [0; Outcome::ALL.len()],
             not_comparable: [0; NotComparable::ALL.len()],
+            noise: 0,
             legacy: Latency::default(),
             modern: Latency::default(),
             differences: Vec::new(),
@@ -368,6 +407,27 @@ mod tests {
         assert!((87.0..113.0).contains(&legacy.p50_ms) && (8.7..11.3).contains(&modern.p99_ms));
         let nothing = report(&tally, 60, 90_000);
         assert_eq!((nothing.compared, nothing.since, nothing.trend.len()), (0, 90_000, 0));
+    }
+
+    #[test]
+    fn what_differs_in_noise_alone_is_told_apart_and_nothing_else() {
+        let mut tally = Tally::new(0);
+        for _ in 0..50 {
+            tally.add_noise(mismatch("/at"));
+            add(&mut tally, mismatch("/at"));
+        }
+        let both = match (mismatch("/at"), mismatch("/amount")) {
+            (Verdict::Mismatch(one), Verdict::Mismatch(other)) => Verdict::Mismatch([one, other].concat()),
+            _ => unreachable!(),
+        };
+        add(&mut tally, both);
+        let report = report(&tally, 300, 0);
+        let noise = report.noise.unwrap();
+        // The first ones came before enough was known.
+        assert_eq!((report.mismatch, noise.resent, noise.mismatch), (51, 50, 31));
+        assert_eq!(noise.places, [Noisy { place: Place::Pointer("/at".to_owned()), differed: 50 }]);
+        let told: Vec<bool> = report.differences.iter().map(|one| one.is_noise).collect();
+        assert_eq!(told, [true, false]);
     }
 
     #[test]

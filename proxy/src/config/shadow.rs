@@ -55,9 +55,21 @@ pub struct Compare {
     /// A member that is `null` is the same as none. Default false.
     #[garde(skip)]
     pub null_is_missing: bool,
+    /// Learns which places differ by themselves. Default: off, and every difference counts.
+    #[garde(skip)]
+    pub noise: Option<Noise>,
     /// Redacted samples kept a route: type and length of what differed, never a value. Default 0 = off.
     #[garde(range(max = 1000))]
     pub samples: usize,
+}
+
+/// How places that differ by themselves are learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Noise {
+    /// Percent of the shadowed reads that are sent once more to the side which has just answered them, marked `X-Banyan-Shadow: 1`: only GET, HEAD
+    /// and OPTIONS, and never where the first answer set a cookie.
+    pub resend: Percent,
 }
 
 /// A place in a JSON document (RFC 6901). `*` stands for any one member or index, `**` for any number of them; `""` is the whole document.

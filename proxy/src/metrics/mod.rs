@@ -44,6 +44,8 @@ pub const FALLBACK_ON: &str = "banyan_fallback_on_total";
 pub const SHADOW_REQUESTS: &str = "banyan_shadow_requests_total";
 /// Comparisons of the shadow's answer with what the client got, by route and result.
 pub const COMPARE: &str = "banyan_compare_total";
+/// Of the comparisons that differ, those that do in noise alone.
+pub const COMPARE_NOISE: &str = "banyan_compare_noise_total";
 /// Requests under way at an upstream, from the head to the end of the answer.
 pub const UPSTREAM_IN_FLIGHT: &str = "banyan_upstream_requests_in_flight";
 /// Open connections to an upstream.

@@ -8,9 +8,9 @@ use std::{
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::{
-    compare::{self, CompareStatus, Compared, Report, Tally},
+    compare::{self, CompareStatus, Compared, Report, Tally, Verdict},
     config::Compare,
-    metrics::{COMPARE, LABEL_OUTCOME, LABEL_RESULT, LABEL_ROUTE, SHADOW_REQUESTS},
+    metrics::{COMPARE, COMPARE_NOISE, LABEL_OUTCOME, LABEL_RESULT, LABEL_ROUTE, SHADOW_REQUESTS},
 };
 
 /// What became of one copy.
@@ -37,6 +37,7 @@ pub enum Outcome {
 pub(super) struct Metrics {
     pub(super) requests: IntCounterVec,
     pub(super) compared: IntCounterVec,
+    pub(super) noise: IntCounterVec,
 }
 
 /// The counts of one route, which outlive reloads.
@@ -46,6 +47,7 @@ pub(super) struct RouteCounts {
     pub(super) busy: Arc<AtomicUsize>,
     requests: [IntCounter; Outcome::ALL.len()],
     compared: [IntCounter; compare::Outcome::ALL.len()],
+    noise: IntCounter,
     /// Never locked on the answering path.
     tally: Mutex<(Option<Compare>, Tally)>,
 }
@@ -78,12 +80,18 @@ impl Metrics {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let requests = Opts::new(SHADOW_REQUESTS, "Copies of reads by what became of them");
         let compared = Opts::new(COMPARE, "Comparisons of the shadow's answer with what the client got, by result");
+        let noise = Opts::new(
+            COMPARE_NOISE,
+            "Of the comparisons that differ, those that do only where the answering side differs from itself",
+        );
         let metrics = Self {
             requests: IntCounterVec::new(requests, &[LABEL_ROUTE, LABEL_OUTCOME])?,
             compared: IntCounterVec::new(compared, &[LABEL_ROUTE, LABEL_RESULT])?,
+            noise: IntCounterVec::new(noise, &[LABEL_ROUTE])?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.compared.clone()))?;
+        registry.register(Box::new(metrics.noise.clone()))?;
         Ok(metrics)
     }
 }
@@ -97,6 +105,7 @@ impl RouteCounts {
             requests: Outcome::ALL.map(|outcome| metrics.requests.with_label_values(&[&**route, outcome.as_str()])),
             compared: compare::Outcome::ALL
                 .map(|result| metrics.compared.with_label_values(&[&**route, result.as_str()])),
+            noise: metrics.noise.with_label_values(&[&**route]),
             tally: Mutex::new((None, Tally::new(0))),
         }
     }
@@ -107,7 +116,15 @@ impl RouteCounts {
 
     pub(super) fn compared(&self, compared: Compared) {
         self.compared[compared.verdict.outcome() as usize].inc();
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).1.add(compared, SystemTime::now());
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        if tally.1.add(compared, SystemTime::now()) {
+            self.noise.inc();
+        }
+    }
+
+    /// Of two answers of the side that answers.
+    pub(super) fn resent(&self, verdict: Verdict) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).1.add_noise(verdict);
     }
 
     pub(super) fn report(&self, within: Duration) -> Report {

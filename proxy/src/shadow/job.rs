@@ -41,15 +41,25 @@ pub(super) struct Job {
     pub(super) max_body: usize,
     /// `None` when nothing is compared.
     pub(super) seen_as: Option<Box<SeenAs>>,
+    /// `None` for most, and where nothing is compared.
+    pub(super) again: Option<Box<Again>>,
     /// Given back when the job is over, whatever it came to.
     pub(super) _held: (Slot, Charge),
+}
+
+/// The same request once more for the side that has answered it.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) origin: Arc<Origin>,
+    pub(super) request: Request<Empty<Bytes>>,
+    pub(super) side: Owner,
+    pub(super) _held: Charge,
 }
 
 /// What makes the shadow's head what the client would have got.
 #[derive(Debug)]
 pub(super) struct SeenAs {
     pub(super) route: Arc<Route>,
-    pub(super) side: Owner,
     pub(super) public: Public,
     /// In normal form.
     pub(super) path: String,
@@ -69,7 +79,7 @@ struct Candidate {
 
 impl Job {
     pub(super) async fn run(self) {
-        let Self { route, to, origin, sync, request, control, budget, max_body, seen_as, _held } = self;
+        let Self { route, to, origin, sync, request, control, budget, max_body, seen_as, again, _held } = self;
         let method = request.method().clone();
         let was_behind = sync.as_ref().is_some_and(SyncRoute::is_behind);
         let is_compared = route.rules.is_some();
@@ -82,10 +92,18 @@ impl Job {
         match result {
             Ok((mut candidate, control)) => {
                 if let Some(seen_as) = &seen_as {
-                    seen_as.shape(&mut candidate.headers);
+                    seen_as.shape(to, &mut candidate.headers);
                 }
                 let is_behind = was_behind || sync.as_ref().is_some_and(SyncRoute::is_behind);
                 route.counts.copy(compared(&route, to, &method, &control, &candidate, is_behind));
+                drop(candidate);
+                if let (Some(again), Some(seen_as)) = (again, seen_as) {
+                    // An answer that sets a cookie began something, which a second request would begin again.
+                    if !is_behind && !control.headers.contains_key(SET_COOKIE) {
+                        let compared = learn(&route, *again, &seen_as, &control, &budget, max_body);
+                        drop(tokio::time::timeout(route.settings.timeout, compared).await);
+                    }
+                }
             }
             Err(outcome) => route.counts.copy(outcome),
         }
@@ -95,11 +113,31 @@ impl Job {
 // === impl SeenAs ===
 
 impl SeenAs {
-    fn shape(&self, headers: &mut HeaderMap) {
+    fn shape(&self, side: Owner, headers: &mut HeaderMap) {
         let names_itself = [LOCATION, CONTENT_LOCATION, SET_COOKIE].iter().any(|name| headers.contains_key(name));
-        if let Some(target) = self.route.target(self.side) {
+        if let Some(target) = self.route.target(side) {
             target.shape_answer(headers, names_itself, || self.public.with_prefix(&self.path, self.prefix_end));
         }
+    }
+}
+
+/// Asks the side that has answered once more, and learns in what it differs from itself.
+async fn learn(
+    route: &ShadowRoute,
+    again: Again,
+    seen_as: &SeenAs,
+    control: &Recorded,
+    budget: &Arc<Budget>,
+    max_body: usize,
+) {
+    let Some(rules) = &route.rules else { return };
+    let Ok(mut second) = fetch(&again.origin, again.request, budget, max_body, true).await else { return };
+    seen_as.shape(again.side, &mut second.headers);
+    if let (Some(left), Some(right)) = (control.body.body(), second.body.body()) {
+        route.counts.resent(rules.compare(
+            &Answer { status: control.status, headers: &control.headers, body: left },
+            &Answer { status: second.status, headers: &second.headers, body: right },
+        ));
     }
 }
 

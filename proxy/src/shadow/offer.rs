@@ -13,13 +13,13 @@ use http::request::Parts;
 use super::{
     Shadow, Ticket,
     counts::{Outcome, RouteCounts},
-    job::{Job, SeenAs},
+    job::{Again, Job, SeenAs},
     origin::{Origin, Origins},
     request,
 };
 use crate::{
     compare::{CompareStatus, Report, Rules},
-    config::{self, Config},
+    config::{self, Config, Percent},
     links::Owner,
     split::{BUCKETS, Choice},
     stations::Public,
@@ -43,6 +43,8 @@ pub(super) struct ShadowRoute {
     pub(super) counts: Arc<RouteCounts>,
     legacy: Arc<Origin>,
     modern: Arc<Origin>,
+    /// Share of the copies that go to the side which answers, too.
+    resend: Option<Percent>,
     /// What the next draw comes from.
     draws: AtomicU64,
 }
@@ -86,6 +88,7 @@ impl Shadow {
         Some(ShadowRoute {
             settings,
             rules: route.compare.as_ref().map(Rules::new),
+            resend: route.compare.as_ref().and_then(|compare| compare.noise).map(|noise| noise.resend),
             counts,
             legacy: origins.get(route.legacy.as_ref()?, Owner::Legacy)?,
             modern: origins.get(route.modern.as_ref()?, Owner::Modern)?,
@@ -102,7 +105,7 @@ impl Shadows {
     #[must_use]
     pub fn offer(&self, offer: &Offer<'_>) -> Option<Ticket> {
         let shadowed = self.routes.get(offer.found.route.index)?.as_ref()?;
-        if offer.choice.is_write || !shadowed.is_drawn() {
+        if offer.choice.is_write || !shadowed.is_drawn(shadowed.settings.percent) {
             return None;
         }
         match self.try_offer(shadowed, offer) {
@@ -131,12 +134,15 @@ impl Shadows {
         let (ticket, control) = Ticket::new(Arc::clone(&self.shadow.budget), bound, is_head);
         let seen_as = shadowed.rules.as_ref().map(|_| {
             let (public, path) = (Public::told(&offer.head.headers), offer.path.to_owned());
-            Box::new(SeenAs { route: Arc::clone(route), side: to, public, path, prefix_end: offer.found.prefix_end })
+            Box::new(SeenAs { route: Arc::clone(route), public, path, prefix_end: offer.found.prefix_end })
         });
+        let is_resent = request.method().is_safe() && shadowed.resend.is_some_and(|percent| shadowed.is_drawn(percent));
+        let again = if is_resent { self.again(shadowed, offer) } else { None };
         permit.send(Job {
             route: Arc::clone(shadowed),
             to,
-            origin: Arc::clone(if to == Owner::Legacy { &shadowed.legacy } else { &shadowed.modern }),
+            origin: shadowed.origin(to),
+            again,
             sync: route.sync.clone(),
             request,
             control,
@@ -146,6 +152,15 @@ impl Shadows {
             _held: (slot, head),
         });
         Ok(ticket)
+    }
+
+    /// The same request once more for the side that answers; `None` when there is no room for it.
+    fn again(&self, shadowed: &ShadowRoute, offer: &Offer<'_>) -> Option<Box<Again>> {
+        let side = offer.choice.side;
+        let held = self.shadow.budget.head(&offer.head.headers)?;
+        let target = offer.found.route.target(side)?;
+        let request = request::copy(offer.head, target, offer.path, offer.found.prefix_end)?;
+        Some(Box::new(Again { origin: shadowed.origin(side), request, side, _held: held }))
     }
 
     /// What comparing gave; `None` for a route that compares nothing.
@@ -166,10 +181,14 @@ impl Shadows {
 // === impl ShadowRoute ===
 
 impl ShadowRoute {
-    /// Whether this read is among the route's percent, by chance (SplitMix64).
-    fn is_drawn(&self) -> bool {
+    fn origin(&self, side: Owner) -> Arc<Origin> {
+        Arc::clone(if side == Owner::Legacy { &self.legacy } else { &self.modern })
+    }
+
+    /// Whether this read is among so many percent, by chance (SplitMix64).
+    fn is_drawn(&self, percent: Percent) -> bool {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let percent = self.settings.percent.buckets();
+        let percent = percent.buckets();
         if percent >= BUCKETS {
             return true;
         }

@@ -14,10 +14,15 @@ pub(super) fn text(route: &str, report: &Value) -> String {
     let width = |of: fn(&Line) -> &String| lines.iter().map(|line| of(line).chars().count()).max().unwrap_or_default();
     let (place, often) = (width(|line| &line.place), width(|line| &line.often));
     for line in &lines {
-        let _ = write!(out, "\n  {:place$}   {:>often$}   {}   {}", line.place, line.often, line.what, line.example);
+        let noise = if line.is_noise { "   noise" } else { "" };
+        let _ =
+            write!(out, "\n  {:place$}   {:>often$}   {}   {}{noise}", line.place, line.often, line.what, line.example);
     }
     if let Some(latency) = latency(report) {
         let _ = write!(out, "\n  latency   {latency}");
+    }
+    if let Some(noise) = noise(report) {
+        let _ = write!(out, "\n  noise     {noise}");
     }
     if let Some(trend) = trend(report) {
         let _ = write!(out, "\n  trend     {trend}");
@@ -34,10 +39,11 @@ pub(super) fn markdown(route: &str, report: &Value) -> String {
         for line in &lines {
             // A bar would end the cell, and `*` is a pointer's.
             let place = line.place.replace('|', "\\|");
-            let _ = writeln!(out, "| `{place}` | {} | {} | {} |", line.often, line.what, line.example);
+            let noise = if line.is_noise { ", noise" } else { "" };
+            let _ = writeln!(out, "| `{place}` | {}{noise} | {} | {} |", line.often, line.what, line.example);
         }
     }
-    for (name, what) in [("Latency", latency(report)), ("Trend", trend(report))] {
+    for (name, what) in [("Latency", latency(report)), ("Noise", noise(report)), ("Trend", trend(report))] {
         if let Some(what) = what {
             let _ = write!(out, "\n{name}: {what}\n");
         }
@@ -63,6 +69,7 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
 struct Line {
     place: String,
     often: String,
+    is_noise: bool,
     what: String,
     example: String,
 }
@@ -87,6 +94,10 @@ fn summary(report: &Value) -> String {
         format!("match {}", percent(count(report, "match"), compared)),
         format!("mismatch {}", percent(count(report, "mismatch"), compared)),
     ];
+    if let Some(noise) = report["noise"]["mismatch"].as_u64() {
+        let net = count(report, "mismatch").saturating_sub(noise);
+        parts.push(format!("net of noise {}", percent(net, compared)));
+    }
     if count(report, "ignored") > 0 {
         parts.push(format!("only in what is ignored {}", percent(count(report, "ignored"), compared)));
     }
@@ -127,6 +138,7 @@ fn differences(report: &Value) -> Vec<Line> {
         Line {
             place: text("place").to_owned(),
             often: format!("{} of {}{or_more}", grouped(count(one, "count")), grouped(compared)),
+            is_noise: one["is_noise"].as_bool() == Some(true),
             what: format!("{} against {}", text("control"), text("candidate")),
             example: format!(
                 "{} {} against {}",
@@ -143,6 +155,23 @@ fn latency(report: &Value) -> Option<String> {
     let (legacy, modern) = (&report["latency"]["legacy"], &report["latency"]["modern"]);
     let of = |key: &str| Some(format!("{} against {}", millis(legacy[key].as_f64()?), millis(modern[key].as_f64()?)));
     Some(format!("legacy against modern: p50 {}, p99 {}", of("p50_ms")?, of("p99_ms")?))
+}
+
+/// Which places differ by themselves, and what the file would say of them.
+fn noise(report: &Value) -> Option<String> {
+    let noise = report["noise"].as_object()?;
+    let places: Vec<&str> = noise["places"].as_array()?.iter().filter_map(|place| place["place"].as_str()).collect();
+    let of = format!("{} reads sent twice", grouped(noise["resent"].as_u64()?));
+    if places.is_empty() {
+        return Some(format!("nothing that differs by itself is known of {of}"));
+    }
+    // A status, a header and a whole body are no places in a document.
+    let pointers: Vec<String> =
+        places.iter().filter(|place| place.starts_with('/')).map(|place| Value::from(*place).to_string()).collect();
+    Some(match pointers.as_slice() {
+        [] => format!("{} differs by itself, by {of}", places.join(", ")),
+        _ => format!("the answering side differs from itself, by {of}; to paste:  ignore: [{}]", pointers.join(", ")),
+    })
 }
 
 /// The share that differs, piece by piece.
@@ -226,6 +255,20 @@ mod tests {
              \x20 latency   legacy against modern: p50 12 ms against 4.2 ms, p99 80 ms against 31 ms\n\
              \x20 trend     ▁█   mismatch 0 % at first, 5.4 % at last"
         );
+    }
+
+    #[test]
+    fn noise_is_told_apart_with_the_rule_to_paste() {
+        let mut with_noise = report();
+        with_noise["noise"] =
+            json!({"resent": 120, "mismatch": 340, "places": [{"place": "/amount", "differed": 119}]});
+        with_noise["differences"][0]["is_noise"] = true.into();
+        let text = text("payments", &with_noise);
+        assert!(text.contains("mismatch 2.8 %   net of noise 0.06 %"), "{text}");
+        assert!(text.contains("number of 4   noise\n"), "{text}");
+        assert!(text.contains("by 120 reads sent twice; to paste:  ignore: [\"/amount\"]"), "{text}");
+        with_noise["noise"]["places"] = json!([]);
+        assert!(super::text("a", &with_noise).contains("nothing that differs by itself is known of 120 reads"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
 
 use banyan_proxy::{
     Proxy, RouteStatus,
+    compare::Report,
     config::{Config, Listener, Observe, State, SyncRules},
     links::{DataLinks, Hold, Moment, Owner, SyncLink},
 };
@@ -109,6 +110,11 @@ impl Front {
 
     pub(crate) fn metrics(&self) -> Metrics {
         Metrics::parse(&TextEncoder::new().encode_to_string(&self.registry.gather()).expect("metrics"))
+    }
+
+    /// What comparing a route's answers came to within the last hour.
+    pub(crate) fn report(&self, route: &str) -> Report {
+        self.proxy.report(route, Duration::from_secs(3600)).expect("a route that compares")
     }
 
     /// What `status` says of a route.
