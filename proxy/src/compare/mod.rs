@@ -1,7 +1,7 @@
 //! Compares what the client got (the control) with the shadow's answer (the candidate): status, chosen headers, and JSON by structure. What
 //! comes out names places and types, never a value.
 //!
-//! A sync that is behind makes answers not comparable, whatever they are. Status and headers are compared always; bodies as [`body`] says.
+//! A sync that is behind makes answers not comparable, whatever they are. Status and headers are compared always; bodies as `body.rs` says.
 
 mod body;
 mod decode;

@@ -63,7 +63,7 @@ async fn exchange(
     }
     let mut places = upstream.enter().await.ok()?;
     for attempt in 0..=STALE_LINKS {
-        let (mut link, is_pooled) = upstream.leg(worker.now(), attempt < STALE_LINKS).await.ok()?;
+        let (mut link, is_pooled) = upstream.leg(worker.now(), attempt < STALE_LINKS, false).await.ok()?;
         link.hold(places);
         let mut request = Request::new(RequestBody::None);
         *request.uri_mut() = identity.path().clone().into();

@@ -148,7 +148,7 @@ impl Origin {
     async fn connect(&self) -> Result<Connection, SendError> {
         let at = self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len().max(1);
         let endpoint = self.endpoints.get(at).map(String::as_str).unwrap_or_default();
-        let socket = dial(endpoint, endpoint, self.trust.as_deref(), self.connect_timeout);
+        let socket = dial(endpoint, endpoint, self.trust.as_deref(), self.protocol, self.connect_timeout);
         let socket = socket.await.map_err(SendError::Connect)?;
         let is_http2 = speaks_http2(self.protocol, &socket).map_err(SendError::Connect)?;
         let scheme = if socket.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };

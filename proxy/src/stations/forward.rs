@@ -273,7 +273,8 @@ impl Way {
         let mut written = false;
         let (mut dead, mut refused) = (0, 0);
         let answered = loop {
-            let (mut link, is_pooled) = match upstream.leg(self.worker.now(), dead < STALE_LINKS).await {
+            let (now, may_be_used) = (self.worker.now(), dead < STALE_LINKS);
+            let (mut link, is_pooled) = match upstream.leg(now, may_be_used, self.is_websocket).await {
                 Ok(leg) => leg,
                 Err(fault) => break Err(Missed { fault, sent: written }),
             };

@@ -204,6 +204,39 @@ async fn a_websocket_goes_through_tls() {
     assert_eq!(client.take(9).await.unwrap(), b"helloping");
 }
 
+#[tokio::test]
+async fn a_websocket_speaks_http1_to_an_upstream_that_chooses_http2_for_the_rest() {
+    let ca = Authority::new();
+    let server = ca.server(&["localhost"], &["h2", "http/1.1"], None);
+    let upstream = Secure::scripted(server, |mut stream| async move {
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut answering))) = connection.accept().await {
+                let mut body = answering.send_response(http::Response::new(()), false).unwrap();
+                body.send_data("two".into(), true).unwrap();
+            }
+            return;
+        }
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut read).await.unwrap();
+        }
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello";
+        stream.write_all(switch.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+    })
+    .await;
+    let auto = json!({ "protocol": "auto" });
+    let bench = modern(&format!("https://localhost:{}", upstream.port), &json!({ "ca": ca.ca() }), &auto).start();
+    for _ in 0..2 {
+        assert_eq!(bench.ask("GET /payments HTTP/1.1\r\nHost: a\r\n\r\n").await.text(), "two");
+        let mut client = bench.client().await;
+        client.send("GET /payments HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101 "));
+        assert_eq!(client.take(5).await.unwrap(), b"hello");
+    }
+}
+
 fn problems(setup: &Setup) -> Vec<Problem> {
     RouteTable::compile(&setup.config, &setup.links).err().unwrap_or_default()
 }

@@ -64,7 +64,7 @@ async fn passes(spec: &UpstreamSpec, health: &Health, endpoint: &Endpoint) -> bo
 /// The status of one answer, on a connection of its own.
 async fn ask(spec: &UpstreamSpec, health: &Health, endpoint: &Endpoint) -> Option<StatusCode> {
     let (path, authority) = (health.path.as_str(), &*endpoint.authority);
-    let socket = dial(endpoint.address, authority, spec.trust.as_deref(), health.timeout).await.ok()?;
+    let socket = dial(endpoint.address, authority, spec.trust.as_deref(), spec.protocol, health.timeout).await.ok()?;
     let request = Request::builder().header(header::USER_AGENT, "banyan-health");
     if speaks_http2(spec.protocol, &socket).ok()? {
         let scheme = if socket.is_tls() { "https" } else { "http" };

@@ -30,6 +30,8 @@ use crate::{
 const SHUNNED_MS: Tick = 1000;
 /// As ALPN names it (RFC 9113, 3.1).
 pub(super) const HTTP2: &[u8] = b"h2";
+/// The older one (RFC 7301, 6).
+pub(super) const HTTP1: &[u8] = b"http/1.1";
 /// Idle connections kept an endpoint and worker.
 const MOST_IDLE: usize = 1024;
 
@@ -118,17 +120,22 @@ impl Upstream {
         Ok(places)
     }
 
-    /// What carries a request, and whether it has carried others: at best what is there already, unless that may be dead.
-    pub(crate) async fn leg(&self, now: Tick, may_be_used: bool) -> Result<(Leg, bool), Fault> {
-        if may_be_used && let Some(leg) = self.take(now) {
+    /// What carries a request, and whether it has carried others: at best what is there already, unless that may be dead. A WebSocket takes a
+    /// connection of its own, in HTTP/1.1 wherever that may be chosen.
+    pub(crate) async fn leg(&self, now: Tick, may_be_used: bool, is_websocket: bool) -> Result<(Leg, bool), Fault> {
+        let protocol = match self.spec.protocol {
+            Protocol::Auto if is_websocket => Protocol::Http1,
+            any => any,
+        };
+        if may_be_used && let Some(leg) = self.take(now, protocol) {
             return Ok((leg, true));
         }
         // Boxed: it is rare and large.
-        Box::pin(self.connect(now)).await.map(|leg| (leg, false))
+        Box::pin(self.connect(now, protocol)).await.map(|leg| (leg, false))
     }
 
     /// An idle connection of the endpoint whose turn it is, or a stream on a shared one.
-    fn take(&self, now: Tick) -> Option<Leg> {
+    fn take(&self, now: Tick, protocol: Protocol) -> Option<Leg> {
         let endpoints = self.endpoints();
         let local = endpoints.pick(&self.dice, now, self.spec.slow_start)?;
         let idle = local.idle.borrow_mut().pop();
@@ -136,7 +143,7 @@ impl Upstream {
             self.tell_idle(&endpoints);
             return Some(Leg::One(idle.link));
         }
-        local.sessions.take(local).map(Leg::Shared)
+        if protocol == Protocol::Http1 { None } else { local.sessions.take(local).map(Leg::Shared) }
     }
 
     /// Gives a connection back, if another request may follow on it.
@@ -157,7 +164,7 @@ impl Upstream {
     }
 
     /// A new connection, to the first endpoint that takes one; or a stream on one that was made meanwhile.
-    async fn connect(&self, now: Tick) -> Result<Leg, Fault> {
+    async fn connect(&self, now: Tick, protocol: Protocol) -> Result<Leg, Fault> {
         let mut endpoints = self.endpoints();
         if endpoints.all.is_empty() {
             // Only a name that was not looked up yet, or is not known.
@@ -178,11 +185,10 @@ impl Upstream {
         };
         let mut fault = Fault::NoSide;
         for local in endpoints.in_turn(&self.dice, now, self.spec.slow_start) {
-            let made = match self.spec.protocol {
-                Protocol::Http1 => self.make(local, &mut room).await.and_then(|made| local.sessions.keep(made, local)),
-                Protocol::Http2 | Protocol::Auto => {
-                    Box::pin(local.sessions.open(local, self.make(local, &mut room))).await
-                }
+            let making = self.make(local, protocol, &mut room);
+            let made = match protocol {
+                Protocol::Http1 => making.await.and_then(|made| local.sessions.keep(made, local)),
+                Protocol::Http2 | Protocol::Auto => Box::pin(local.sessions.open(local, making)).await,
             };
             match made {
                 Ok(leg) => {
@@ -203,11 +209,11 @@ impl Upstream {
         Err(fault)
     }
 
-    /// A connection to one endpoint, in the protocol that was chosen.
-    async fn make(&self, local: &Rc<Local>, room: &mut Option<Room>) -> Result<Made, Fault> {
+    /// A connection to one endpoint, in this protocol.
+    async fn make(&self, local: &Rc<Local>, protocol: Protocol, room: &mut Option<Room>) -> Result<Made, Fault> {
         let (spec, Endpoint { address, authority, .. }) = (&self.spec, &*local.endpoint);
-        let socket = dial(*address, authority, spec.trust.as_deref(), spec.connect_timeout).await?;
-        let is_shared = speaks_http2(spec.protocol, &socket)?;
+        let socket = dial(*address, authority, spec.trust.as_deref(), protocol, spec.connect_timeout).await?;
+        let is_shared = speaks_http2(protocol, &socket)?;
         let open = Open::new(Arc::clone(&self.state), self.worker, room.take());
         if is_shared {
             return Session::new(socket, open).await.map(Made::Shared).map_err(|_| Fault::Refused);
@@ -395,11 +401,13 @@ pub(crate) fn speaks_http2(protocol: Protocol, socket: &Socket) -> Result<bool, 
     }
 }
 
-/// A connection, and TLS on it where the upstream wants that. `authority`: the endpoint's `host:port`, which its certificate is for.
+/// A connection, and TLS on it where the upstream wants that. `authority`: the endpoint's `host:port`, which its certificate is for. `protocol`: the
+/// upstream's, or HTTP/1.1 where it may choose.
 pub(crate) async fn dial(
     to: impl ToSocketAddrs,
     authority: &str,
     trust: Option<&Trust>,
+    protocol: Protocol,
     within: Duration,
 ) -> Result<Socket, Fault> {
     let connected = tokio::time::timeout(within, async {
@@ -408,7 +416,7 @@ pub(crate) async fn dial(
         drop(stream.set_nodelay(true));
         match trust {
             None => Ok(Socket::Plain(stream)),
-            Some(trust) => Ok(Socket::Tls(Box::new(trust.handshake(stream, authority).await?.into()))),
+            Some(trust) => Ok(Socket::Tls(Box::new(trust.handshake(stream, authority, protocol).await?.into()))),
         }
     });
     connected.await.unwrap_or(Err(Fault::ConnectTimeout))

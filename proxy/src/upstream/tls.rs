@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::pool::HTTP2;
+use super::pool::{HTTP1, HTTP2};
 use crate::{
     config::{self, Protocol, UpstreamTls},
     error::Fault,
@@ -33,6 +33,8 @@ pub(crate) struct Trust {
 /// What the files said when they were last read.
 struct Material {
     client: Arc<ClientConfig>,
+    /// The same, where the peer may choose HTTP/2 and must not.
+    http1: Arc<ClientConfig>,
     /// Of all that was read: whether a file has changed.
     digest: [u8; 32],
 }
@@ -94,11 +96,17 @@ impl Trust {
         ServerName::try_from(name).ok().map(|name| name.to_owned())
     }
 
-    /// Makes a connection secret and sure of whom it leads to.
-    pub(crate) async fn handshake(&self, stream: TcpStream, authority: &str) -> Result<TlsStream<TcpStream>, Fault> {
+    /// Makes a connection secret and sure of whom it leads to. `protocol`: the upstream's, or HTTP/1.1 where it may choose.
+    pub(crate) async fn handshake(
+        &self,
+        stream: TcpStream,
+        authority: &str,
+        protocol: Protocol,
+    ) -> Result<TlsStream<TcpStream>, Fault> {
         // The name in an endpoint's address can be no certificate's.
         let server = self.server_name(authority).ok_or(Fault::Certificate)?;
-        let client = Arc::clone(&self.current.load().client);
+        let current = self.current.load();
+        let client = Arc::clone(if protocol == self.protocol { &current.client } else { &current.http1 });
         TlsConnector::from(client).connect(server, stream).await.map_err(|error| fault(&error))
     }
 }
@@ -149,9 +157,11 @@ impl Material {
         client.alpn_protocols = match protocol {
             Protocol::Http1 => Vec::new(),
             Protocol::Http2 => vec![HTTP2.to_vec()],
-            Protocol::Auto => vec![HTTP2.to_vec(), b"http/1.1".to_vec()],
+            Protocol::Auto => vec![HTTP2.to_vec(), HTTP1.to_vec()],
         };
-        Ok(Self { client: Arc::new(client), digest: files.digest() })
+        let mut http1 = client.clone();
+        http1.alpn_protocols = vec![HTTP1.to_vec()];
+        Ok(Self { client: Arc::new(client), http1: Arc::new(http1), digest: files.digest() })
     }
 }
 
