@@ -1,4 +1,4 @@
-"""A good client beside an attacker: its p99 without, with and again without each attack, and what Banyan's memory grows by.
+"""A good client beside an attacker: its p99 without, with and again without each attack, and what the proxy's memory grows by.
 
 The good client is an open loop at a share of the capacity, each of its answers checked. The attacker (attacks.py) shares core 0 with it and with
 the upstream, and both go before it (as root alone); it is there without an attack, too, so that what its process takes counts on both sides.
@@ -20,10 +20,23 @@ LOAD_CORE = 0
 
 
 def hostile(bench):
-    """Each attack in turn; A/B/A as often as there are rounds."""
+    """Each attack in turn on each proxy; those over HTTP/2 on Banyan alone, which speaks it on the same port."""
+    rows, raw = [], {}
+    for name in bench.names:
+        if "#" not in name:
+            more, raw[name] = attacked(bench, name)
+            rows += more
+    return ["proxy", "attack", "connections/s", "KiB/s", "p99 µs without", "with", "ratio", "second without / first", "CPU %", "RSS + MiB",
+            "the attacker is answered"], rows, raw
+
+
+def attacked(bench, proxy):
+    """A/B/A as often as there are rounds."""
     options = bench.options
     wanted = options.attacks.split(",") if options.attacks else [name for name in attacks.ATTACKS if name != "nothing"]
-    process, port = bench.start("banyan", connections=CONNECTION_LIMIT)
+    if proxy != "banyan":
+        wanted = [name for name in wanted if not issubclass(attacks.ATTACKS[name], attacks.Http2)]
+    process, port = bench.start(proxy, **({"connections": CONNECTION_LIMIT} if proxy == "banyan" else {}))
     got = bench.load(port, "--seconds", 2)
     rate = got["requests"] / got["seconds"] * options.load
     pids = machine.tree(process.pid)
@@ -45,10 +58,10 @@ def hostile(bench):
         for _ in range(options.rounds):
             before, idle, _ = good("nothing")
             memory = machine.memory_kib(pids, "VmRSS")
-            during, busy, attacked = good(name)
+            during, busy, said = good(name)
             after, _, _ = good("nothing")
-            rounds.append(attacked | {"before": before, "during": during, "after": after, "cpu": busy - idle,
-                                      "grown_mib": (attacked["most_kib"] - memory) / 1024})
+            rounds.append(said | {"before": before, "during": during, "after": after, "cpu": busy - idle,
+                                      "grown_mib": (said["most_kib"] - memory) / 1024})
             # Whatever is still open is closed by now, or soon.
             time.sleep(1)
         raw["attacks"][name] = rounds
@@ -64,10 +77,10 @@ def hostile(bench):
             for answer, count in one["answers"].items():
                 answers[answer] = answers.get(answer, 0) + count
         per_second = lambda key: middle(rounds, key) / options.seconds
-        rows.append([name, f"{per_second('opened'):,.0f}", f"{per_second('bytes') / 1024:,.0f}", f"{statistics.median(quiet):.0f}",
+        rows.append([proxy, name, f"{per_second('opened'):,.0f}", f"{per_second('bytes') / 1024:,.0f}", f"{statistics.median(quiet):.0f}",
                      f"{middle(rounds, 'during'):.0f}", f"{ratio:.2f}", f"{noise:.2f}", f"{middle(rounds, 'cpu'):+.1f}", f"{middle(rounds, 'grown_mib'):.1f}",
                      ", ".join(f"{answer} × {count}" for answer, count in sorted(answers.items(), key=lambda one: -one[1])) or "none is closed"])
-    return ["attack", "connections/s", "KiB/s", "p99 µs without", "with", "ratio", "second without / first", "CPU %", "RSS + MiB", "the attacker is answered"], rows, raw
+    return rows, raw
 
 
 class Beside:

@@ -16,7 +16,7 @@ Parts: cpu latency syscalls instructions idle (the default), and
   tls         HTTP/1.1 over TLS, by h2load       http2       over TLS and in the clear, by h2load
   idlesecure  2,000 idle connections each over TLS and with HTTP/2
   chat        9,000 tunnels with a message each every ten seconds, and what a million would cost
-  hostile     a good client's p99 beside each of eleven attacks, Banyan alone
+  hostile     a good client's p99 beside each of eleven attacks
 """
 import argparse
 import json
