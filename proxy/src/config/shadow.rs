@@ -171,3 +171,18 @@ fn sixty_four() -> usize {
 fn quarter_mebibyte() -> ByteSize {
     ByteSize::kib(256)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_is_judged_where_it_is_read() {
+        for right in ["", "/", "/a", "/a/*/b", "/**/at", "/a~0b~1c"] {
+            assert!(Pointer::parse(right.to_owned()).is_ok(), "{right}");
+        }
+        for wrong in ["a", "/a~2", "/~", "/**/a/**", "*"] {
+            assert!(Pointer::parse(wrong.to_owned()).is_err(), "{wrong}");
+        }
+    }
+}

@@ -82,11 +82,6 @@ fn what_a_config_can_get_wrong_is_told_once_each() {
         "routes[0].shadow",
         "both sides",
     );
-    error(
-        both(json!({"shadow": {"percent": 1}, "compare": {"ignore": ["/a~2"]}})),
-        "routes[0].compare.ignore[0]",
-        "no JSON pointer",
-    );
     error(both(json!({"timeout": "0s"})), "routes[0].timeout", "no time");
     error(both(json!({"shadow": {"percent": 1, "max_body": "1GiB"}})), "routes[0].shadow.max_body", "32 MiB");
     error(both(json!({"sticky": [{"cookie": "a b"}]})), "routes[0].sticky[0].cookie", "no cookie name");
