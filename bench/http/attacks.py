@@ -22,10 +22,10 @@ def frame(kind, flags, stream, payload=b""):
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def block(method, path):
+def block(method, path, is_tls=False):
     """A request's head in HPACK, nothing compressed."""
     text = lambda name, value: bytes([name, len(value)]) + value.encode()
-    return {"GET": b"\x82", "POST": b"\x83"}[method] + b"\x86" + text(4, path) + text(1, "shop.example")
+    return {"GET": b"\x82", "POST": b"\x83"}[method] + (b"\x87" if is_tls else b"\x86") + text(4, path) + text(1, "shop.example")
 
 
 def greeting(*settings):

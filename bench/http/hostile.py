@@ -46,7 +46,7 @@ def attacked(bench, proxy):
     raw = {"rate": rate, "attacks": {}}
 
     def good(attack):
-        """p99 beside an attack, how busy Banyan was in percent of a core, and what the attacker says."""
+        """p99 beside an attack, how busy the proxy was in percent of a core, and what the attacker says."""
         beside = Beside(attack, port, options.seconds, pids)
         cpu = machine.cpu_seconds(pids)
         got = bench.load(port, "--seconds", options.seconds, "--rate", f"{rate:.0f}", prefix=("chrt", "--fifo", "1"))

@@ -3,17 +3,16 @@ import re
 import socket
 import ssl
 import statistics
-import struct
 import subprocess
 import time
 
 import machine
 import proxies
+from attacks import DATA, HEADERS, SETTINGS, block, frame, greeting
 
 CONNECTIONS, STREAMS = 32, 8
 # Of those that are silent.
 IDLE = 2000
-HEADERS, SETTINGS, DATA = 1, 4, 0
 # How a client speaks, and how the proxy listens for that.
 WAYS = {
     "tls": {"HTTP/1.1 over TLS": (["--h1"], "https", True)},
@@ -72,10 +71,7 @@ def connect(port, is_tls, protocol):
         while b"\r\n\r\n" not in got:
             got += receive(plain)
         return plain
-    frame = lambda kind, flags, stream, payload=b"": struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-    text = lambda at, value: bytes([at, len(value)]) + value.encode()
-    block = b"\x82" + (b"\x87" if is_tls else b"\x86") + text(4, proxies.MEASURED_PATH) + text(1, "shop.example")
-    plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0) + frame(HEADERS, 5, 1, block))
+    plain.sendall(greeting() + frame(HEADERS, 5, 1, block("GET", proxies.MEASURED_PATH, is_tls)))
     got, ended = b"", False
     while not ended:
         got += receive(plain)

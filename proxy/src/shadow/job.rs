@@ -1,13 +1,10 @@
 //! One copy on the background runtime: send it, read its answer as far as the bound, wait for the control, compare.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request, StatusCode,
+    HeaderMap, Method, Request,
     header::{CONTENT_LOCATION, LOCATION, SET_COOKIE},
 };
 use http_body_util::{BodyExt, Empty};
@@ -21,7 +18,7 @@ use super::{
     ticket::{Recorded, content_length},
 };
 use crate::{
-    compare::{Answer, Compared, NotComparable, Verdict},
+    compare::{Compared, NotComparable, Verdict},
     links::Owner,
     stations::Public,
     table::{Route, SyncRoute},
@@ -66,15 +63,6 @@ pub(super) struct SeenAs {
     pub(super) prefix_end: usize,
 }
 
-/// The shadow's answer.
-struct Candidate {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Kept,
-    /// How long its head took.
-    took: Duration,
-}
-
 // === impl Job ===
 
 impl Job {
@@ -100,8 +88,8 @@ impl Job {
                 if let (Some(again), Some(seen_as)) = (again, seen_as) {
                     // An answer that sets a cookie began something, which a second request would begin again.
                     if !is_behind && !control.headers.contains_key(SET_COOKIE) {
-                        let compared = learn(&route, *again, &seen_as, &control, &budget, max_body);
-                        drop(tokio::time::timeout(route.settings.timeout, compared).await);
+                        let learnt = learn(&route, *again, &seen_as, &control, &budget, max_body);
+                        drop(tokio::time::timeout(route.settings.timeout, learnt).await);
                     }
                 }
             }
@@ -133,11 +121,8 @@ async fn learn(
     let Some(rules) = &route.rules else { return };
     let Ok(mut second) = fetch(&again.origin, again.request, budget, max_body, true).await else { return };
     seen_as.shape(again.side, &mut second.headers);
-    if let (Some(left), Some(right)) = (control.body.body(), second.body.body()) {
-        route.counts.resent(rules.compare(
-            &Answer { status: control.status, headers: &control.headers, body: left },
-            &Answer { status: second.status, headers: &second.headers, body: right },
-        ));
+    if let (Some(left), Some(right)) = (control.answer(), second.answer()) {
+        route.counts.resent(rules.compare(&left, &right));
     }
 }
 
@@ -146,18 +131,15 @@ fn compared(
     to: Owner,
     method: &Method,
     control: &Recorded,
-    candidate: &Candidate,
+    candidate: &Recorded,
     is_behind: bool,
 ) -> Outcome {
     let Some(rules) = &route.rules else { return Outcome::Sent };
-    let (Some(left), Some(right)) = (control.body.body(), candidate.body.body()) else { return Outcome::DroppedBudget };
-    let verdict = if is_behind {
-        Verdict::NotComparable(NotComparable::SyncBehind)
-    } else {
-        rules.compare(
-            &Answer { status: control.status, headers: &control.headers, body: left },
-            &Answer { status: candidate.status, headers: &candidate.headers, body: right },
-        )
+    // Compared or not, there must have been room for both.
+    let (Some(left), Some(right)) = (control.answer(), candidate.answer()) else { return Outcome::DroppedBudget };
+    let verdict = match is_behind {
+        true => Verdict::NotComparable(NotComparable::SyncBehind),
+        false => rules.compare(&left, &right),
     };
     let (legacy, modern) = match to {
         Owner::Modern => (control.took, candidate.took),
@@ -175,7 +157,7 @@ async fn fetch(
     budget: &Arc<Budget>,
     max_body: usize,
     is_compared: bool,
-) -> Result<Candidate, Outcome> {
+) -> Result<Recorded, Outcome> {
     let is_head = request.method() == Method::HEAD;
     let since = Instant::now();
     let (connection, response) = origin.send(request).await.map_err(|_| Outcome::Error)?;
@@ -185,19 +167,16 @@ async fn fetch(
     if let Some(length) = content_length(&head.headers).filter(|_| is_compared && !is_head) {
         body.expect(length);
     }
-    let mut unkept = 0;
-    if !body.goes_on() {
-        return Ok(Candidate { status: head.status, headers: head.headers, body, took });
-    }
-    while let Some(frame) = rest.frame().await {
+    let (mut unkept, mut goes_on) = (0, !is_compared || body.goes_on());
+    while goes_on {
+        let Some(frame) = rest.frame().await else {
+            origin.give_back(connection);
+            break;
+        };
         let frame = frame.map_err(|_| Outcome::Error)?;
         let Some(chunk) = frame.data_ref() else { continue };
         unkept += chunk.len();
-        let goes_on = if is_compared { body.push(chunk) } else { unkept <= max_body };
-        if !goes_on {
-            return Ok(Candidate { status: head.status, headers: head.headers, body, took });
-        }
+        goes_on = if is_compared { body.push(chunk) } else { unkept <= max_body };
     }
-    origin.give_back(connection);
-    Ok(Candidate { status: head.status, headers: head.headers, body, took })
+    Ok(Recorded { status: head.status, headers: head.headers, body, took })
 }

@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode, header::CONTENT_LENGTH};
 use tokio::sync::oneshot;
 
 use super::budget::{Budget, End, Kept};
+use crate::compare::Answer;
 
 /// The control of one shadowed request, held by whoever passes the answer on: first [`head`](Self::head), each [`chunk`](Self::chunk), then
 /// [`end`](Self::end). Dropping it before its end says that the answer broke off or the client went away, and cancels the shadow.
@@ -26,7 +27,7 @@ pub struct Ticket {
     is_head: bool,
 }
 
-/// What the client got.
+/// An answer: what the client got, or the shadow's.
 #[derive(Debug)]
 pub(super) struct Recorded {
     pub(super) status: StatusCode,
@@ -34,6 +35,15 @@ pub(super) struct Recorded {
     pub(super) body: Kept,
     /// How long its head took.
     pub(super) took: Duration,
+}
+
+// === impl Recorded ===
+
+impl Recorded {
+    /// For comparing; `None` when the budget did not do for its body.
+    pub(super) fn answer(&self) -> Option<Answer<'_>> {
+        Some(Answer { status: self.status, headers: &self.headers, body: self.body.body()? })
+    }
 }
 
 /// What an answer's head says of its length.

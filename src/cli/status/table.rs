@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::cli::output;
+
 use super::numbers::{Arm, Numbers};
 
 /// The whole text. `since` is an earlier look, and how many seconds ago it was: numbers are then of the time between.
@@ -83,9 +85,9 @@ fn routes(status: &Value, numbers: &Numbers, since: Option<(&Numbers, u64)>, out
                 let between = numbers.answers(name) - before.answers(name);
                 #[expect(clippy::cast_precision_loss, reason = "a few seconds")]
                 let rate = between.max(0.0) / seconds as f64;
-                grouped(rate)
+                output::grouped(rate)
             }
-            None => grouped(numbers.answers(name)),
+            None => output::grouped(numbers.answers(name)),
         };
         rows.push([
             name.to_owned(),
@@ -272,20 +274,6 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// `1,204`.
-fn grouped(number: f64) -> String {
-    // `abs`: an empty sum of floats is -0.
-    let digits = format!("{:.0}", number.abs());
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 /// `2 MB`.
 fn bytes(bytes: u64) -> String {
     match bytes {
@@ -377,7 +365,7 @@ sid     default           payments
     #[test]
     fn numbers_are_short() {
         assert_eq!(
-            (grouped(1_204.0), grouped(12.0), grouped(1_234_567.0)),
+            (output::grouped(1_204.0), output::grouped(12.0), output::grouped(1_234_567.0)),
             ("1,204".into(), "12".into(), "1,234,567".into())
         );
         assert_eq!(
