@@ -13,6 +13,7 @@ mod metrics;
 mod plan;
 mod reload;
 mod tasks;
+mod webhook;
 
 use std::process::ExitCode;
 

@@ -6,6 +6,7 @@ const BUILD_INFO: &str = "banyan_build_info";
 const RELOADS: &str = "banyan_config_reloads_total";
 const LAST_RELOAD: &str = "banyan_config_last_reload_successful";
 const ADMIN_TLS_RELOADS: &str = "banyan_admin_tls_reloads_total";
+const WEBHOOK_CALLS: &str = "banyan_webhook_calls_total";
 const TASK_RESTARTS: &str = "banyan_task_restarts_total";
 
 /// What became of a reload: the values of `result`.
@@ -17,6 +18,17 @@ pub(crate) enum ReloadResult {
     Refused,
 }
 
+/// What became of a call of the webhook: the values of `outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It was answered with 2xx.
+    Delivered,
+    /// It was tried until it was given up.
+    Failed,
+    /// It was never tried: too much happened at once.
+    Dropped,
+}
+
 /// The process's own metrics, in a registry of their own: the halves count restarts of their tasks under the same name.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -24,6 +36,7 @@ pub(crate) struct Metrics {
     reloads: IntCounterVec,
     last_reload: IntGauge,
     admin_tls: IntCounterVec,
+    webhook: IntCounterVec,
     task_restarts: IntCounterVec,
 }
 
@@ -47,6 +60,11 @@ impl Metrics {
         let last_reload =
             IntGauge::new(LAST_RELOAD, "1 while the file on disk is the one in force, 0 after one was refused.")?;
         last_reload.set(1);
+        let help = "Calls of the webhook, by what became of them.";
+        let webhook = IntCounterVec::new(Opts::new(WEBHOOK_CALLS, help), &["outcome"])?;
+        for outcome in [Delivery::Delivered, Delivery::Failed, Delivery::Dropped] {
+            webhook.with_label_values(&[outcome.as_str()]);
+        }
         let task_restarts = IntCounterVec::new(
             Opts::new(TASK_RESTARTS, "Times that a background task failed and was started again."),
             &["task"],
@@ -55,10 +73,11 @@ impl Metrics {
         registry.register(Box::new(reloads.clone()))?;
         registry.register(Box::new(last_reload.clone()))?;
         registry.register(Box::new(admin_tls.clone()))?;
+        registry.register(Box::new(webhook.clone()))?;
         registry.register(Box::new(task_restarts.clone()))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, reloads, last_reload, admin_tls, task_restarts })
+        Ok(Self { registry, reloads, last_reload, admin_tls, webhook, task_restarts })
     }
 
     /// Everything, with the halves' metrics; a name that both have is one family.
@@ -83,6 +102,10 @@ impl Metrics {
         self.admin_tls.with_label_values(&[result.as_str()]).inc();
     }
 
+    pub(crate) fn webhook(&self, outcome: Delivery, calls: u64) {
+        self.webhook.with_label_values(&[outcome.as_str()]).inc_by(calls);
+    }
+
     /// Makes a task's counter visible at 0.
     pub(crate) fn task(&self, task: &'static str) {
         self.task_restarts.with_label_values(&[task]);
@@ -90,6 +113,18 @@ impl Metrics {
 
     pub(crate) fn task_restarted(&self, task: &'static str) {
         self.task_restarts.with_label_values(&[task]).inc();
+    }
+}
+
+// === impl Delivery ===
+
+impl Delivery {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
     }
 }
 

@@ -19,6 +19,7 @@ pub mod metrics;
 mod observe;
 mod proxy;
 mod rate;
+pub mod rollout;
 pub mod shadow;
 mod socket;
 pub mod split;

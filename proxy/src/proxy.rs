@@ -24,6 +24,7 @@ use crate::{
     },
     metrics::{Holds, Requests, Shards, SideCounts, Upstreams},
     observe::Recorder,
+    rollout::{Phase, RolloutStatus, Rollouts},
     shadow::Shadow,
     split::{RecentWrites, Signer, Split},
     table::{Problem, RouteTable, Severity, Stage, SyncRoute},
@@ -35,6 +36,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     crew: Crew,
     shadow: Arc<Shadow>,
+    rollouts: Rollouts,
     cookies: Watch,
     _warden: Warden,
     _trusts: TrustWatch,
@@ -82,6 +84,8 @@ pub struct RouteStatus {
     pub reads_at_owner: bool,
     /// What comparing the shadow's answers gave; `None` where nothing is compared.
     pub compare: Option<CompareStatus>,
+    /// How its rollout stands; `None` without one.
+    pub rollout: Option<RolloutStatus>,
     /// Why modern does not get what it should, in a few words.
     pub why: Option<String>,
 }
@@ -154,7 +158,8 @@ impl Proxy {
         (given, recent): (Vec<Given>, RecentWrites),
         park_at_once: bool,
     ) -> Result<Self, StartError> {
-        let (table, _) = RouteTable::compile(config, links).map_err(StartError::Config)?;
+        let (mut table, _) = RouteTable::compile(config, links).map_err(StartError::Config)?;
+        let others_write = recent.do_others_write();
         let split = Split::new(Signer::of(config)?, Arc::new(recent));
         let wanted = wanted(config, &[]).map_err(|problem| StartError::Config(vec![problem]))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -164,15 +169,24 @@ impl Proxy {
         recorder.follow(&config.observe)?;
         let shadow = Shadow::start(background, registry)?;
         let shadows = shadow.compile(config, &table);
+        let rollouts = Rollouts::open(config, registry, others_write)?;
+        rollouts.attach(&mut table);
+        rollouts.follow(config, &table);
         let cookies = Watch::start(background, registry)?;
         let compiled = Compiled::new(config, 0, table, split, shadows, cookies.compile(config));
         let shared = Arc::new(Shared::new(compiled, shards, workers, recorder));
         shared.follow();
         let warden = Warden::start(background, Arc::clone(&shared));
+        let rollouts = rollouts.start(background, Arc::clone(&shared));
         let weights = Arc::clone(&shared);
         registry.register(Box::new(Requests::new(Arc::clone(&shared.shards), move || {
             let current = weights.current.load();
-            current.table.routes().iter().map(|route| (Arc::clone(&route.name), route.weight, route.weight)).collect()
+            current
+                .table
+                .routes()
+                .iter()
+                .map(|route| (Arc::clone(&route.name), route.weight, route.effective()))
+                .collect()
         })?))?;
         let synced = Arc::clone(&shared);
         registry.register(Box::new(Holds::new(move || {
@@ -188,6 +202,7 @@ impl Proxy {
             shared,
             crew,
             shadow,
+            rollouts,
             cookies,
             _warden: warden,
             _trusts: trusts,
@@ -208,6 +223,7 @@ impl Proxy {
         let (mut table, warnings) = RouteTable::compile(config, links)?;
         let signer = Signer::of(config).map_err(|error| vec![Problem::error("secret", error.to_string())])?;
         let current = self.shared.current.load_full();
+        self.rollouts.attach(&mut table);
         table.follow(&current.table);
         let wanted = wanted(config, &self.shared.listeners.load()).map_err(|problem| vec![problem])?;
         let follows = self.shared.recorder.follow(&config.observe);
@@ -217,6 +233,7 @@ impl Proxy {
             let split = current.split.with_signer(signer);
             let shadows = self.shadow.compile(config, &table);
             let jars = self.cookies.compile(config);
+            self.rollouts.follow(config, &table);
             self.shared.swap(Compiled::new(config, generation, table, split, shadows, jars));
         };
         let workers = config.workers.unwrap_or(self.cores).max(1);
@@ -236,17 +253,19 @@ impl Proxy {
         let upstreams: Vec<UpstreamStatus> = current.upstreams.iter().map(status).collect();
         let routes = current.table.routes().iter().map(|route| {
             let answers = SideCounts::of(&self.shared.shards, &route.name);
+            let rollout = self.rollouts.status(&route.name);
             RouteStatus {
                 name: route.name.to_string(),
                 stage: route.stage(),
                 weight_wanted: route.weight.percent(),
-                weight_effective: route.weight.percent(),
+                weight_effective: route.effective().percent(),
                 weight_seen: answers.modern_percent(),
                 answers,
                 sync: route.sync.as_ref().map(|sync| sync.name.to_string()),
                 reads_at_owner: route.sync.as_ref().is_some_and(SyncRoute::is_behind),
                 compare: current.shadows.status(route),
-                why: route.modern.as_ref().and_then(|modern| upstreams[modern.index].why()),
+                why: why(rollout.as_ref(), route.modern.as_ref().and_then(|modern| upstreams[modern.index].why())),
+                rollout,
             }
         });
         let routes = routes.collect();
@@ -269,6 +288,12 @@ impl Proxy {
         let current = self.shared.current.load();
         let route = current.table.routes().iter().find(|known| *known.name == *route).ok_or(NoReport::NoRoute)?;
         current.shadows.report(route, within).ok_or(NoReport::NotCompared)
+    }
+
+    /// The rollouts of its routes.
+    #[must_use]
+    pub fn rollouts(&self) -> &Rollouts {
+        &self.rollouts
     }
 
     /// Where it listens, in the config's order; with the port that the system chose for port 0.
@@ -296,6 +321,7 @@ impl Proxy {
             let syncs = current.table.routes().iter().filter_map(|route| route.sync.as_ref());
             let longest = syncs.map(|sync| sync.read_your_writes).max().unwrap_or_default();
             current.split.recent().others_wrote(Moment::now() + longest);
+            self.rollouts.decide();
         }
     }
 
@@ -328,6 +354,13 @@ impl Proxy {
 
 /// What has been answered is logged before the process ends, unless that takes longer.
 const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Why modern does not get what the file wants: first what stands, then what ails, then what is to come.
+fn why(rollout: Option<&RolloutStatus>, upstream: Option<String>) -> Option<String> {
+    let stands = rollout.filter(|rollout| matches!(rollout.phase, Phase::RolledBack | Phase::Paused));
+    let comes = rollout.filter(|rollout| rollout.phase == Phase::Walking);
+    stands.map(|rollout| rollout.why.clone()).or(upstream).or_else(|| comes.map(|rollout| rollout.why.clone()))
+}
 
 /// The listeners of a config. TLS whose files are named as before keeps what it has.
 fn wanted(config: &Config, old: &[Arc<ListenerState>]) -> Result<Vec<Wanted>, Problem> {

@@ -11,7 +11,11 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{keys::Role, paths::Takes, session};
+use super::{
+    keys::{Holder, Role},
+    paths::Takes,
+    session,
+};
 use crate::app::App;
 
 /// The gate of one path.
@@ -21,9 +25,9 @@ pub(super) struct Gate {
     pub(super) takes: Takes,
 }
 
-/// The role of whoever asks; `None` where none was needed and none was shown.
+/// Whoever asks; `None` where no token was needed and none was shown.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asker(pub(super) Option<Role>);
+pub(super) struct Asker(pub(super) Option<Holder>);
 
 /// RFC 9457.
 #[derive(Serialize)]
@@ -94,14 +98,14 @@ impl Gate {
         let door = &self.app.door;
         let good = door.keys.good(&admin);
         let bearer = bearer(headers);
-        let (role, by_cookie) = match bearer {
-            Some(token) => match door.keys.role(&good, token) {
-                Some((role, _)) => (Some(role), false),
+        let (holder, by_cookie) = match bearer {
+            Some(token) => match door.keys.holder(&good, token) {
+                Some((holder, _)) => (Some(holder), false),
                 None => return Err(Refusal(StatusCode::UNAUTHORIZED, "token", "this token is not known here")),
             },
             None => {
-                let role = session::role(&door.keys, &good, headers);
-                (role, role.is_some())
+                let holder = session::holder(&door.keys, &good, headers);
+                (holder, holder.is_some())
             }
         };
         let may_view = admin.tokens.view.is_none() && door.is_near();
@@ -109,13 +113,13 @@ impl Gate {
         let missing = Err(Refusal(StatusCode::UNAUTHORIZED, "token", "this takes a token: `Authorization: Bearer …`"));
         match self.takes {
             Takes::Nothing => {}
-            Takes::View if role.is_none() && !may_view => return missing,
+            Takes::View if holder.is_none() && !may_view => return missing,
             Takes::View => {}
             Takes::SignIn => same_site(headers, own, true)?,
             Takes::Operate => {
                 // Who has the token in hand is no page of another site; a browser adds the cookie whoever asks.
                 same_site(headers, own, by_cookie)?;
-                match role {
+                match holder.map(|holder| holder.role) {
                     Some(Role::Operate) => {}
                     Some(Role::View) => {
                         return Err(Refusal(StatusCode::FORBIDDEN, "role", "this takes a token that may operate"));
@@ -124,7 +128,7 @@ impl Gate {
                 }
             }
         }
-        Ok(Asker(role))
+        Ok(Asker(holder))
     }
 }
 

@@ -19,6 +19,14 @@ pub(crate) enum Role {
     Operate,
 }
 
+/// Whose token was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) role: Role,
+    /// The token's name, for audit lines: `view`, `operate`, or `admin.token` for the one of `state.dir`.
+    pub(crate) name: &'static str,
+}
+
 /// The process's own part: a key made at its start, and the token of `state.dir`.
 pub(crate) struct Keys {
     signer: Signer,
@@ -26,7 +34,7 @@ pub(crate) struct Keys {
 }
 
 /// Tokens that are good now, as signatures: those of the file in force and the one of `state.dir`.
-pub(super) struct Good(Vec<(Role, [u8; 32])>);
+pub(super) struct Good(Vec<(Holder, [u8; 32])>);
 
 /// Where the token is kept that the command line finds by itself.
 pub(crate) fn token_path(dir: &Path) -> PathBuf {
@@ -62,20 +70,21 @@ impl Keys {
 
     /// What a file's `admin` makes good.
     pub(super) fn good(&self, admin: &Admin) -> Good {
-        let of = |role, token: &Option<SecretString>| {
-            token.as_ref().map(|token| (role, self.signer.sign(token.expose_secret().as_bytes())))
+        let of = |role, name, token: &Option<SecretString>| {
+            token.as_ref().map(|token| (Holder { role, name }, self.signer.sign(token.expose_secret().as_bytes())))
         };
-        let local = self.local.map(|local| (Role::Operate, local));
-        let all = [of(Role::View, &admin.tokens.view), of(Role::Operate, &admin.tokens.operate), local];
+        let local = self.local.map(|local| (Holder { role: Role::Operate, name: "admin.token" }, local));
+        let tokens = &admin.tokens;
+        let all = [of(Role::View, "view", &tokens.view), of(Role::Operate, "operate", &tokens.operate), local];
         Good(all.into_iter().flatten().collect())
     }
 
-    /// The role of whoever shows this token. Every good one is compared, whichever it is.
-    pub(super) fn role(&self, good: &Good, token: &[u8]) -> Option<(Role, [u8; 32])> {
+    /// Whoever shows this token. Every good one is compared, whichever it is.
+    pub(super) fn holder(&self, good: &Good, token: &[u8]) -> Option<(Holder, [u8; 32])> {
         let mut found = None;
-        for (role, signature) in &good.0 {
+        for (holder, signature) in &good.0 {
             if self.signer.is_signed(token, signature) {
-                found = Some((*role, *signature));
+                found = Some((*holder, *signature));
             }
         }
         found
@@ -86,12 +95,12 @@ impl Keys {
         self.signer.sign(&[session.as_bytes(), b"\n", token].concat())
     }
 
-    /// The role of a session, if a token that is good now began it.
-    pub(super) fn session_role(&self, good: &Good, session: &str, signature: &[u8]) -> Option<Role> {
+    /// Whose a session is, if a token that is good now began it.
+    pub(super) fn session_holder(&self, good: &Good, session: &str, signature: &[u8]) -> Option<Holder> {
         let mut found = None;
-        for (role, token) in &good.0 {
+        for (holder, token) in &good.0 {
             if self.signer.is_signed(&[session.as_bytes(), b"\n", token].concat(), signature) {
-                found = Some(*role);
+                found = Some(*holder);
             }
         }
         found

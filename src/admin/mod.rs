@@ -9,6 +9,7 @@ mod gate;
 mod handlers;
 mod keys;
 mod paths;
+mod rollout;
 mod server;
 mod session;
 mod status;

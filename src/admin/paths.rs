@@ -11,7 +11,7 @@ use axum::{
 
 use super::{
     gate::{self, Gate, problem},
-    handlers, session,
+    handlers, rollout, session,
 };
 use crate::app::App;
 
@@ -29,7 +29,7 @@ pub(super) enum Takes {
 }
 
 /// Method, path and what it takes.
-pub(super) const PATHS: [(Method, &str, Takes); 9] = [
+pub(super) const PATHS: [(Method, &str, Takes); 14] = [
     (Method::GET, "/livez", Takes::Nothing),
     (Method::GET, "/readyz", Takes::Nothing),
     (Method::GET, "/metrics", Takes::View),
@@ -39,6 +39,11 @@ pub(super) const PATHS: [(Method, &str, Takes); 9] = [
     (Method::POST, "/api/v1/session", Takes::SignIn),
     (Method::DELETE, "/api/v1/session", Takes::SignIn),
     (Method::POST, "/api/v1/reload", Takes::Operate),
+    (Method::GET, "/api/v1/routes/{route}/history", Takes::View),
+    (Method::POST, "/api/v1/routes/{route}/promote", Takes::Operate),
+    (Method::POST, "/api/v1/routes/{route}/pause", Takes::Operate),
+    (Method::POST, "/api/v1/routes/{route}/resume", Takes::Operate),
+    (Method::POST, "/api/v1/routes/{route}/rollback", Takes::Operate),
 ];
 
 /// All of them.
@@ -72,6 +77,11 @@ fn handler(method: &Method, path: &str) -> Option<MethodRouter<Arc<App>>> {
         (_, "/api/v1/status") => on(filter, handlers::status),
         (_, "/api/v1/report") => on(filter, handlers::report),
         (_, "/api/v1/reload") => on(filter, handlers::reload),
+        (_, "/api/v1/routes/{route}/history") => on(filter, rollout::history),
+        (_, "/api/v1/routes/{route}/promote") => on(filter, rollout::promote),
+        (_, "/api/v1/routes/{route}/pause") => on(filter, rollout::pause),
+        (_, "/api/v1/routes/{route}/resume") => on(filter, rollout::resume),
+        (_, "/api/v1/routes/{route}/rollback") => on(filter, rollout::rollback),
         ("GET", "/api/v1/session") => on(filter, session::show),
         ("POST", "/api/v1/session") => on(filter, session::begin),
         ("DELETE", "/api/v1/session") => on(filter, session::end),

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     gate::{Asker, problem},
-    keys::{Good, Keys, Role},
+    keys::{Good, Holder, Keys, Role},
 };
 use crate::app::App;
 
@@ -41,7 +41,7 @@ struct Session {
 
 /// `GET /api/v1/session`
 pub(super) async fn show(asker: Asker) -> Response {
-    Json(Session { role: asker.0 }).into_response()
+    Json(Session { role: asker.0.map(|holder| holder.role) }).into_response()
 }
 
 /// `POST /api/v1/session`
@@ -50,7 +50,7 @@ pub(super) async fn begin(State(app): State<Arc<App>>, body: Bytes) -> Response 
         return problem(StatusCode::BAD_REQUEST, "body", "expected `{\"token\": \"…\"}`");
     };
     let good = app.door.keys.good(&app.file().loaded.admin);
-    let Some((role, token)) = app.door.keys.role(&good, sign_in.token.expose_secret().as_bytes()) else {
+    let Some((holder, token)) = app.door.keys.holder(&good, sign_in.token.expose_secret().as_bytes()) else {
         return problem(StatusCode::UNAUTHORIZED, "token", "this token is not known here");
     };
     let until = now() + LASTS.as_secs();
@@ -58,7 +58,7 @@ pub(super) async fn begin(State(app): State<Arc<App>>, body: Bytes) -> Response 
     let attributes = attributes(&app);
     let cookie = format!("{NAME}={until}.{signature}; Max-Age={}; {attributes}", LASTS.as_secs());
     match HeaderValue::try_from(cookie) {
-        Ok(cookie) => ([(header::SET_COOKIE, cookie)], Json(Session { role: Some(role) })).into_response(),
+        Ok(cookie) => ([(header::SET_COOKIE, cookie)], Json(Session { role: Some(holder.role) })).into_response(),
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no cookie could be made"),
     }
 }
@@ -75,8 +75,8 @@ fn attributes(app: &App) -> String {
     format!("Path={PATH}; HttpOnly; SameSite=Strict{secure}")
 }
 
-/// The role of a request's session.
-pub(super) fn role(keys: &Keys, good: &Good, headers: &HeaderMap) -> Option<Role> {
+/// Whose a request's session is.
+pub(super) fn holder(keys: &Keys, good: &Good, headers: &HeaderMap) -> Option<Holder> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let value = cookies.flat_map(|line| line.split(';')).find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
@@ -85,7 +85,7 @@ pub(super) fn role(keys: &Keys, good: &Good, headers: &HeaderMap) -> Option<Role
     let (until, signature) = value.split_once('.')?;
     let signature = unhex(signature)?;
     (until.parse::<u64>().ok()? > now()).then_some(())?;
-    keys.session_role(good, until, &signature)
+    keys.session_holder(good, until, &signature)
 }
 
 fn now() -> u64 {

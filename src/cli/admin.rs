@@ -110,11 +110,11 @@ impl Client {
 
     /// A call that changes nothing; its status and its answer.
     pub(super) fn ask(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        self.call(&Method::GET, path, "")
+        self.call(&Method::GET, path, String::new())
     }
 
     /// A call that changes something; its status and its answer.
-    pub(super) fn post(&self, path: &str, body: &'static str) -> anyhow::Result<(u16, String)> {
+    pub(super) fn post(&self, path: &str, body: String) -> anyhow::Result<(u16, String)> {
         if self.token.is_none() {
             bail!(
                 "this takes a token: set `{VARIABLE}`, or run it as whoever may read `admin.token` in the file's `state.dir`"
@@ -123,7 +123,7 @@ impl Client {
         self.call(&Method::POST, path, body)
     }
 
-    fn call(&self, method: &Method, path: &str, body: &'static str) -> anyhow::Result<(u16, String)> {
+    fn call(&self, method: &Method, path: &str, body: String) -> anyhow::Result<(u16, String)> {
         let uri: Uri = format!("{}{path}", self.base).parse()?;
         let target = uri.path_and_query().map_or(path, |both| both.as_str());
         let mut request = Request::builder().method(method).uri(target).header(header::CONNECTION, "close");
@@ -136,7 +136,7 @@ impl Client {
         if *method == Method::POST {
             request = request.header(header::CONTENT_TYPE, "application/json").header("x-banyan-request", "1");
         }
-        let request = request.body(Full::new(Bytes::from_static(body.as_bytes())))?;
+        let request = request.body(Full::new(Bytes::from(body)))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let answered = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.exchange(request)).await });
         let (status, answer) = match answered {

@@ -152,7 +152,7 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         owner: route.sync.as_ref().map(|sync| sync.link.owner()),
         rewritten: target.and_then(|target| target.path_and_query(&path, prefix_end, query)),
         changes: target.map(changes).unwrap_or_default(),
-        fallback: match route.fallback {
+        fallback: match route.fallback() {
             Fallback::None => "none",
             Fallback::Reads => "reads",
             Fallback::Unsent => "unsent",

@@ -14,6 +14,7 @@ mod plan;
 mod reference;
 mod reload;
 mod report;
+mod rollout;
 mod run;
 pub(crate) mod schema;
 mod status;
@@ -60,6 +61,16 @@ enum Verb {
     Status(status::Args),
     /// Show in what the answers of a route's two sides differ, and judge it for a pipeline.
     Report(report::Args),
+    /// Take one step of a route's rollout now, if its gates let it.
+    Promote(rollout::Args),
+    /// Keep a route's rollout where it is.
+    Pause(rollout::Args),
+    /// Let a route's rollout go on; after a rollback from its first step.
+    Resume(rollout::Args),
+    /// Take a route's users back to legacy, until somebody resumes its rollout.
+    Rollback(rollout::Args),
+    /// Show what happened to a route's rollout: who, when, what, why.
+    History(rollout::HistoryArgs),
     /// Print the JSON Schema of the file, for editors.
     Schema,
     /// Print a completion script for a shell.
@@ -81,6 +92,11 @@ pub(crate) fn main() -> ExitCode {
         Verb::Reload(args) => reload::run(&cli.config, args),
         Verb::Status(args) => status::run(&cli.config, args),
         Verb::Report(args) => report::run(&cli.config, args),
+        Verb::Promote(args) => rollout::act(&cli.config, "promote", args),
+        Verb::Pause(args) => rollout::act(&cli.config, "pause", args),
+        Verb::Resume(args) => rollout::act(&cli.config, "resume", args),
+        Verb::Rollback(args) => rollout::act(&cli.config, "rollback", args),
+        Verb::History(args) => rollout::history(&cli.config, args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
     };

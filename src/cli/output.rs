@@ -54,6 +54,13 @@ pub(crate) fn colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// `2026-11-26 12:03:11`, in UTC.
+pub(crate) fn moment(unix: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(unix);
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    text.trim_end_matches('Z').replace('T', " ")
+}
+
 /// `1,204`.
 pub(crate) fn grouped(number: f64) -> String {
     // `abs`: an empty sum of floats is -0.

@@ -22,7 +22,7 @@ pub(super) struct Args {
 
 pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(path, &args.place)?;
-    let (status, answer) = client.post("/api/v1/reload", "{}")?;
+    let (status, answer) = client.post("/api/v1/reload", "{}".to_owned())?;
     let outcome: Value = serde_json::from_str(&answer).unwrap_or_default();
     let is_accepted = match (status, outcome["outcome"].as_str()) {
         (200, Some("accepted")) => true,

@@ -33,6 +33,7 @@ use crate::{
     metrics::Metrics,
     reload,
     tasks::Tasks,
+    webhook,
 };
 
 /// `run` refuses its file (BSD's `EX_CONFIG`).
@@ -158,7 +159,12 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
 
     let offer = Offer::new(&loaded, args.only.map(Half::name), &admin, probes.as_ref());
     let halves = Halves { proxy, connectors };
+    let events = halves.proxy.as_ref().map(|proxy| proxy.rollouts().events());
     let app = Arc::new(App::new(path, loaded, registry, metrics.clone(), links, Arc::new(door), halves));
+    if let Some(events) = events {
+        let (shared, events) = (Arc::clone(&app), Arc::new(tokio::sync::Mutex::new(events)));
+        tasks.spawn("webhook", move || webhook::tell(Arc::clone(&shared), Arc::clone(&events)));
+    }
     let shared = Arc::clone(&app);
     tasks.spawn("admin", move || admin::serve(Arc::clone(&admin), Arc::clone(&shared)));
     if let Some(probes) = probes {

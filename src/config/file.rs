@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::admin::Admin;
+use crate::{admin::Admin, webhook::Webhook};
 
 use super::{restart::RestartKeys, tree::Tree};
 
@@ -36,7 +36,7 @@ pub(crate) struct File {
     /// Where running state is kept between restarts.
     #[serde(default)]
     #[garde(dive)]
-    pub(crate) state: http::State,
+    pub(crate) state: Option<http::State>,
     /// Prefix of every slot, origin, lock, topic and application name that Banyan makes. Default `banyan`. A change needs a restart.
     #[serde(default = "install")]
     #[garde(pattern(r"^[a-z0-9_]{1,16}$"))]
@@ -66,6 +66,10 @@ pub(crate) struct File {
     #[serde(default)]
     #[garde(dive)]
     pub(crate) routes: Vec<http::Route>,
+    /// Told of everything that happens to a rollout. Left out: nobody is told.
+    #[serde(default)]
+    #[garde(dive)]
+    pub(crate) webhook: Option<Webhook>,
     /// The upstream that knows who a request comes from. Left out: nobody is asked.
     #[serde(default)]
     #[garde(dive)]
@@ -98,6 +102,8 @@ pub(crate) struct Loaded {
     pub(crate) connectors: data::Config,
     /// The admin listener.
     pub(crate) admin: Admin,
+    /// Who is told what happens.
+    pub(crate) webhook: Option<Webhook>,
     /// The text it was read from, so that a watcher can tell a change from a touch.
     pub(crate) text: Arc<str>,
     /// What a reload cannot change.
@@ -131,7 +137,7 @@ impl File {
         http::Config {
             workers: self.workers,
             listeners: self.listeners.clone(),
-            state: self.state.clone(),
+            state: self.state.clone().unwrap_or_default(),
             secret: self.secret.clone(),
             trusted_proxies: self.trusted_proxies.clone(),
             upstreams: self.upstreams.clone(),

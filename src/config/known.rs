@@ -6,9 +6,7 @@ use super::{node::Step, stand_in::Form};
 type Above = &'static [&'static str];
 
 const KEYS: &[(Above, &[&str])] = &[
-    (&[], &["webhook"]),
     (&["state"], &["shared"]),
-    (&["routes"], &["rollout"]),
     (&["routes", "shadow"], &["methods", "discards_writes"]),
     (&["routes", "compare"], &["record", "latency"]),
     (&["syncs", "*"], &["format", "schemas", "apply"]),
@@ -54,6 +52,9 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["admin", "hosts"], "hosts: [banyan.internal]"),
         (&["state", "dir"], "dir: ./banyan-state"),
         (&["memory"], "memory: 64MiB"),
+        (&["webhook"], "webhook: {url: \"https://hooks.example/banyan\", secret: \"${WEBHOOK_SECRET}\"}"),
+        (&["webhook", "url"], "url: \"https://hooks.example/banyan\""),
+        (&["webhook", "secret"], "secret: \"${WEBHOOK_SECRET}\""),
         (&["access_log"], "access_log: {to: stdout, sample: 10}"),
         (&["access_log", "to"], "to: stdout"),
         (&["tracing"], "tracing: {sample: 10}"),
@@ -106,6 +107,11 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["routes", "shadow"], "shadow: {percent: 100}"),
         (&["routes", "shadow", "percent"], "percent: 100"),
         (&["routes", "compare", "ignore"], "ignore: [/generated_at]"),
+        (&["routes", "rollout"], "rollout: {steps: [5, 25, 50, 100], every: 15m}"),
+        (&["routes", "rollout", "steps"], "steps: [5, 25, 50, 100]"),
+        (&["routes", "rollout", "gates"], "gates: {success_rate: {below_legacy: 0.2}, mismatch_rate: {max: 0.1}}"),
+        (&["routes", "rollout", "gates", "mismatch_rate", "max"], "max: 0.1"),
+        (&["routes", "rollout", "gates", "sync_lag", "max"], "max: 5s"),
         (&["kafka"], "kafka: {brokers: \"127.0.0.1:9092\"}"),
         (&["kafka", "brokers"], "brokers: \"127.0.0.1:9092\""),
         (&["syncs", "*", "owner"], "owner: legacy"),
@@ -278,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_key_is_later_only_where_it_will_stand() {
-        assert!(later_key(&Step::parse("routes[3].rollout")));
+        assert!(later_key(&Step::parse("routes[3].compare.latency")));
         assert!(later_key(&Step::parse("syncs.payments.format")));
         assert!(later_key(&Step::parse("routes[0].shadow.methods")));
         assert!(!later_key(&Step::parse("rollout")));

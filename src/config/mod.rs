@@ -158,6 +158,7 @@ pub(crate) fn check(name: &str, bytes: &[u8], env: Env<'_>, against: &Against) -
                 proxy: file.proxy(),
                 connectors: file.connectors(),
                 admin: file.admin.clone(),
+                webhook: file.webhook.clone(),
                 text: Arc::from(report.text.as_str()),
                 restart,
                 tree,

@@ -6,7 +6,7 @@ use banyan_connectors::UrlError;
 use secrecy::ExposeSecret;
 
 use super::file::File;
-use crate::admin::Admin;
+use crate::{admin::Admin, webhook::wrong_with};
 
 /// What is wrong, where, and what would be right.
 pub(super) struct Breach {
@@ -33,6 +33,8 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
         });
     }
     databases(file, &mut found);
+    rollouts(file, &mut found);
+    webhook(file, &mut found);
     if cfg!(not(feature = "otlp")) && file.tracing.as_ref().is_some_and(|tracing| tracing.export.is_some()) {
         found.push(Breach {
             path: "tracing.export".to_owned(),
@@ -41,6 +43,40 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
         });
     }
     found
+}
+
+/// What a rollout has come to must not be lost by chance: where it is kept is said on purpose.
+fn rollouts(file: &File, found: &mut Vec<Breach>) {
+    let first = file.routes.iter().position(|route| route.rollout.is_some());
+    if let Some(index) = first.filter(|_| file.state.is_none()) {
+        found.push(Breach {
+            path: format!("routes[{index}].rollout"),
+            message: "a rollout needs `state`: without it, a rollback would be forgotten".to_owned(),
+            hint: Some(
+                "add `state: {dir: /var/lib/banyan}` at the top level, a directory that survives restarts".to_owned(),
+            ),
+        });
+    }
+}
+
+/// A call that could not be made, or that anybody could have made.
+fn webhook(file: &File, found: &mut Vec<Breach>) {
+    let Some(webhook) = &file.webhook else { return };
+    if let Some(wrong) = wrong_with(&webhook.url) {
+        found.push(Breach {
+            path: "webhook.url".to_owned(),
+            message: format!("this {wrong}"),
+            hint: Some("expected something like `https://hooks.example/banyan`".to_owned()),
+        });
+    }
+    let length = webhook.secret.expose_secret().len();
+    if length < 32 {
+        found.push(Breach {
+            path: "webhook.secret".to_owned(),
+            message: format!("the secret has {length} bytes; it has 32 or more"),
+            hint: Some("make one with `openssl rand -hex 32`".to_owned()),
+        });
+    }
 }
 
 /// An address from which tokens could be overheard, tokens that can be guessed, and hosts that are more than a name.

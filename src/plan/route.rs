@@ -81,6 +81,13 @@ impl Both<'_> {
     /// Who changes side, when the weight differs or the users are drawn anew.
     fn weight(&self, is_drawn_anew: bool) -> Option<Change> {
         let (before, after) = (effective(self.old), effective(self.new));
+        if self.new.rollout.is_some() && self.old.rollout.is_some() && before != after {
+            let change = self.change("weight", format!("weight {before} % → {after} %, the ceiling of its rollout"));
+            return Some(change.effect(match after > before {
+                true => "nobody moves now: the rollout skips no gate".to_owned(),
+                false => format!("at most {after} % of users stay on modern, at once"),
+            }));
+        }
         let (old, new) = (Share(u32::from(before.buckets())), Share(u32::from(after.buckets())));
         let is_split = |share: Share| share.0 > 0 && !share.is_one();
         let (forth, back) = if is_drawn_anew && (is_split(old) || is_split(new)) {

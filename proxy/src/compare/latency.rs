@@ -9,7 +9,7 @@ const SHORTEST: u32 = 6;
 /// Buckets each doubling is divided into, so that a quantile is at most an eighth too high or too low.
 const STEPS: usize = 4;
 /// Up to 2^27 µs, more than two minutes; longer ones count as that.
-const BUCKETS: usize = (27 - SHORTEST as usize) * STEPS + 1;
+pub(crate) const BUCKETS: usize = (27 - SHORTEST as usize) * STEPS + 1;
 
 /// Counts by how long.
 #[derive(Debug, Clone)]
@@ -61,7 +61,8 @@ impl Latency {
     }
 }
 
-fn bucket(took: Duration) -> usize {
+/// Where a duration is counted.
+pub(crate) fn bucket(took: Duration) -> usize {
     let micros = took.as_micros().min(u128::from(u32::MAX)) as u64;
     let octave = micros.max(1).ilog2();
     if octave < SHORTEST {
@@ -73,7 +74,7 @@ fn bucket(took: Duration) -> usize {
 }
 
 /// Where a bucket begins, in microseconds.
-fn edge(bucket: usize) -> f64 {
+pub(crate) fn edge(bucket: usize) -> f64 {
     let Some(above) = bucket.checked_sub(1) else { return 0.0 };
     let octave = 1_u64 << (SHORTEST as usize + above / STEPS).min(40);
     octave as f64 * (1.0 + (above % STEPS) as f64 / STEPS as f64)

@@ -7,7 +7,7 @@ mod body;
 mod decode;
 mod differ;
 mod json;
-mod latency;
+pub(crate) mod latency;
 mod near;
 mod noise;
 mod number;

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Compare, Cookies, Force, HeaderName, Match, OneOrMany, Pins, RateLimit, Reads, Redirect, Respond, Shadow, Short,
-    ShortOr, Weight,
+    Compare, Cookies, Force, HeaderName, Match, OneOrMany, Pins, RateLimit, Reads, Redirect, Respond, Rollout, Shadow,
+    Short, ShortOr, Weight,
 };
 
 /// One route.
@@ -110,6 +110,10 @@ pub struct Route {
     #[serde(default)]
     #[garde(dive)]
     pub compare: Option<Compare>,
+    /// Walks the weight up by itself, behind gates; `weight` is its ceiling then.
+    #[serde(default)]
+    #[garde(dive)]
+    pub rollout: Option<Rollout>,
 }
 
 /// One side of a route.

@@ -47,6 +47,11 @@ impl Weight {
         Self(hundredths)
     }
 
+    /// So much less; 0 at the least.
+    pub(crate) const fn less(self, by: Self) -> Self {
+        Self(self.0.saturating_sub(by.0))
+    }
+
     /// The number of buckets of 10,000 that are modern's.
     #[must_use]
     pub fn buckets(self) -> u16 {

@@ -6,6 +6,7 @@
 mod collector;
 mod histogram;
 mod holds;
+mod judged;
 mod shard;
 mod upstreams;
 
@@ -64,6 +65,16 @@ pub const UPSTREAM_ENDPOINTS: &str = "banyan_upstream_endpoints";
 pub const UPSTREAM_CIRCUIT: &str = "banyan_upstream_circuit";
 /// What happened to an upstream, by event.
 pub const UPSTREAM_EVENTS: &str = "banyan_upstream_events_total";
+/// The step that a route's rollout is at, in percent.
+pub const ROLLOUT_STEP: &str = "banyan_rollout_step_percent";
+/// 1 for the phase that a route's rollout is in (`walking`, `paused`, `rolled_back`, `done`).
+pub const ROLLOUT_PHASE: &str = "banyan_rollout_phase";
+/// What the gates said at each look, by verdict (`inside`, `inconclusive`, `failed`).
+pub const ROLLOUT_VERDICTS: &str = "banyan_rollout_verdicts_total";
+/// Rollbacks by route and reason: the gate, or `person`.
+pub const ROLLOUT_ROLLBACKS: &str = "banyan_rollout_rollbacks_total";
+/// Rollouts that could not be kept in `state.dir`, as attempts.
+pub const ROLLOUT_UNKEPT: &str = "banyan_rollout_keep_failures_total";
 /// Changed files of listeners' TLS, by result (`accepted`, `refused`).
 pub const TLS_RELOADS: &str = "banyan_tls_reloads_total";
 
@@ -103,6 +114,10 @@ pub const LABEL_REASON: &str = "reason";
 pub const LABEL_UPSTREAM: &str = "upstream";
 /// The label of an endpoint's or a circuit's state.
 pub const LABEL_STATE: &str = "state";
+/// The label of a rollout's phase.
+pub const LABEL_PHASE: &str = "phase";
+/// The label of what the gates said.
+pub const LABEL_VERDICT: &str = "verdict";
 /// The label of an event.
 pub const LABEL_EVENT: &str = "event";
 

@@ -11,7 +11,7 @@ use std::{
 
 use http::StatusCode;
 
-use super::Histogram;
+use super::{Histogram, judged::Judged};
 use crate::{links::Owner, split::Moved};
 
 /// A count with one writer: no locked instruction.
@@ -68,6 +68,8 @@ pub(crate) struct RouteShard {
     /// Found on the other side, and not found there either.
     pub(super) elsewhere: [Counter; 2],
     pub(crate) overhead: Histogram,
+    /// Only of a route with a rollout.
+    pub(super) judged: OnceLock<Box<Judged>>,
 }
 
 #[derive(Debug, Default)]
@@ -171,6 +173,11 @@ impl RouteShard {
 
     pub(crate) fn attempt(&self, side: Owner, outcome: Outcome) {
         self.attempts[side_index(side)][outcome as usize].add(1);
+    }
+
+    /// An attempt that a rollout is judged by.
+    pub(crate) fn judge(&self, side: Owner, outcome: Outcome, took: Duration) {
+        self.judged.get_or_init(Box::default).count(side, outcome, took);
     }
 
     pub(crate) fn moved(&self, why: Moved) {

@@ -139,6 +139,13 @@ impl RouteCounts {
         }
     }
 
+    /// All that were compared since the start, and of these those that differ in more than noise.
+    pub(super) fn net(&self) -> (u64, u64) {
+        use compare::Outcome::{Ignored, Match, Mismatch};
+        let of = |result: compare::Outcome| self.compared[result as usize].get();
+        (of(Match) + of(Mismatch) + of(Ignored), of(Mismatch).saturating_sub(self.noise.get()))
+    }
+
     pub(super) fn status(&self) -> CompareStatus {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).1.status()
     }

@@ -170,6 +170,12 @@ impl Shadows {
         shadowed.rules.as_ref().map(|_| shadowed.counts.status())
     }
 
+    /// How many answers of a route were compared since the start, and how many of these differ in more than noise.
+    pub(crate) fn compared(&self, route: &Route) -> (u64, u64) {
+        let shadowed = self.routes.get(route.index).and_then(Option::as_ref);
+        shadowed.map_or((0, 0), |shadowed| shadowed.counts.net())
+    }
+
     /// What comparing gave within the last while; `None` for a route that compares nothing.
     #[must_use]
     pub fn report(&self, route: &Route, within: Duration) -> Option<Report> {

@@ -127,9 +127,11 @@ impl Split {
     pub fn choose_for(&self, route: &Route, head: &Parts, client: IpAddr, now: Now, wish: Option<Owner>) -> Choice {
         let is_write = is_write(route, head);
         let is_split = route.legacy.is_some() && route.modern.is_some();
-        let is_drawn = is_split && route.weight > Weight::ZERO && route.weight < Weight::FULL;
-        if !is_drawn && route.sync.is_none() && route.lowered.is_none() && route.pins.is_none() && wish.is_none() {
-            return Choice::new(without_key(route), is_write);
+        let weight = route.effective();
+        let is_drawn = is_split && weight > Weight::ZERO && weight < Weight::FULL;
+        let has_lowered = route.has_lowered();
+        if !is_drawn && route.sync.is_none() && !has_lowered && route.pins.is_none() && wish.is_none() {
+            return Choice::new(without_key(route, weight), is_write);
         }
         let beaten = if is_split { beaten(route, head, client, wish) } else { None };
 
@@ -139,13 +141,13 @@ impl Split {
         let key = new_id.as_ref().map(NewId::key).or(own.as_deref());
 
         let weighted = match key {
-            Some(key) if is_drawn || route.lowered.is_some() => {
+            Some(key) if is_drawn || has_lowered => {
                 let bucket = bucket(route.group.seed, key);
-                let side = if bucket < route.weight.buckets() { Owner::Modern } else { Owner::Legacy };
+                let side = if bucket < weight.buckets() { Owner::Modern } else { Owner::Legacy };
                 (side, Reason::Weight, Some(bucket))
             }
             _ => {
-                let (side, reason) = without_key(route);
+                let (side, reason) = without_key(route, weight);
                 (side, reason, None)
             }
         };
@@ -155,9 +157,9 @@ impl Split {
             // A write of a synced route follows its owner all the same, and is no exception to anything.
             choice.moved = (asked != side && (!is_write || route.sync.is_none())).then_some(moved);
             (choice.side, choice.reason, choice.forced) = (asked, reason, wish.is_some());
-        } else if let (Some(lowered), Some(bucket)) = (&route.lowered, bucket)
+        } else if let Some(bucket) = bucket
             && (!is_write || route.sync.is_none())
-            && lowered.take(bucket)
+            && route.take_lowered(bucket)
         {
             choice.moved = Some(Moved::WeightLowered);
         }
@@ -263,12 +265,12 @@ fn beaten(route: &Route, head: &Parts, client: IpAddr, wish: Option<Owner>) -> O
 }
 
 /// The side of the weight for a request that has no key.
-fn without_key(route: &Route) -> (Owner, Reason) {
+fn without_key(route: &Route, weight: Weight) -> (Owner, Reason) {
     match (&route.legacy, &route.modern) {
         (None, _) => (Owner::Modern, Reason::Retired),
         (_, None) => (Owner::Legacy, Reason::NotBegun),
-        _ if route.weight == Weight::FULL => (Owner::Modern, Reason::Weight),
-        _ if route.weight == Weight::ZERO => (Owner::Legacy, Reason::Weight),
+        _ if weight == Weight::FULL => (Owner::Modern, Reason::Weight),
+        _ if weight == Weight::ZERO => (Owner::Legacy, Reason::Weight),
         _ => (Owner::Legacy, Reason::Keyless),
     }
 }

@@ -36,7 +36,7 @@ impl Lowered {
     }
 
     /// Whether a user of this bucket comes for the first time since.
-    pub(super) fn take(&self, bucket: u16) -> bool {
+    pub(crate) fn take(&self, bucket: u16) -> bool {
         let (word, bit) = place(bucket);
         // Looked at first, so that what many share is seldom written.
         self.has(bucket) && self.words[word].fetch_and(!bit, Ordering::Relaxed) & bit != 0

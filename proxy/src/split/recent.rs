@@ -65,6 +65,11 @@ impl RecentWrites {
         self.floor.store(u64::MAX, Ordering::Release);
     }
 
+    /// Whether another process answers the same users.
+    pub(crate) fn do_others_write(&self) -> bool {
+        self.floor.load(Ordering::Acquire) == u64::MAX
+    }
+
     /// It is over: what was written there was answered before this moment, or will be.
     pub(crate) fn others_wrote(&self, until: Moment) {
         self.floor.store(until.get(), Ordering::Release);

@@ -26,7 +26,7 @@ use crate::{
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     metrics::Outcome,
-    split::{Choice, Moved, Now},
+    split::{Choice, Moved, Now, Reason},
     table::Target,
     tunnel::{Counted, Far, Tenure},
     upstream::{Heads, Heard, Incoming, Leg, SendError, Upstream},
@@ -48,6 +48,8 @@ struct Way {
     /// Of a gRPC call: when its client stops waiting.
     deadline: Option<Instant>,
     public: Public,
+    /// The side whose attempt the route's rollout is judged by: the weight chose it.
+    judged: Option<Owner>,
 }
 
 /// A head that came, and what comes behind it.
@@ -60,6 +62,8 @@ struct Attempt<'w> {
     outcome: Outcome,
     /// The upstream had it in hand.
     is_sent: bool,
+    /// Where a rollout is judged by it.
+    began: Option<Instant>,
 }
 
 /// How a request gets its place at an upstream with limits.
@@ -131,7 +135,9 @@ fn forward(prepared: Prepared) -> LocalBoxFuture<'static, Result<Reply, Failure>
     let is_grpc = seen.form == Form::Grpc;
     let deadline = if is_grpc { outgoing.deadline(began) } else { None };
     let is_hostless = seen.is_hostless;
-    let way = Way { turn, worker, table, route, is_websocket, is_hostless, is_grpc, deadline, public };
+    let is_judged = choice.reason == Reason::Weight && table.route(route).cap.is_some();
+    let judged = is_judged.then_some(choice.side);
+    let way = Way { turn, worker, table, route, is_websocket, is_hostless, is_grpc, deadline, public, judged };
     let overhead = began.elapsed();
     way.table.shard(Some(route)).overhead.observe(overhead);
     if let Some(note) = &note {
@@ -245,7 +251,8 @@ impl Way {
     /// One side, with as many connections as it takes.
     async fn ask(&self, side: Owner, outgoing: &mut Outgoing, entry: Entry) -> Result<Answered, Missed> {
         let route = self.table.route(self.route);
-        let mut attempt = Attempt { way: self, side, outcome: Outcome::Cancelled, is_sent: false };
+        let began = (self.judged == Some(side)).then(Instant::now);
+        let mut attempt = Attempt { way: self, side, outcome: Outcome::Cancelled, is_sent: false, began };
         let Some(target) = route.target(side) else {
             attempt.outcome = Outcome::Refused;
             return Err(Missed { fault: Fault::NoSide, sent: false });
@@ -421,6 +428,10 @@ impl Drop for Attempt<'_> {
                 self.way.table.upstreams[target.index].gave_up();
             }
         }
-        self.way.table.shard(Some(self.way.route)).attempt(self.side, self.outcome);
+        let shard = self.way.table.shard(Some(self.way.route));
+        shard.attempt(self.side, self.outcome);
+        if let Some(began) = self.began {
+            shard.judge(self.side, self.outcome, began.elapsed());
+        }
     }
 }

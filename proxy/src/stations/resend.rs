@@ -76,7 +76,7 @@ impl Outgoing {
 
     /// Whether the other side may try after this.
     pub(super) fn may_cross(&self, route: &Route, missed: &Missed) -> bool {
-        let is_allowed = match route.fallback {
+        let is_allowed = match route.fallback() {
             Fallback::None => false,
             Fallback::Reads => self.is_read,
             Fallback::Unsent => self.is_read || !missed.sent,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::ExposeSecret;
 
-use super::{DEFAULT, Problem, cookies, users};
+use super::{DEFAULT, Problem, cookies, rollouts, users};
 use crate::{
     config::{self, Config, Fallback, Match, Protocol, Sticky, Wanted, Weight},
     links::Owner,
@@ -100,6 +100,7 @@ pub(super) fn routes(config: &Config, problems: &mut Vec<Problem>) {
         synced(&at, route, config, problems);
         shadow(&at, route, problems);
         sticky(&at, route, problems);
+        rollouts::check(&at, route, problems);
         users::check(&at, route, problems);
         cookies::check(&at, route, problems);
     }
@@ -131,6 +132,7 @@ fn itself(at: &str, key: &'static str, route: &config::Route, problems: &mut Vec
         ("cookies", route.cookies.is_some()),
         ("reads", route.reads.is_some()),
         ("shadow", route.shadow.is_some()),
+        ("rollout", route.rollout.is_some()),
     ];
     for (other, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
         problems.push(

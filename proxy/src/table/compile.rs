@@ -79,7 +79,7 @@ impl Compiler<'_> {
             timeout: route.timeout,
             deadline: route.deadline,
             lowered: None,
-            fallback: route.fallback.unwrap_or_else(|| default_fallback(route, weight)),
+            fallback: route.fallback.or_else(|| default_fallback(route, weight)),
             fallback_on: route
                 .fallback_on
                 .iter()
@@ -89,6 +89,7 @@ impl Compiler<'_> {
             reads: route.reads.as_ref().map(|reads| Box::new(self.reads(&format!("{at}.reads"), reads))),
             shadow: route.shadow.clone(),
             compare: route.compare.clone(),
+            cap: route.rollout.as_ref().map(|_| Arc::default()),
         }
     }
 
@@ -118,12 +119,13 @@ impl Compiler<'_> {
             timeout: None,
             deadline: None,
             lowered: None,
-            fallback: Fallback::None,
+            fallback: Some(Fallback::None),
             fallback_on: Box::default(),
             expose: false,
             reads: None,
             shadow: None,
             compare: None,
+            cap: None,
         }
     }
 
@@ -150,14 +152,15 @@ impl Compiler<'_> {
     }
 }
 
-/// Reads on a synced route at any weight; `unsent` below 100 and nothing at 100 on the others.
-fn default_fallback(route: &config::Route, weight: Weight) -> Fallback {
-    match (&route.legacy, &route.modern, &route.sync) {
+/// Reads on a synced route at any weight; `unsent` below 100 and nothing at 100 on the others. `None` where a rollout moves the weight.
+fn default_fallback(route: &config::Route, weight: Weight) -> Option<Fallback> {
+    Some(match (&route.legacy, &route.modern, &route.sync) {
         (None, _, _) | (_, None, _) => Fallback::None,
         (_, _, Some(_)) => Fallback::Reads,
+        _ if route.rollout.is_some() => return None,
         _ if weight == Weight::FULL => Fallback::None,
         _ => Fallback::Unsent,
-    }
+    })
 }
 
 /// How often each of some names occurs: the later ones are the wrong ones.

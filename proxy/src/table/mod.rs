@@ -15,6 +15,7 @@ mod problem;
 pub(crate) mod query;
 mod reads;
 pub(crate) mod renames;
+mod rollouts;
 mod route;
 mod rule;
 mod target;
@@ -39,7 +40,7 @@ pub use rule::Normal;
 pub use target::{Changes, Shaping, Target};
 pub(crate) use trusts::Trusts;
 
-use crate::{config::Config, identity::Identity, links::DataLinks, split::Lowered};
+use crate::{config::Config, identity::Identity, links::DataLinks, rollout::Cap, split::Lowered};
 
 /// All routes and the index that finds them.
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl RouteTable {
             if let (Some(old), Some(route)) = (old, Arc::get_mut(route))
                 && route.legacy.is_some()
             {
-                route.lowered = Lowered::at_reload(old.lowered.as_ref(), old.weight, route.weight);
+                route.lowered = Lowered::at_reload(old.lowered.as_ref(), old.effective(), route.effective());
             }
         }
         for route in &mut self.routes {
@@ -93,6 +94,15 @@ impl RouteTable {
                 && let (Some(limit), Some(old)) = (&mut route.rate_limit, old.and_then(|old| old.rate_limit.as_ref()))
             {
                 limit.follow(old);
+            }
+        }
+    }
+
+    /// Gives the routes of a table that is not used yet the caps that they had before.
+    pub(crate) fn cap(&mut self, known: impl Fn(&str) -> Option<Arc<Cap>>) {
+        for route in self.routes.iter_mut().filter_map(Arc::get_mut).filter(|route| route.cap.is_some()) {
+            if let Some(cap) = known(&route.name) {
+                route.cap = Some(cap);
             }
         }
     }

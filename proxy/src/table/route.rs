@@ -7,6 +7,7 @@ use crate::{
     config::{Compare, Fallback, Keyless, Shadow, Sticky, Weight},
     links::{Owner, SyncLink},
     rate::RateLimit,
+    rollout::Cap,
     split::{Force, Lowered, Pins},
 };
 
@@ -47,8 +48,8 @@ pub struct Route {
     pub deadline: Option<Duration>,
     /// Whom the last reload moved back to legacy.
     pub lowered: Option<Lowered>,
-    /// What may be tried on the other side; the default is worked in.
-    pub fallback: Fallback,
+    /// What may be tried on the other side; the default is worked in. `None`: a rollout's default, which [`fallback`](Self::fallback) tells.
+    pub fallback: Option<Fallback>,
     /// Statuses of which a read is asked of the other side too; empty: none.
     pub fallback_on: Box<[http::StatusCode]>,
     /// Adds `x-banyan-side` to every answer.
@@ -59,6 +60,8 @@ pub struct Route {
     pub shadow: Option<Shadow>,
     /// Compares the shadow's answer with what the client got.
     pub compare: Option<Compare>,
+    /// What its rollout lets of the weight; `None` without one.
+    pub cap: Option<Arc<Cap>>,
 }
 
 /// Routes of one group draw the same bucket for one key.
@@ -113,6 +116,34 @@ pub enum Stage {
 // === impl Route ===
 
 impl Route {
+    /// Percent of its users whose reads modern answers now: the file's weight, which a rollout may cap.
+    #[must_use]
+    pub fn effective(&self) -> Weight {
+        self.cap.as_ref().map_or(self.weight, |cap| cap.weight().min(self.weight))
+    }
+
+    /// What may be tried on the other side now.
+    #[must_use]
+    pub fn fallback(&self) -> Fallback {
+        match self.fallback {
+            // The default of a rollout, which has come to its end.
+            None if self.effective() == Weight::FULL => Fallback::None,
+            None => Fallback::Unsent,
+            Some(fallback) => fallback,
+        }
+    }
+
+    /// Whether a weight that was lowered has left users to be counted.
+    pub(crate) fn has_lowered(&self) -> bool {
+        self.lowered.is_some() || self.cap.as_ref().is_some_and(|cap| cap.has_lowered())
+    }
+
+    /// Whether a user of this bucket comes for the first time since they were taken back to legacy.
+    pub(crate) fn take_lowered(&self, bucket: u16) -> bool {
+        self.lowered.as_ref().is_some_and(|lowered| lowered.take(bucket))
+            || self.cap.as_ref().is_some_and(|cap| cap.take_lowered(bucket))
+    }
+
     /// The target of a side, when the route has that side.
     #[must_use]
     pub fn target(&self, side: Owner) -> Option<&Target> {

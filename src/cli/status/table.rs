@@ -37,8 +37,21 @@ fn sentence(status: &Value) -> String {
         parts.push(format!("waiting for a restart: {}", waiting.join(", ")));
     }
     let routes = list(&status["proxy"]["routes"]).len();
+    let stands = |route: &&Value| ["rolled_back", "paused"].iter().any(|phase| route["rollout"]["phase"] == *phase);
+    let standing = list(&status["proxy"]["routes"]).iter().filter(stands).count();
     if parts.is_empty() && routes > 0 {
-        parts.push(format!("All {routes} routes as wanted"));
+        parts.push(match standing {
+            0 => format!("All {routes} routes as wanted"),
+            _ => format!("{} of {routes} routes as wanted", routes - standing),
+        });
+    }
+    for (phase, words) in [("rolled_back", "rolled back"), ("paused", "paused")] {
+        let routes = list(&status["proxy"]["routes"]).iter();
+        let names: Vec<&str> =
+            routes.filter(|route| route["rollout"]["phase"] == phase).map(|route| text(&route["name"])).collect();
+        if !names.is_empty() {
+            parts.push(format!("{words}: {}", names.join(", ")));
+        }
     }
     for upstream in list(&status["proxy"]["upstreams"]).iter().filter(|upstream| upstream["is_down"] == true) {
         parts.push(format!("upstream {} is down", text(&upstream["name"])));

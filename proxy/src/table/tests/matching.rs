@@ -208,7 +208,7 @@ fn the_default_fallback_depends_on_sync_and_weight() {
     let fallback = |extra: Value| {
         let mut route = json!({"name": "r", "match": {"path": "/r"}, "legacy": "monolith", "modern": "payments"});
         route.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        table(json!([route])).routes()[0].fallback
+        table(json!([route])).routes()[0].fallback()
     };
     assert_eq!(fallback(json!({"sync": "money", "weight": 100})), Fallback::Reads);
     assert_eq!(fallback(json!({"weight": 99})), Fallback::Unsent);

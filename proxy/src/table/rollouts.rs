@@ -1,0 +1,115 @@
+//! Rules about a route's rollout.
+
+use std::time::Duration;
+
+use super::Problem;
+use crate::config::{Gates, LatencyP99, Rollout, Route, SuccessRate, Weight};
+
+/// The gates cannot be looked at more often.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+pub(super) fn check(at: &str, route: &Route, problems: &mut Vec<Problem>) {
+    let Some(rollout) = &route.rollout else { return };
+    let at = format!("{at}.rollout");
+    if route.legacy.is_none() || route.modern.is_none() {
+        problems.push(
+            Problem::error(&at, "a rollout needs both sides: users walk from one to the other")
+                .hint("name both `legacy` and `modern`, or leave `rollout` out"),
+        );
+    }
+    match route.weight {
+        Some(weight) if weight > Weight::ZERO => {}
+        _ => problems.push(
+            Problem::warning(&at, "the rollout waits: `weight` is its ceiling, and it is 0")
+                .hint("write `weight: 100` to let it walk to its end"),
+        ),
+    }
+    steps(&at, rollout, problems);
+    times(&at, rollout, problems);
+    gates(&at, route, &rollout.gates, problems);
+}
+
+fn steps(at: &str, rollout: &Rollout, problems: &mut Vec<Problem>) {
+    let mut before = Weight::ZERO;
+    for (number, step) in rollout.steps.iter().copied().enumerate() {
+        if step <= before {
+            let message = match number {
+                0 => "the first step is 0, where nobody walks".to_owned(),
+                _ => format!("step {step} does not come after {before}"),
+            };
+            problems.push(
+                Problem::error(format!("{at}.steps[{number}]"), message)
+                    .hint("expected weights above 0, each above the one before: `[5, 25, 50, 100]`"),
+            );
+        }
+        before = before.max(step);
+    }
+    for (number, step) in rollout.confirm.iter().enumerate() {
+        let path = format!("{at}.confirm[{number}]");
+        if !rollout.steps.contains(step) {
+            problems.push(Problem::error(path, format!("{step} is none of the steps")).hint("expected one of `steps`"));
+        } else if rollout.steps.first() == Some(step) {
+            problems.push(
+                Problem::error(path, format!("the first step, {step}, is taken at the start"))
+                    .hint("begin with a smaller step, or leave it out of `confirm`"),
+            );
+        }
+    }
+    if rollout.holdback > Weight::ZERO && rollout.steps.last() != Some(&Weight::FULL) {
+        problems.push(
+            Problem::error(format!("{at}.holdback"), "there is nobody to hold back: the last step is below 100")
+                .hint("leave `holdback` out, or add the step 100"),
+        );
+    }
+    if rollout.holdback == Weight::FULL {
+        problems.push(Problem::error(format!("{at}.holdback"), "this holds everybody back").hint("for example `1`"));
+    }
+}
+
+fn times(at: &str, rollout: &Rollout, problems: &mut Vec<Problem>) {
+    if rollout.interval < SHORTEST {
+        problems.push(
+            Problem::error(format!("{at}.interval"), "the gates are looked at once a second at most")
+                .hint("expected `1s` or more"),
+        );
+    }
+    for (key, time) in [("every", rollout.every), ("bake", rollout.bake)] {
+        if time < rollout.interval {
+            problems.push(
+                Problem::error(format!("{at}.{key}"), "this is over before the gates are looked at")
+                    .hint(format!("expected at least `interval`, {}", humantime::format_duration(rollout.interval))),
+            );
+        }
+    }
+}
+
+fn gates(at: &str, route: &Route, gates: &Gates, problems: &mut Vec<Problem>) {
+    let at = format!("{at}.gates");
+    if gates.success_rate == Some(SuccessRate::default()) {
+        problems.push(
+            Problem::error(format!("{at}.success_rate"), "this gate has no limit")
+                .hint("expected `min`, `below_legacy` or both: `{min: 99.5, below_legacy: 0.2}`"),
+        );
+    }
+    if gates.latency_p99 == Some(LatencyP99::default()) {
+        problems.push(
+            Problem::error(format!("{at}.latency_p99"), "this gate has no limit")
+                .hint("expected `max`, `above_legacy` or both: `{max: 300ms, above_legacy: 50ms}`"),
+        );
+    }
+    if gates.mismatch_rate.is_some() && route.compare.is_none() {
+        problems.push(
+            Problem::error(
+                format!("{at}.mismatch_rate"),
+                "nothing is compared on this route, so that this gate never lets it go on",
+            )
+            .hint("add `shadow: {percent: 100}` and `compare: {}`"),
+        );
+    }
+    if gates.sync_lag.is_some() && route.sync.is_none() {
+        problems.push(
+            Problem::error(format!("{at}.sync_lag"), "this route names no sync that could lag")
+                .hint("add `sync`, or leave the gate out"),
+        );
+    }
+}
