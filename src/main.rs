@@ -12,6 +12,7 @@ mod logs;
 mod metrics;
 mod plan;
 mod reload;
+mod replicas;
 mod tasks;
 mod webhook;
 

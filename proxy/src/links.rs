@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::hold::{Held, Hold, HoldLimits, HoldStatus};
+pub use crate::{
+    hold::{Held, Hold, HoldLimits, HoldStatus},
+    rollout::Replicas,
+};
 
 /// The side that may write a sync's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -51,6 +54,11 @@ pub struct Moment(u64);
 pub trait DataLinks: Send + Sync {
     /// The link of the sync with this name, or `None` when the file has no such sync.
     fn sync(&self, name: &str) -> Option<Arc<dyn SyncLink>>;
+
+    /// The log that rollouts are shared through with other replicas; `None`: there are none. Asked at the start.
+    fn replicas(&self) -> Option<Arc<dyn Replicas>> {
+        None
+    }
 }
 
 // === impl Owner ===

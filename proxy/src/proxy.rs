@@ -169,7 +169,7 @@ impl Proxy {
         recorder.follow(&config.observe)?;
         let shadow = Shadow::start(background, registry)?;
         let shadows = shadow.compile(config, &table);
-        let rollouts = Rollouts::open(config, registry, others_write)?;
+        let rollouts = Rollouts::open(config, links.replicas(), registry, others_write)?;
         rollouts.attach(&mut table);
         rollouts.follow(config, &table);
         let cookies = Watch::start(background, registry)?;

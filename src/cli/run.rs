@@ -32,6 +32,7 @@ use crate::{
     logs,
     metrics::Metrics,
     reload,
+    replicas::{self, StateLog},
     tasks::Tasks,
     webhook,
 };
@@ -120,7 +121,13 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
     // The admin listener's port first: a second Banyan on this machine should fail before it touches anything.
     let Sockets { mut takeover, admin, probes, given } = sockets(&loaded, asked, given)?;
     let door = admin::Door::open(&loaded.admin, admin.local_addr()?, keys(&loaded.proxy.state.dir)?)?;
-    let links = Arc::new(Links::new(&loaded));
+    let log = match &loaded.connectors.kafka {
+        Some(kafka) if loaded.proxy.state.shared => {
+            Some(Arc::new(StateLog::open(&kafka.brokers, &loaded.connectors.install)?))
+        }
+        _ => None,
+    };
+    let links = Arc::new(Links::new(&loaded).with_replicas(log.clone()));
     links.compare_with_file(&loaded.proxy);
     let fed = Arc::clone(&links);
     tasks.spawn("links", move || Arc::clone(&fed).feed());
@@ -160,6 +167,10 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
     let offer = Offer::new(&loaded, args.only.map(Half::name), &admin, probes.as_ref());
     let halves = Halves { proxy, connectors };
     let events = halves.proxy.as_ref().map(|proxy| proxy.rollouts().events());
+    if let (Some(proxy), Some(log), Some(kafka)) = (&halves.proxy, log, &loaded.connectors.kafka) {
+        let (rollouts, brokers) = (proxy.rollouts().handle(), kafka.brokers.clone());
+        tasks.spawn("replicas", move || replicas::read(Arc::clone(&log), brokers.clone(), rollouts.clone()));
+    }
     let app = Arc::new(App::new(path, loaded, registry, metrics.clone(), links, Arc::new(door), halves));
     if let Some(events) = events {
         let (shared, events) = (Arc::clone(&app), Arc::new(tokio::sync::Mutex::new(events)));

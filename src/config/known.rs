@@ -6,7 +6,6 @@ use super::{node::Step, stand_in::Form};
 type Above = &'static [&'static str];
 
 const KEYS: &[(Above, &[&str])] = &[
-    (&["state"], &["shared"]),
     (&["routes", "shadow"], &["methods", "discards_writes"]),
     (&["routes", "compare"], &["record", "latency"]),
     (&["syncs", "*"], &["format", "schemas", "apply"]),

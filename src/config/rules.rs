@@ -35,6 +35,7 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
     databases(file, &mut found);
     rollouts(file, &mut found);
     webhook(file, &mut found);
+    shared(file, &mut found);
     if cfg!(not(feature = "otlp")) && file.tracing.as_ref().is_some_and(|tracing| tracing.export.is_some()) {
         found.push(Breach {
             path: "tracing.export".to_owned(),
@@ -55,6 +56,17 @@ fn rollouts(file: &File, found: &mut Vec<Breach>) {
             hint: Some(
                 "add `state: {dir: /var/lib/banyan}` at the top level, a directory that survives restarts".to_owned(),
             ),
+        });
+    }
+}
+
+/// What is shared is shared through Kafka.
+fn shared(file: &File, found: &mut Vec<Breach>) {
+    if file.state.as_ref().is_some_and(|state| state.shared) && file.kafka.is_none() {
+        found.push(Breach {
+            path: "state.shared".to_owned(),
+            message: "replicas share their state through `kafka`, and there is none".to_owned(),
+            hint: Some("add `kafka: {brokers: \"127.0.0.1:9092\"}` at the top level".to_owned()),
         });
     }
 }

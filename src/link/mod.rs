@@ -19,12 +19,12 @@ use std::{
 use banyan_connectors::config as data;
 use banyan_proxy::{
     config::Config,
-    links::{DataLinks, Hold, HoldStatus, Moment, Owner, SyncLink},
+    links::{DataLinks, Hold, HoldStatus, Moment, Owner, Replicas, SyncLink},
 };
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
-use crate::config::Loaded;
+use crate::{config::Loaded, replicas::StateLog};
 use kept::Kept;
 
 /// The links of all syncs of the file in force.
@@ -34,6 +34,8 @@ pub(crate) struct Links {
     kept: Kept,
     /// What is to be read; the feeding task starts over when it changes.
     wanted: watch::Sender<Arc<data::Config>>,
+    /// What replicas share; `None` where there are none.
+    replicas: Option<Arc<StateLog>>,
 }
 
 /// One sync's link.
@@ -112,9 +114,15 @@ impl Links {
             links: RwLock::default(),
             kept: Kept::open(&loaded.proxy.state.dir),
             wanted: watch::Sender::new(Arc::new(loaded.connectors.clone())),
+            replicas: None,
         };
         links.follow(loaded);
         links
+    }
+
+    /// With the log that replicas share.
+    pub(crate) fn with_replicas(self, replicas: Option<Arc<StateLog>>) -> Self {
+        Self { replicas, ..self }
     }
 
     /// Takes over the syncs of a new file; links that stay keep what they know.
@@ -181,6 +189,10 @@ impl Links {
 impl DataLinks for Links {
     fn sync(&self, name: &str) -> Option<Arc<dyn SyncLink>> {
         self.link(name).map(|link| link as Arc<dyn SyncLink>)
+    }
+
+    fn replicas(&self) -> Option<Arc<dyn Replicas>> {
+        self.replicas.clone().map(|log| log as Arc<dyn Replicas>)
     }
 }
 

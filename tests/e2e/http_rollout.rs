@@ -17,10 +17,10 @@ use crate::harness::{Banyan, Raw, Script, Upstream, eventually, secs};
 
 /// A modern service that can be told to fail.
 #[derive(Clone, Default)]
-struct Mood(Arc<AtomicBool>);
+pub(super) struct Mood(Arc<AtomicBool>);
 
 impl Mood {
-    fn service(&self) -> Upstream {
+    pub(super) fn service(&self) -> Upstream {
         let mood = self.clone();
         Upstream::scripted(move |_| match mood.0.load(Ordering::SeqCst) {
             true => Script::answer(503, &[], "no"),
@@ -28,12 +28,12 @@ impl Mood {
         })
     }
 
-    fn is_ill(&self, ill: bool) {
+    pub(super) fn is_ill(&self, ill: bool) {
         self.0.store(ill, Ordering::SeqCst);
     }
 }
 
-fn yaml(legacy: &Upstream, modern: &Upstream, rollout: &Value, route: &str) -> String {
+pub(super) fn yaml(legacy: &Upstream, modern: &Upstream, rollout: &Value, route: &str) -> String {
     format!(
         "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  payments: {{endpoints: [\"{}\"]}}\ndefault: monolith\n\
          secret: cookie-secret-0123456789abcdef0123456789\nroutes:\n  - name: payments\n    match: {{path_prefix: /payments}}\n    \
@@ -43,7 +43,7 @@ fn yaml(legacy: &Upstream, modern: &Upstream, rollout: &Value, route: &str) -> S
     )
 }
 
-fn quick(more: &Value) -> Value {
+pub(super) fn quick(more: &Value) -> Value {
     let mut rollout =
         json!({"steps": [20, 50, 100], "every": "2s", "min_requests": 60, "interval": "1s", "bake": "2s"});
     rollout.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -51,13 +51,13 @@ fn quick(more: &Value) -> Value {
 }
 
 /// Users who come again and again; counts what they were not answered with 200.
-struct Crowd {
+pub(super) struct Crowd {
     task: JoinHandle<()>,
     bad: Arc<AtomicU64>,
 }
 
 impl Crowd {
-    fn come(addr: std::net::SocketAddr) -> Self {
+    pub(super) fn come(addr: std::net::SocketAddr) -> Self {
         let bad = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&bad);
         let task = tokio::spawn(async move {
@@ -82,7 +82,7 @@ impl Crowd {
         Self { task, bad }
     }
 
-    fn bad(&self) -> u64 {
+    pub(super) fn bad(&self) -> u64 {
         self.bad.load(Ordering::SeqCst)
     }
 }
@@ -93,22 +93,25 @@ impl Drop for Crowd {
     }
 }
 
-async fn route(banyan: &Banyan) -> Value {
+pub(super) async fn route(banyan: &Banyan) -> Value {
     let status = banyan.status().await;
     let routes = status["proxy"]["routes"].as_array().unwrap();
     routes.iter().find(|route| route["name"] == "payments").unwrap().clone()
 }
 
-async fn until(banyan: &Banyan, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    eventually(secs(60), what, async || is_so(&route(banyan).await)).await;
-    route(banyan).await
+pub(super) async fn until(banyan: &Banyan, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    eventually(secs(60), what, async || {
+        let route = route(banyan).await;
+        if is_so(&route) { Ok(route) } else { Err(route.to_string()) }
+    })
+    .await
 }
 
-fn text(done: &Output) -> String {
+pub(super) fn text(done: &Output) -> String {
     String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
 }
 
-fn ok(done: &Output) -> String {
+pub(super) fn ok(done: &Output) -> String {
     assert!(done.status.success(), "{}", text(done));
     text(done)
 }

@@ -38,6 +38,8 @@ mod http_differential;
 #[cfg(test)]
 mod http_keys;
 #[cfg(test)]
+mod http_replicas;
+#[cfg(test)]
 mod http_rollout;
 #[cfg(test)]
 mod http_shadow;

@@ -96,12 +96,15 @@ pub struct State {
     /// change needs a restart.
     #[garde(skip)]
     pub dir: PathBuf,
+    /// Several replicas share one rollout a route, through the topic `<install>.state` of `kafka`. Default false. A change needs a restart.
+    #[garde(skip)]
+    pub shared: bool,
 }
 
 // === impl State ===
 
 impl Default for State {
     fn default() -> Self {
-        Self { dir: PathBuf::from("./banyan-state") }
+        Self { dir: PathBuf::from("./banyan-state"), shared: false }
     }
 }

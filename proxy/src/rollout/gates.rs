@@ -33,7 +33,7 @@ pub enum Gate {
 }
 
 /// Why a step has to be left.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Failed {
     pub(super) gate: Gate,
     /// Both numbers, as they are said: `modern 97.1 % < legacy 99.9 %`.
@@ -82,7 +82,7 @@ pub(super) enum Lag {
 /// One in a hundred may be slower than the 99th percentile.
 const TAIL: f64 = 0.01;
 
-/// Why the step must be left, looking at several spans of it. `before` is what legacy did when there was a legacy arm last.
+/// Why the step must be left, looking at several spans of it. `before`, where legacy has no share: what it did when it had one.
 pub(super) fn abort(spec: &Rollout, spans: &[&Counts], before: Option<&Arm>, look: u64) -> Option<Failed> {
     let limits = [
         spec.gates.success_rate.and_then(|gate| gate.min).is_some(),
@@ -181,9 +181,9 @@ pub(super) fn could_have_seen(step: &Counts, before: Option<&Arm>) -> String {
     format!("failures of {} against legacy's {} would most likely have been seen", percent(seen), percent(floor))
 }
 
-/// The legacy arm of a span, or the last one there was.
+/// The legacy arm of a span, or the last one there was, where there is none any more.
 fn legacy_of<'c>(span: &'c Counts, before: Option<&'c Arm>) -> &'c Arm {
-    if span.legacy.all() > 0 { &span.legacy } else { before.unwrap_or(&span.legacy) }
+    before.unwrap_or(&span.legacy)
 }
 
 struct Judge<'s> {

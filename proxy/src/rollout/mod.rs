@@ -8,6 +8,7 @@ mod counts;
 mod event;
 mod gates;
 mod metrics;
+mod shared;
 mod standing;
 mod stats;
 mod status;
@@ -28,7 +29,7 @@ use std::{
 use prometheus::Registry;
 use tokio::{
     runtime::Handle,
-    sync::broadcast,
+    sync::{Notify, broadcast},
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -39,9 +40,11 @@ pub use counts::Counts;
 use gates::Lag;
 pub use gates::{Finding, Gate, Stands};
 use metrics::Metrics;
+pub use shared::Replicas;
+use shared::{Among, Others};
 pub use standing::{Act, Event, Phase, Standing, What};
 pub use status::RolloutStatus;
-use store::{Standings, Store};
+use store::{Demands, Standings, Store};
 use walk::{Found, Here, Seen};
 
 use crate::{
@@ -66,6 +69,12 @@ struct Inner {
     is_waiting: AtomicBool,
     events: broadcast::Sender<Event>,
     metrics: Metrics,
+    /// Whom it is shared with; `None`: this process is alone.
+    replicas: Option<Arc<dyn Replicas>>,
+    /// Something that was asked of the replicas is done.
+    done: Notify,
+    /// Something was heard of them that is to be kept.
+    is_changed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -76,6 +85,11 @@ struct Walks {
     /// Why nobody knows what there was before the start; until the first config has been followed.
     unknown: Option<String>,
     has_begun: bool,
+    /// More than one config was followed.
+    has_begun_before: bool,
+    others: Option<Others>,
+    /// Of routes that are not followed yet.
+    demands: Demands,
 }
 
 /// One route's.
@@ -92,6 +106,12 @@ struct Walk {
     circuit_was_open: bool,
     /// For whoever asks.
     last_lag: Lag,
+    /// At the last look.
+    had_open_circuit: bool,
+    /// Its standing is more than a guess.
+    is_known: bool,
+    /// What it is among replicas.
+    among: Option<Among>,
 }
 
 /// Why nothing was done.
@@ -119,6 +139,8 @@ pub struct Done {
 
 /// How often upstreams and lags are looked at; intervals are made of these.
 const TICK: Duration = Duration::from_secs(1);
+/// ... where replicas wait for what one of them decides.
+const SHARED_TICK: Duration = Duration::from_millis(200);
 /// Standings of routes without a rollout that are kept, for the day when they have one again.
 const MOST_REST: usize = 1000;
 /// Events that whoever listens may be behind.
@@ -128,15 +150,18 @@ const EVENTS: usize = 256;
 
 impl Rollouts {
     /// Reads what is kept, and looks at nothing yet. `is_waiting`: another process decides, until [`decide`](Self::decide).
-    pub(crate) fn open(config: &Config, registry: &Registry, is_waiting: bool) -> prometheus::Result<Self> {
+    pub(crate) fn open(
+        config: &Config,
+        replicas: Option<Arc<dyn Replicas>>,
+        registry: &Registry,
+        is_waiting: bool,
+    ) -> prometheus::Result<Self> {
         let store = Store::new(&config.state.dir);
-        let walks = if config.routes.iter().any(|route| route.rollout.is_some()) {
-            match store.load() {
-                Ok(rest) => Walks { rest, ..Walks::default() },
-                Err(why) => Walks { unknown: Some(why), ..Walks::default() },
-            }
-        } else {
-            Walks { rest: store.load().unwrap_or_default(), ..Walks::default() }
+        let others = replicas.as_ref().map(|_| Others::new(shared::own_name()));
+        let has_rollouts = config.routes.iter().any(|route| route.rollout.is_some());
+        let walks = match store.load() {
+            Ok((rest, demands)) => Walks { rest, demands, others, ..Walks::default() },
+            Err(why) => Walks { unknown: Some(why).filter(|_| has_rollouts), others, ..Walks::default() },
         };
         let inner = Inner {
             store,
@@ -145,6 +170,9 @@ impl Rollouts {
             is_waiting: AtomicBool::new(is_waiting),
             events: broadcast::Sender::new(EVENTS),
             metrics: Metrics::register(registry)?,
+            replicas,
+            done: Notify::new(),
+            is_changed: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner), _ends: CancellationToken::new().drop_guard() })
     }
@@ -173,7 +201,7 @@ impl Rollouts {
     /// The process before this one has ended: from now on this one decides, with what that one left.
     pub(crate) fn decide(&self) {
         if self.inner.is_waiting.load(Ordering::Acquire) {
-            if let Ok(kept) = self.inner.store.load() {
+            if let Ok((kept, _)) = self.inner.store.load() {
                 self.inner.walks().adopt(&kept);
             }
             self.inner.is_waiting.store(false, Ordering::Release);
@@ -233,11 +261,28 @@ impl RolloutsHandle {
         if inner.is_waiting.load(Ordering::Acquire) {
             return Err(Refusal::Waiting);
         }
+        if let Some(replicas) = &inner.replicas {
+            let (event, is_shared) = inner.demand(route, act, by, why).await?;
+            let unkept = Inner::keep(inner).await.err();
+            let unshared =
+                format!("it holds here alone: {} cannot be reached, or nobody has read it yet", replicas.name());
+            return Ok(Done { event, unkept: unkept.or_else(|| (!is_shared).then_some(unshared)) });
+        }
         let event = inner.walks().act(route, act, by, why)?;
         inner.tell(&event);
         inner.show();
         let unkept = Inner::keep(inner).await.err();
         Ok(Done { event, unkept })
+    }
+
+    /// Takes a record of the log that replicas share.
+    pub fn heard(&self, key: &str, value: Option<&[u8]>) {
+        self.0.heard(key, value);
+    }
+
+    /// All that stood in that log when it was opened has been heard.
+    pub fn is_current(&self) {
+        self.0.is_current();
     }
 }
 
@@ -263,9 +308,9 @@ impl Inner {
     /// Writes the standings.
     async fn keep(self: &Arc<Self>) -> Result<(), String> {
         let _turn = self.keeping.lock().await;
-        let standings = self.walks().standings();
+        let (standings, demands) = self.walks().kept();
         let inner = Arc::clone(self);
-        let kept = tokio::task::spawn_blocking(move || inner.store.save(&standings)).await;
+        let kept = tokio::task::spawn_blocking(move || inner.store.save(&standings, &demands)).await;
         let why = match kept {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
@@ -280,8 +325,9 @@ impl Inner {
         if self.is_waiting.load(Ordering::Acquire) {
             return;
         }
-        let looked = self.walks().look(shared, &self.metrics);
-        if !looked.has_looked && !*is_unkept {
+        let looked = self.walks().look(shared, &self.metrics, self.replicas.as_deref());
+        let is_changed = self.is_changed.swap(false, Ordering::AcqRel);
+        if !looked.has_looked && !is_changed && !*is_unkept {
             return;
         }
         looked.events.iter().for_each(|event| self.tell(event));
@@ -302,7 +348,7 @@ impl Inner {
 }
 
 async fn watch(inner: Arc<Inner>, shared: Arc<Shared>) {
-    let mut tick = interval(TICK);
+    let mut tick = interval(if inner.replicas.is_some() { SHARED_TICK } else { TICK });
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_unkept = false;
     loop {
@@ -325,6 +371,7 @@ impl Walks {
         let mut told = Vec::new();
         let now = unix_now();
         let wanted = |name: &str| config.routes.iter().find(|route| route.name == name && route.rollout.is_some());
+        self.has_begun_before = self.has_begun;
         for (name, walk) in std::mem::take(&mut self.routes) {
             if wanted(&name).is_some() {
                 self.routes.insert(name, walk);
@@ -341,9 +388,16 @@ impl Walks {
             let here = Here { route: &route.name, spec, ceiling, now };
             if let Some(walk) = self.routes.get_mut(&*route.name) {
                 (walk.spec, walk.ceiling, walk.cap) = (spec.clone(), ceiling, cap);
-                told.extend(here.follow(&mut walk.standing));
+                // Among replicas, the one that decides follows the file.
+                if walk.among.is_none() {
+                    told.extend(here.follow(&mut walk.standing));
+                }
             } else {
-                let standing = match (self.rest.remove(&route.name), &self.unknown) {
+                let (kept, is_shared) = (self.rest.remove(&route.name), self.others.is_some());
+                let is_known = kept.is_some() || !is_shared;
+                let standing = match (kept, &self.unknown) {
+                    (Some(kept), _) if is_shared => kept,
+                    (None, _) if is_shared => here.begin(Found::Unknown("the replicas' state was not read yet")).0,
                     (Some(mut kept), _) => {
                         told.extend(here.follow(&mut kept));
                         kept
@@ -357,7 +411,12 @@ impl Walks {
                         standing
                     }
                 };
+                let demand = self.demands.remove(&route.name);
+                let among = is_shared.then(|| Among::new(&standing, demand));
                 let walk = Walk {
+                    is_known,
+                    among,
+                    had_open_circuit: false,
                     spec: spec.clone(),
                     ceiling,
                     cap,
@@ -399,9 +458,9 @@ impl Walks {
         Ok(event)
     }
 
-    fn look(&mut self, shared: &Shared, metrics: &Metrics) -> Looked {
+    fn look(&mut self, shared: &Shared, metrics: &Metrics, replicas: Option<&dyn Replicas>) -> Looked {
         let current = shared.current.load();
-        let (now, mut looked) = (Instant::now(), Looked::default());
+        let (now, mut looked, mut due) = (Instant::now(), Looked::default(), Vec::new());
         for (name, walk) in &mut self.routes {
             let Some(route) = current.table.routes().iter().find(|route| route.name == *name) else { continue };
             walk.sample(route, shared);
@@ -420,25 +479,48 @@ impl Walks {
                 circuit_was_open: std::mem::take(&mut walk.circuit_was_open),
             };
             (walk.counted, walk.looked, walk.last_lag) = (counted, now, seen.lag);
+            walk.had_open_circuit = seen.circuit_was_open;
+            looked.has_looked = true;
+            if walk.among.is_some() {
+                due.push((name.to_string(), seen));
+                continue;
+            }
             let here = Here { route: name, spec: &walk.spec, ceiling: walk.ceiling, now: unix_now() };
             let event = here.look(&mut walk.standing, &seen);
             metrics.judged(here, &walk.standing, event.as_ref(), seen.lag);
             walk.cap.set(here.effective(&walk.standing));
-            looked.has_looked = true;
             looked.events.extend(event);
+        }
+        if let Some(replicas) = replicas {
+            for (name, seen) in &due {
+                self.watch_own(replicas, name, seen);
+            }
+            if !due.is_empty() {
+                self.publish(replicas);
+            }
+            self.decide(replicas, &due);
         }
         looked
     }
 
     fn cap(&self) {
         for (name, walk) in &self.routes {
-            walk.cap.set(walk.here(name).effective(&walk.standing));
+            walk.cap.set(walk.effective(name));
         }
     }
 
-    fn standings(&self) -> Standings {
-        let walking = self.routes.iter().map(|(name, walk)| (name.to_string(), walk.standing.clone()));
-        self.rest.clone().into_iter().chain(walking).collect()
+    /// What outlives the process.
+    fn kept(&self) -> (Standings, Demands) {
+        let walking = self.routes.iter().filter(|(_, walk)| walk.is_known);
+        let walking = walking.map(|(name, walk)| (name.to_string(), walk.standing.clone()));
+        let demands = self.routes.iter().filter_map(|(name, walk)| {
+            let demand = walk.among.as_ref()?.demand.clone()?;
+            Some((name.to_string(), demand))
+        });
+        (
+            self.rest.clone().into_iter().chain(walking).collect(),
+            self.demands.clone().into_iter().chain(demands).collect(),
+        )
     }
 
     fn forget_the_oldest(&mut self) {
@@ -454,6 +536,11 @@ impl Walks {
 impl Walk {
     fn here<'w>(&'w self, name: &'w str) -> Here<'w> {
         Here { route: name, spec: &self.spec, ceiling: self.ceiling, now: unix_now() }
+    }
+
+    /// What holds of the weight.
+    fn effective(&self, name: &str) -> Weight {
+        shared::effective(self, self.here(name))
     }
 
     /// What is no count: how its upstream and its sync are now.

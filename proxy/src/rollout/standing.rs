@@ -10,8 +10,8 @@ use crate::config::Weight;
 /// All of one route's rollout that outlives the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
-    /// Grows with every change of step or phase: of two replicas that change the same standing, the first one counts.
-    pub version: u64,
+    /// Grows each time that replicas share it: of two that change the same standing, the first one counts.
+    pub revision: u64,
     /// The file's number that it began with.
     pub generation: u32,
     /// The step it is at, as the file writes it.
@@ -84,6 +84,9 @@ pub struct Event {
     /// How many requests it saw.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub requests: Option<u64>,
+    /// What a replica asked for, by which it knows that it was done.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub id: Option<String>,
 }
 
 /// What happened.
@@ -129,7 +132,7 @@ impl Standing {
     /// At a step, with nothing seen.
     pub(super) fn at(step: Weight, generation: u32, now: u64) -> Self {
         Self {
-            version: 0,
+            revision: 0,
             generation,
             step,
             phase: Phase::Walking,
@@ -160,7 +163,6 @@ impl Standing {
     }
 
     pub(super) fn happened(&mut self, event: &Event) {
-        self.version += 1;
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }

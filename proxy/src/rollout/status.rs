@@ -37,15 +37,19 @@ pub struct RolloutStatus {
 impl RolloutStatus {
     pub(super) fn of(here: Here<'_>, walk: &Walk) -> Self {
         let standing = &walk.standing;
+        let is_held = walk.among.as_ref().is_some_and(|among| among.demand.is_some());
         let walks = matches!(standing.phase, Phase::Walking | Phase::Paused);
         Self {
-            phase: standing.phase,
+            phase: if is_held { Phase::RolledBack } else { standing.phase },
             step: standing.step,
             next: here.next(standing),
             steps: here.spec.steps.clone(),
             ceiling: here.ceiling,
             since: standing.since,
-            why: here.waits_for(standing, walk.last_lag),
+            why: match is_held && standing.phase != Phase::RolledBack {
+                true => "rolled back here; the other replicas have not heard of it yet".to_owned(),
+                false => here.waits_for(standing, walk.last_lag),
+            },
             gates: if walks { here.findings(standing, walk.last_lag) } else { Vec::new() },
             requests_legacy: standing.counts.legacy.all(),
             requests_modern: standing.counts.modern.all(),

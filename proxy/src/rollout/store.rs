@@ -9,10 +9,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Standing;
+use super::{Standing, shared::Demand};
 
 /// The standings by route.
 pub(super) type Standings = BTreeMap<String, Standing>;
+
+/// Rollbacks that hold here, and that the replicas have not agreed on yet, by route.
+pub(super) type Demands = BTreeMap<String, Demand>;
 
 /// The file.
 #[derive(Debug)]
@@ -22,9 +25,12 @@ pub(super) struct Store {
 
 /// Its contents.
 #[derive(Serialize, Deserialize)]
-struct Kept<S> {
+struct Kept<S, D> {
     version: u32,
     routes: S,
+    /// Rollbacks that the replicas have not agreed on yet, by route.
+    #[serde(default)]
+    demands: D,
 }
 
 const VERSION: u32 = 1;
@@ -40,7 +46,7 @@ impl Store {
     ///
     /// # Errors
     /// Why nobody knows, in words.
-    pub(super) fn load(&self) -> Result<Standings, String> {
+    pub(super) fn load(&self) -> Result<(Standings, Demands), String> {
         let shown = self.path.display();
         let text = match fs::read(&self.path) {
             Ok(text) => text,
@@ -49,8 +55,8 @@ impl Store {
             }
             Err(error) => return Err(format!("`{shown}` cannot be read ({error})")),
         };
-        match serde_json::from_slice::<Kept<Standings>>(&text) {
-            Ok(kept) if kept.version == VERSION => Ok(kept.routes),
+        match serde_json::from_slice::<Kept<Standings, Demands>>(&text) {
+            Ok(kept) if kept.version == VERSION => Ok((kept.routes, kept.demands)),
             Ok(kept) => {
                 Err(self.put_aside(&format!("is of version {}, which this Banyan does not know", kept.version)))
             }
@@ -58,12 +64,12 @@ impl Store {
         }
     }
 
-    pub(super) fn save(&self, standings: &Standings) -> io::Result<()> {
+    pub(super) fn save(&self, routes: &Standings, demands: &Demands) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(dir)?;
         let new = self.path.with_extension("json.new");
         let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(&Kept { version: VERSION, routes: standings })?)?;
+        file.write_all(&serde_json::to_vec(&Kept { version: VERSION, routes, demands })?)?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
         // The rename itself; not every file system knows how.
@@ -95,8 +101,8 @@ mod tests {
         let mut standing = Standing::at(Weight::try_new(5.0).unwrap(), 3, 1_700_000_000);
         standing.counts.modern.saw(std::time::Duration::from_millis(3), 7);
         let standings = Standings::from([("payments".to_owned(), standing)]);
-        store.save(&standings).unwrap();
-        assert_eq!(store.load().unwrap(), standings);
+        store.save(&standings, &Demands::new()).unwrap();
+        assert_eq!(store.load().unwrap(), (standings, Demands::new()));
         fs::write(dir.path().join("rollouts.json"), "{").unwrap();
         assert!(store.load().unwrap_err().contains("rollouts.json.broken"));
         assert!(dir.path().join("rollouts.json.broken").exists());

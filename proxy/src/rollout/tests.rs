@@ -361,6 +361,10 @@ fn on_fail_pause_leaves_users_where_they_are_and_says_so_once() {
 fn at_100_percent_it_is_held_against_what_legacy_did_last() {
     let mut test = Test::new(&serde_json::json!({}));
     test.walk_to(100.0);
+    // Some requests of the step before are answered in this one.
+    let late = Counts { legacy: Arm::of(2, 0, HEALTHY.usual), ..Counts::default() };
+    assert_eq!(test.look(&Seen { took: INTERVAL, counts: late, ..Seen::default() }), None);
+    assert!(!test.waits_for().contains("on legacy"), "{}", test.waits_for());
     assert_eq!(test.goes_on(HEALTHY, HEALTHY), None);
     let event = test.goes_on(HEALTHY, Service { fails: 0.1, ..HEALTHY }).unwrap();
     assert_eq!((event.what, event.gate), (What::RolledBack, Some(Gate::SuccessRate)));

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{
-    Act, Counts, Event, Phase, Standing, What,
+    Act, Arm, Counts, Event, Phase, Standing, What,
     gates::{self, Failed, Finding, Gate, Lag, Stands},
 };
 use crate::config::{OnFail, Rollout, Weight};
@@ -88,7 +88,6 @@ impl Here<'_> {
             // Never forward: that takes the gates.
             let below = self.spec.steps.iter().copied().rfind(|step| *step <= standing.step);
             standing.begin_step(below.or(self.spec.steps.first().copied()).unwrap_or_default(), self.now);
-            standing.version += 1;
         }
         if standing.phase == Phase::Done && self.next(standing).is_some() {
             standing.phase = Phase::Walking;
@@ -107,19 +106,7 @@ impl Here<'_> {
             standing.forget();
             return None;
         }
-        if effective > standing.counted_at {
-            // What fewer users saw says nothing of so many.
-            standing.forget();
-            standing.ran_millis = 0;
-        }
-        standing.counted_at = effective;
-        standing.looks += 1;
-        standing.counts.add(&seen.counts);
-        standing.recent.push_back(seen.counts.clone());
-        if standing.recent.len() > RECENT {
-            standing.recent.pop_front();
-        }
-        if let Some(failed) = self.failed(standing, seen) {
+        if let Some(failed) = self.watch(standing, seen) {
             return self.fail(standing, &failed);
         }
         if standing.phase == Phase::Paused {
@@ -140,6 +127,24 @@ impl Here<'_> {
         }
     }
 
+    /// Adds what an interval saw, and says whether a gate fails by it.
+    pub(super) fn watch(self, standing: &mut Standing, seen: &Seen) -> Option<Failed> {
+        let effective = self.effective(standing);
+        if effective > standing.counted_at {
+            // What fewer users saw says nothing of so many.
+            standing.forget();
+            standing.ran_millis = 0;
+        }
+        standing.counted_at = effective;
+        standing.looks += 1;
+        standing.counts.add(&seen.counts);
+        standing.recent.push_back(seen.counts.clone());
+        if standing.recent.len() > RECENT {
+            standing.recent.pop_front();
+        }
+        self.failed(standing, seen)
+    }
+
     /// What must hold before the next step, and what does.
     pub(super) fn findings(self, standing: &Standing, lag: Lag) -> Vec<Finding> {
         let is_last = standing.step == Weight::FULL;
@@ -149,7 +154,7 @@ impl Here<'_> {
         let seconds = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs())).to_string();
         let words = format!("{} at this step, now {}", seconds(least), seconds(ran));
         let mut findings = vec![Finding { gate: Gate::Every, stands, words }];
-        findings.extend(gates::advance(self.spec, &standing.counts, standing.before.as_ref(), lag));
+        findings.extend(gates::advance(self.spec, &standing.counts, before_of(standing), lag));
         findings
     }
 
@@ -206,11 +211,12 @@ impl Here<'_> {
         let mut recent = Counts::default();
         standing.recent.iter().for_each(|counts| recent.add(counts));
         let spans = [&seen.counts, &recent, &standing.counts];
-        let failed = gates::abort(self.spec, &spans, standing.before.as_ref(), standing.looks);
+        let failed = gates::abort(self.spec, &spans, before_of(standing), standing.looks);
         failed.or_else(|| gates::lags(self.spec, seen.lag))
     }
 
-    fn fail(self, standing: &mut Standing, failed: &Failed) -> Option<Event> {
+    /// Does what the file wants of a gate that failed.
+    pub(super) fn fail(self, standing: &mut Standing, failed: &Failed) -> Option<Event> {
         let before = self.effective(standing);
         let (phase, what) = match self.spec.on_fail {
             OnFail::Rollback => (Phase::RolledBack, What::RolledBack),
@@ -231,7 +237,7 @@ impl Here<'_> {
 
     fn step(self, standing: &mut Standing, next: Weight, by: &str) -> Event {
         let before = self.effective(standing);
-        let why = gates::could_have_seen(&standing.counts, standing.before.as_ref());
+        let why = gates::could_have_seen(&standing.counts, before_of(standing));
         let (modern, requests) = (standing.counts.modern.failures(), standing.counts.modern.all());
         self.remember_legacy(standing);
         standing.begin_step(next, self.now);
@@ -244,7 +250,7 @@ impl Here<'_> {
 
     fn finish(self, standing: &mut Standing) -> Event {
         let before = self.effective(standing);
-        let why = gates::could_have_seen(&standing.counts, standing.before.as_ref());
+        let why = gates::could_have_seen(&standing.counts, before_of(standing));
         let (modern, requests) = (standing.counts.modern.failures(), standing.counts.modern.all());
         self.remember_legacy(standing);
         standing.phase = Phase::Done;
@@ -278,7 +284,7 @@ impl Here<'_> {
 
     /// At 100 % there will be nobody left to compare with.
     fn remember_legacy(self, standing: &mut Standing) {
-        if standing.counts.legacy.all() > 0 {
+        if standing.counted_at < Weight::FULL && standing.counts.legacy.all() > 0 {
             standing.before = Some(standing.counts.legacy.clone());
         }
     }
@@ -296,6 +302,7 @@ impl Here<'_> {
             modern: None,
             legacy: None,
             requests: None,
+            id: None,
         }
     }
 
@@ -336,6 +343,12 @@ impl Here<'_> {
             (None, _) => format!("to be done: {}", open.join("; ")),
         }
     }
+}
+
+/// What legacy did at the last step that it had a share of, where it has none now. Some requests of that step are still answered in this one, and
+/// are no share.
+fn before_of(standing: &Standing) -> Option<&Arm> {
+    standing.before.as_ref().filter(|_| standing.counted_at == Weight::FULL)
 }
 
 fn said(phase: Phase) -> &'static str {

@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn without_secret(routes: serde_json::Value, dir: &Path) -> Config {
-        Config { secret: None, state: crate::config::State { dir: dir.to_owned() }, ..config(routes) }
+        Config { secret: None, state: crate::config::State { dir: dir.to_owned(), shared: false }, ..config(routes) }
     }
 
     #[test]

@@ -72,6 +72,13 @@ impl Banyan {
         self
     }
 
+    /// Shares its state with its replicas.
+    pub(crate) fn shared(self) -> Self {
+        let text = fs::read_to_string(self.file()).unwrap();
+        fs::write(self.file(), text.replace("state: {dir: ./state}", "state: {dir: ./state, shared: true}")).unwrap();
+        self
+    }
+
     /// Binds the admin listener to every address of this machine.
     pub(crate) fn everywhere(self) -> Self {
         let text = fs::read_to_string(self.file()).unwrap();
