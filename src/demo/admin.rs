@@ -42,6 +42,11 @@ impl Admin {
         Ok(serde_json::from_str(&self.read("/api/v1/status")?)?)
     }
 
+    /// What comparing a route's answers came to.
+    pub(crate) fn report(&self, route: &str) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.read(&format!("/api/v1/report?route={route}"))?)?)
+    }
+
     /// Writes both to `metrics.txt` and `status.json` in `folder`.
     pub(crate) fn keep(&self, folder: &Path) -> anyhow::Result<()> {
         fs::write(folder.join("metrics.txt"), self.read("/metrics")?)?;

@@ -42,6 +42,15 @@ impl RoutesFile {
         self.replace(&edited).with_context(|| format!("cannot write {}", self.path.display()))
     }
 
+    /// Replaces some words, which stand there once.
+    pub(crate) fn rewrite(&self, old: &str, new: &str) -> anyhow::Result<()> {
+        let text = fs::read_to_string(&self.path)?;
+        if text.matches(old).count() != 1 {
+            anyhow::bail!("`{old}` does not stand once in {}", self.path.display());
+        }
+        self.replace(&text.replace(old, new)).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
     /// As editors do it: a new file in the place of the old one. It holds passwords.
     fn replace(&self, text: &str) -> io::Result<()> {
         let new = self.path.with_extension("yaml.new");

@@ -101,7 +101,9 @@ fn stay(stage: &Stage, screen: &Screen) -> anyhow::Result<()> {
     let (base, admin) = (stage.base.trim_start_matches("http://"), stage.admin.base());
     screen.say(&format!(
         "\nYours now, until Ctrl-C. Try:\n\
-         \x20 edit {file}, set `weight: 50` of payments, save, and watch:   {program} status --admin {admin} --watch\n\
+         \x20 {program} status --admin {admin} --watch     and beside it\n\
+         \x20 {program} resume payments -c {file}          the rollout walks again; `history payments` tells what it did\n\
+         \x20 edit {file}, set `weight: 0` of payments, save: everybody is back\n\
          \x20 open http://{base} in a browser, sign in as ann, password banyan; the chat there is a WebSocket\n\
          \x20 curl -i {base}/payments/9 -H 'cookie: banyan_id=ann' who answered? see `x-banyan-side`\n\
          \x20 {program} explain -c {file} GET /payments/9 -H 'cookie: banyan_id=ann'\n\

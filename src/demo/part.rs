@@ -49,6 +49,9 @@ pub(crate) struct Place {
     /// The file that gets the address.
     #[arg(long)]
     tell: PathBuf,
+    /// Of the payments service: a build in which every third payment cannot be read.
+    #[arg(long, hide = true)]
+    bad_build: bool,
 }
 
 /// How long a part may take to end by itself.
@@ -158,10 +161,11 @@ impl Role {
                 session_key,
                 capacity: None,
             })),
-            Self::PaymentsService(_) => runtime.block_on(payments_service::serve(payments_service::Settings {
+            Self::PaymentsService(place) => runtime.block_on(payments_service::serve(payments_service::Settings {
                 listener,
                 database,
                 session_key,
+                is_bad_build: place.bad_build,
             })),
             _ => runtime.block_on(accounts_service::serve(accounts_service::Settings {
                 listener,

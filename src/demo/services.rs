@@ -60,7 +60,7 @@ impl Service {
         port: u16,
         environment: [(&'static str, String); 2],
     ) -> anyhow::Result<Self> {
-        let (part, address) = Self::play(venue, name, port, &environment)?;
+        let (part, address) = Self::play(venue, name, port, &environment, false)?;
         Ok(Self { name, address, environment, part })
     }
 
@@ -70,12 +70,17 @@ impl Service {
         name: &'static str,
         port: u16,
         environment: &[(&str, String)],
+        is_bad: bool,
     ) -> anyhow::Result<(Part, SocketAddr)> {
         let tell = venue.folder.file(&format!("{name}.address"));
         let _ = fs::remove_file(&tell);
         let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
         // The role is named as the program is.
-        let role = [name, "--port", &port.to_string(), "--tell", &tell.display().to_string()];
+        let (port, address) = (port.to_string(), tell.display().to_string());
+        let mut role = vec![name, "--port", &port, "--tell", &address];
+        if is_bad {
+            role.push("--bad-build");
+        }
         let mut part = Part::start(name, venue.folder.path(), &role, &environment)?;
         let address = venue.screen.until(&format!("{name} to listen"), START, || {
             part.must_live()?;
@@ -100,8 +105,18 @@ impl Service {
 
     /// Starts it where it was, and waits until it answers.
     pub(crate) fn revive(&mut self, venue: &Venue<'_>, agent: &Agent) -> anyhow::Result<()> {
+        self.begin(venue, agent, false)
+    }
+
+    /// Another build in its place, which may be a bad one.
+    pub(crate) fn replace(&mut self, venue: &Venue<'_>, agent: &Agent, is_bad: bool) -> anyhow::Result<()> {
+        self.part.stop();
+        self.begin(venue, agent, is_bad)
+    }
+
+    fn begin(&mut self, venue: &Venue<'_>, agent: &Agent, is_bad: bool) -> anyhow::Result<()> {
         let address;
-        (self.part, address) = Self::play(venue, self.name, self.address.port(), &self.environment)?;
+        (self.part, address) = Self::play(venue, self.name, self.address.port(), &self.environment, is_bad)?;
         if address != self.address {
             bail!("somebody took port {} while {} was down", self.address.port(), self.name);
         }

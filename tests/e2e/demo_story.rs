@@ -23,7 +23,7 @@ struct Demo {
 const STORY: Duration = Duration::from_secs(240);
 /// The longest that a demo may take to be gone, with all its processes and folders.
 const CURTAIN: Duration = Duration::from_secs(20);
-const STEPS: usize = 11;
+const STEPS: usize = 14;
 
 #[test]
 fn the_story_is_true_and_ends_with_nothing_left() {

@@ -183,7 +183,12 @@ impl Shop {
         let settings =
             legacy_app::Settings { listener: first, database: url(&legacy), session_key: key(), capacity: None };
         programs.spawn(legacy_app::serve(settings));
-        let settings = payments_service::Settings { listener: second, database: url(&payments), session_key: key() };
+        let settings = payments_service::Settings {
+            listener: second,
+            database: url(&payments),
+            session_key: key(),
+            is_bad_build: false,
+        };
         programs.spawn(payments_service::serve(settings));
         let settings = accounts_service::Settings { listener: third, database: url(&accounts), session_key: key() };
         programs.spawn(accounts_service::serve(settings));

@@ -25,12 +25,15 @@ pub struct Settings {
     pub database: String,
     /// The key of the session cookie, the same as the monolith's.
     pub session_key: String,
+    /// For the demo, in which something has to go wrong: every third payment cannot be read.
+    pub is_bad_build: bool,
 }
 
 /// What every handler needs.
 struct Service {
     database: Pool,
     sessions: SessionKey,
+    is_bad_build: bool,
 }
 
 /// Serves payments until the future is dropped.
@@ -42,7 +45,11 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let database = Pool::builder(manager).max_size(8).build()?;
     let schema = async { anyhow::Ok(database.get().await?.batch_execute(include_str!("schema.sql")).await?) };
     schema.await.context("cannot prepare the payments database")?;
-    let service = Arc::new(Service { database, sessions: SessionKey::new(&settings.session_key) });
+    let service = Arc::new(Service {
+        database,
+        sessions: SessionKey::new(&settings.session_key),
+        is_bad_build: settings.is_bad_build,
+    });
     settings.listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(settings.listener)?;
     let pages = Router::new()
@@ -68,6 +75,7 @@ impl Settings {
             listener: std::net::TcpListener::bind(bind).with_context(|| format!("cannot listen on {bind}"))?,
             database: read("DATABASE_URL")?,
             session_key: read("SESSION_KEY")?,
+            is_bad_build: false,
         })
     }
 }

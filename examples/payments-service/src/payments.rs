@@ -47,6 +47,9 @@ pub(crate) async fn list(State(service): State<Arc<Service>>, headers: HeaderMap
 }
 
 pub(crate) async fn show(State(service): State<Arc<Service>>, Path(id): Path<i64>, headers: HeaderMap) -> Answer {
+    if service.is_bad_build && id % 3 == 0 {
+        return Err(Refusal::Broken(anyhow::anyhow!("this build cannot read every third payment")));
+    }
     let client = service.database.get().await?;
     let row = client.query_opt(&format!("SELECT {COLUMNS} FROM payments WHERE id = $1"), &[&id]).await?;
     let row = row.ok_or(Refusal::Missing)?;
