@@ -61,6 +61,8 @@ pub(crate) enum Fault {
     },
     #[error("the request's body ended before its announced end")]
     ClientBody,
+    #[error("a WebSocket is opened by a GET with exactly one Sec-WebSocket-Key")]
+    Handshake,
     #[error("no connection to the upstream")]
     Refused,
     #[error("no connection to the upstream in time")]
@@ -71,7 +73,7 @@ pub(crate) enum Fault {
     Certificate,
     #[error("the upstream does not speak HTTP/2, which its `protocol` asks for")]
     NoHttp2,
-    #[error("the upstream speaks HTTP/2, over which Banyan opens no WebSocket")]
+    #[error("the upstream takes no WebSockets over HTTP/2, which its `protocol` asks for")]
     NoWebSocket,
     #[error("the upstream did not answer in time")]
     Timeout,
@@ -136,7 +138,7 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 impl Fault {
     pub(crate) fn status(self) -> StatusCode {
         match self {
-            Self::Host | Self::HostDiffers | Self::Framing | Self::Path(_) | Self::ClientBody => {
+            Self::Host | Self::HostDiffers | Self::Framing | Self::Path(_) | Self::ClientBody | Self::Handshake => {
                 StatusCode::BAD_REQUEST
             }
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -166,6 +168,7 @@ impl Fault {
             | Self::Path(_)
             | Self::Connect
             | Self::ClientBody
+            | Self::Handshake
             | Self::RateLimited { .. } => Blame::Client,
             Self::Held | Self::NoSide => Blame::Banyan,
             _ => Blame::Upstream,
@@ -182,6 +185,7 @@ impl Fault {
             Self::Path(_) => "path",
             Self::Connect => "connect",
             Self::ClientBody => "client_body",
+            Self::Handshake => "handshake",
             Self::RateLimited { .. } => "rate_limited",
             Self::Refused => "refused",
             Self::ConnectTimeout => "connect_timeout",

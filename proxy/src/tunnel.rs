@@ -1,4 +1,5 @@
-//! After the 101: bytes both ways between a client and an upstream, until both have ended or one has failed.
+//! After the 101: bytes both ways between a client and an upstream, until both have ended or one has failed. Either may be a stream of an HTTP/2
+//! connection (RFC 8441).
 //!
 //! An idle tunnel holds no buffer: a direction reads into the one buffer of its thread. What the other end cannot take at once is kept aside
 //! for as long as that lasts, and nothing more is read meanwhile.
@@ -31,18 +32,15 @@ use crate::{
     links::{Owner, SyncLink},
     listen::Worker,
     metrics::RouteShard,
-    socket::Socket,
-    upstream::Open,
+    upstream::FarEnd,
 };
 
 /// The upstream's end, as the forwarding station leaves it for the connection's loop.
 pub(crate) struct Far {
-    /// The socket, behind the head of the 101.
-    pub(crate) socket: Socket,
+    /// Behind the head of the 101.
+    pub(crate) end: FarEnd,
     /// What came right behind that head.
     pub(crate) read: Bytes,
-    /// Counts the connection for as long as it is open.
-    pub(crate) open: Open,
     /// On a synced route: the tunnel lasts as long as this.
     pub(crate) tenure: Option<Tenure>,
     /// Counts the tunnel for as long as it is open.
@@ -64,7 +62,7 @@ pub(crate) struct Tenure {
 /// Both ends, and what is under way between them.
 struct Tunnel<N> {
     near: N,
-    far: Socket,
+    far: FarEnd,
     up: Way,
     down: Way,
     /// Of what the client was sent.
@@ -91,9 +89,9 @@ pub(crate) async fn run<N: AsyncRead + AsyncWrite + Unpin>(
     far: Far,
     worker: &Worker,
 ) -> io::Result<()> {
-    let Far { socket, read, open: _open, tenure, counted: _counted } = far;
+    let Far { end, read, tenure, counted: _counted } = far;
     let (up, down) = (Way::starting_with(early), Way::starting_with(read));
-    let mut tunnel = Tunnel { near, far: socket, up, down, frames: Frames::default() };
+    let mut tunnel = Tunnel { near, far: end, up, down, frames: Frames::default() };
     let over = async {
         match &tenure {
             None => worker.stops().await,

@@ -29,7 +29,7 @@ use crate::{
     split::{Choice, Moved, Now, Reason},
     table::Target,
     tunnel::{Counted, Far, Tenure},
-    upstream::{Heads, Heard, Incoming, Leg, SendError, Upstream},
+    upstream::{Heads, Heard, Incoming, Leg, SendError, Upstream, extend},
 };
 
 /// The innermost station.
@@ -287,9 +287,6 @@ impl Way {
             };
             let is_shared = link.is_shared();
             if is_shared {
-                if self.is_websocket {
-                    break Err(Missed { fault: Fault::NoWebSocket, sent: written });
-                }
                 // The peer may refuse the stream when some of it is on its way already.
                 outgoing.keep_body(&self.turn);
             }
@@ -299,6 +296,9 @@ impl Way {
             };
             if self.is_hostless {
                 target.name_host(request.headers_mut(), link.local().authority());
+            }
+            if is_shared && self.is_websocket && !extend(&mut request) {
+                break Err(Missed { fault: Fault::Handshake, sent: written });
             }
             link.hold(places);
             let timeout = self
@@ -338,6 +338,7 @@ impl Way {
                     None
                 }
                 Err(SendError::Unknown { parse, .. }) => Some(if parse { Fault::BadAnswer } else { Fault::Reset }),
+                Err(SendError::NoWebSocket) => break Err(Missed { fault: Fault::NoWebSocket, sent: written }),
                 Err(SendError::Late) => Some(Fault::Timeout),
             };
             if let Some(fault) = fault {
@@ -375,11 +376,11 @@ impl Way {
             if !self.is_websocket {
                 return fails(Fault::Unasked);
             }
-            let Some((socket, read, open)) = link.into_tunnel() else { return fails(Fault::Reset) };
+            let Some((end, read)) = link.into_tunnel(body) else { return fails(Fault::Reset) };
             let sync = self.table.route(self.route).sync.as_ref();
             let tenure = sync.map(|sync| Tenure { link: Arc::clone(&sync.link), owner: side });
             let counted = Counted::new(self.table.shard(Some(self.route)), side);
-            self.turn.open_tunnel(Far { socket, read, open, tenure, counted });
+            self.turn.open_tunnel(Far { end, read, tenure, counted });
             let stripped = hop_by_hop::strip_answer(&mut head.headers);
             hop_by_hop::put_websocket(&mut head.headers);
             target.shape_answer(&mut head.headers, stripped.names_itself, public);
@@ -412,7 +413,7 @@ fn outcome(fault: Fault) -> Outcome {
         Fault::Refused | Fault::Overloaded | Fault::Tls | Fault::Certificate | Fault::NoHttp2 | Fault::NoSide => {
             Outcome::Refused
         }
-        Fault::ClientBody => Outcome::Cancelled,
+        Fault::ClientBody | Fault::Handshake => Outcome::Cancelled,
         _ => Outcome::Error,
     }
 }

@@ -82,7 +82,9 @@ impl Outgoing {
             Fallback::Unsent => self.is_read || !missed.sent,
         };
         // What one side has too much of would push its peak to the other.
-        is_allowed && !matches!(missed.fault, Fault::ClientBody | Fault::Overloaded) && self.has_body_left()
+        is_allowed
+            && !matches!(missed.fault, Fault::ClientBody | Fault::Handshake | Fault::Overloaded)
+            && self.has_body_left()
     }
 
     /// When the client of a gRPC call that came at that time stops waiting.

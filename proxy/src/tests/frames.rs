@@ -53,20 +53,34 @@ impl Peer {
     async fn accept(mut wire: Wire, settings: &[(u16, u32)]) -> io::Result<Self> {
         wire.take(PREFACE).await?;
         let mut peer = Self(wire);
+        peer.settings(settings).await?;
+        Ok(peer)
+    }
+
+    /// Says nothing until it is asked by a ping.
+    pub(crate) async fn accept_late(mut wire: Wire, settings: &[(u16, u32)]) -> io::Result<Self> {
+        wire.take(PREFACE).await?;
+        let mut peer = Self(wire);
+        loop {
+            let Frame { kind, payload, .. } = peer.any().await?;
+            if kind == PING {
+                peer.settings(settings).await?;
+                peer.send(PING, ACK, 0, &payload).await?;
+                return Ok(peer);
+            }
+        }
+    }
+
+    async fn settings(&mut self, settings: &[(u16, u32)]) -> io::Result<()> {
         let payload: Vec<u8> =
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
-        peer.send(SETTINGS, 0, 0, &payload).await?;
-        Ok(peer)
+        self.send(SETTINGS, 0, 0, &payload).await
     }
 
     /// The next frame; settings and pings are acknowledged on the way.
     pub(crate) async fn frame(&mut self) -> io::Result<Frame> {
         loop {
-            let head = self.0.take(9).await?;
-            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            let payload = self.0.take(length).await?;
-            let frame = Frame { kind: head[3], flags: head[4], stream, payload };
+            let frame = self.any().await?;
             match frame.kind {
                 SETTINGS | PING if frame.flags & ACK != 0 => {}
                 SETTINGS => self.send(SETTINGS, ACK, 0, &[]).await?,
@@ -75,6 +89,14 @@ impl Peer {
                 _ => return Ok(frame),
             }
         }
+    }
+
+    async fn any(&mut self) -> io::Result<Frame> {
+        let head = self.0.take(9).await?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let payload = self.0.take(length).await?;
+        Ok(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
     /// The stream of the next request; what else comes is passed over.

@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
+use h2::{
+    RecvStream,
+    server::{Builder, SendResponse},
+};
 use http::{HeaderMap, Request, Response};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -25,7 +28,7 @@ use super::{
 const GET: &str = "GET /payments HTTP/1.1\r\nHost: shop.example\r\n\r\n";
 const POST: &str = "POST /payments HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 4\r\n\r\nbody";
 
-type Answering = SendResponse<Bytes>;
+pub(super) type Answering = SendResponse<Bytes>;
 
 /// An HTTP/2 upstream in the clear that runs a script on each request.
 pub(super) struct Streams {
@@ -41,6 +44,28 @@ impl Streams {
     where
         F: Future<Output = Result<(), h2::Error>> + Send + 'static,
     {
+        Self::of(Builder::new(), script).await
+    }
+
+    /// One that takes WebSockets (RFC 8441).
+    pub(super) async fn tunnelling<F>(
+        script: impl Fn(Request<RecvStream>, Answering) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), h2::Error>> + Send + 'static,
+    {
+        let mut builder = Builder::new();
+        builder.enable_connect_protocol();
+        Self::of(builder, script).await
+    }
+
+    async fn of<F>(
+        builder: Builder,
+        script: impl Fn(Request<RecvStream>, Answering) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), h2::Error>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let connections: Arc<AtomicUsize> = Arc::default();
@@ -50,9 +75,9 @@ impl Streams {
             let mut wires = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::SeqCst);
-                let script = script.clone();
+                let (script, builder) = (script.clone(), builder.clone());
                 wires.spawn(async move {
-                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                    let Ok(mut connection) = builder.handshake(stream).await else { return };
                     let mut requests = JoinSet::new();
                     while let Some(Ok((request, answering))) = connection.accept().await {
                         let answer = script(request, answering);
@@ -101,7 +126,7 @@ fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 /// One worker, and a route whose only side is this upstream.
-fn modern(endpoint: &str, more: &Value) -> Setup {
+pub(super) fn modern(endpoint: &str, more: &Value) -> Setup {
     let mut upstream = json!({ "endpoints": [endpoint], "protocol": "http2" });
     upstream.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let nowhere = "127.0.0.1:1".parse().unwrap();
@@ -109,7 +134,7 @@ fn modern(endpoint: &str, more: &Value) -> Setup {
     Setup::new(nowhere).upstream("modern", nowhere, &upstream).route(route).workers(1)
 }
 
-fn at_port(port: u16) -> Bench {
+pub(super) fn at_port(port: u16) -> Bench {
     modern(&format!("http://127.0.0.1:{port}"), &json!({})).start()
 }
 
@@ -117,7 +142,7 @@ fn at(upstream: &Upstream) -> Bench {
     at_port(upstream.address.port())
 }
 
-fn fault(answer: &super::Answer) -> (u16, String) {
+pub(super) fn fault(answer: &super::Answer) -> (u16, String) {
     let problem: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     (answer.status, problem["type"].as_str().unwrap_or_default().to_owned())
 }
@@ -501,14 +526,6 @@ async fn over_tls_the_upstream_chooses_where_it_may() {
     assert_eq!(ask(one.port, "http2").await.status, 502);
     let silent = Secure::start(ca.server(&["localhost"], &[], None), "one", true).await;
     assert_eq!(fault(&ask(silent.port, "http2").await), (502, "urn:banyan:error:no_http2".to_owned()));
-}
-
-#[tokio::test]
-async fn a_websocket_is_not_asked_for_over_http2() {
-    let upstream = Streams::answering(&[], "no", &[]).await;
-    let request = "GET /payments HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let answer = at_port(upstream.port).ask(request).await;
-    assert_eq!(fault(&answer), (502, "urn:banyan:error:no_websocket".to_owned()));
 }
 
 #[tokio::test]

@@ -296,9 +296,9 @@ async fn a_drain_lets_streams_finish_and_a_reload_closes_nothing() {
 }
 
 /// A WebSocket over one stream (RFC 8441).
-async fn websocket(sender: &Sender) -> (Response<RecvStream>, SendStream<Bytes>) {
+pub(super) async fn websocket(sender: &Sender, path: &str) -> (Response<RecvStream>, SendStream<Bytes>) {
     let mut sender = sender.clone().ready().await.unwrap();
-    let mut asked = request("GET", "/chat");
+    let mut asked = request("GET", path);
     *asked.method_mut() = Method::CONNECT;
     asked.extensions_mut().insert(Protocol::from_static("websocket"));
     asked.headers_mut().insert("sec-websocket-version", "13".parse().unwrap());
@@ -323,7 +323,7 @@ async fn a_websocket_over_http2_is_an_upgrade_at_the_upstream() {
     let (sender, _) = connect(&bench).await;
     // Known from the SETTINGS, which have come with the first answer.
     eventually("CONNECT may be extended", || sender.is_extended_connect_protocol_enabled()).await;
-    let (answer, mut up) = websocket(&sender).await;
+    let (answer, mut up) = websocket(&sender, "/chat").await;
     assert_eq!(answer.status(), 200);
     assert!(!answer.headers().contains_key("sec-websocket-accept") && !answer.headers().contains_key("upgrade"));
     let mut down = answer.into_body();
@@ -354,7 +354,7 @@ async fn no_tunnel_over_http2_is_opened_without_the_upstreams_101() {
     let bench = Setup::new(upstream.address).start();
     let (sender, _) = connect(&bench).await;
     eventually("CONNECT may be extended", || sender.is_extended_connect_protocol_enabled()).await;
-    let (answer, _up) = websocket(&sender).await;
+    let (answer, _up) = websocket(&sender, "/chat").await;
     assert_eq!(answer.status(), 403);
 }
 
@@ -386,7 +386,7 @@ async fn a_drain_closes_a_tunnel_over_http2_with_notice_too() {
     let bench = Setup::new(upstream.address).start();
     let (sender, ended) = connect(&bench).await;
     eventually("CONNECT may be extended", || sender.is_extended_connect_protocol_enabled()).await;
-    let (answer, up) = websocket(&sender).await;
+    let (answer, up) = websocket(&sender, "/chat").await;
     let mut down = answer.into_body();
     assert_eq!(timeout(PATIENCE, down.data()).await.unwrap().unwrap().unwrap(), &b"\x81\x02hi"[..]);
     let draining = tokio::spawn(bench.proxy.drain(Duration::from_secs(4)));
@@ -436,7 +436,7 @@ async fn websockets_pass_over_tls_on_both_protocols() {
     let sender: Sender = sender.ready().await.unwrap();
     let ended = tokio::spawn(connection);
     eventually("CONNECT may be extended", || sender.is_extended_connect_protocol_enabled()).await;
-    let (answer, mut up) = websocket(&sender).await;
+    let (answer, mut up) = websocket(&sender, "/chat").await;
     assert_eq!(answer.status(), 200);
     up.send_data(much.clone().into(), false).unwrap();
     let (mut down, mut count) = (answer.into_body(), 0);

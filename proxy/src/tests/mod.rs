@@ -17,6 +17,7 @@ mod failures;
 mod frames;
 mod framing;
 mod grpc;
+mod h2_tunnels;
 mod h2_upstreams;
 mod half_closed;
 mod health;

@@ -24,6 +24,8 @@ pub(super) struct Way {
 enum State {
     #[default]
     Open,
+    /// Nothing more comes; whether that is an orderly end is not sure yet.
+    Doubted,
     /// Nothing more comes; the other end is to be told.
     Ending,
     Ended,
@@ -48,7 +50,7 @@ impl Way {
         mut passed: impl FnMut(&[u8]),
     ) -> Poll<io::Result<()>>
     where
-        R: AsyncRead + Unpin,
+        R: AsyncRead + AsyncWrite + Unpin,
         W: AsyncWrite + Unpin,
     {
         loop {
@@ -58,6 +60,13 @@ impl Way {
                     if self.poll_step(cx, from, to, &mut passed)?.is_pending() {
                         return self.poll_flush(cx, to);
                     }
+                }
+                State::Doubted => {
+                    // A stream that its client reset ends like one that it closed. Only the way back knows, in a task that was woken with this one.
+                    if let Poll::Ready(flushed) = Pin::new(&mut *from).poll_flush(cx) {
+                        flushed?;
+                    }
+                    self.state = State::Ending;
                 }
                 State::Ending => {
                     ready!(poll_end(cx, to))?;
@@ -117,7 +126,9 @@ impl Way {
             }
             let mut read = into.filled();
             if read.is_empty() {
-                self.state = State::Ending;
+                self.state = State::Doubted;
+                cx.waker().wake_by_ref();
+                return Ok(Poll::Pending);
             }
             while !read.is_empty() {
                 let Poll::Ready(written) = poll_write(cx, to, read)? else {

@@ -45,6 +45,14 @@ impl Incoming {
         answer.map(|stream| Self::Shared(Received { stream, left, is_over: (false, false) }))
     }
 
+    /// The rest of a stream, unread.
+    pub(super) fn into_stream(self) -> Option<RecvStream> {
+        match self {
+            Self::One(_) => None,
+            Self::Shared(received) => Some(received.stream),
+        }
+    }
+
     /// The next frame. That of an HTTP/1.1 connection only comes out of its driver, which the caller polls: it needs no waker of its own.
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {

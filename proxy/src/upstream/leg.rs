@@ -13,11 +13,11 @@ use h2::RecvStream;
 use http::{Request, Response};
 
 use super::{
-    Exchange, Incoming, Link, Open, RequestBody, SendError,
+    Exchange, FarEnd, Incoming, Link, RequestBody, SendError,
     link::{self, Heads, Places, apart},
     pool::Local,
 };
-use crate::{listen::Turn, socket::Socket};
+use crate::listen::Turn;
 
 pub(crate) enum Leg {
     One(Link),
@@ -90,11 +90,14 @@ impl Leg {
         matches!(self, Self::One(link) if link.is_reusable())
     }
 
-    /// After a 101: the bare connection, and what came right behind the head.
-    pub(crate) fn into_tunnel(self) -> Option<(Socket, Bytes, Open)> {
+    /// After a 101: the upstream's end, and what came right behind the head. `incoming`: the answer's body, of which nothing was read.
+    pub(crate) fn into_tunnel(self, incoming: Incoming) -> Option<(FarEnd, Bytes)> {
         match self {
             Self::One(link) => link.into_tunnel(),
-            Self::Shared(_) => None,
+            Self::Shared(exchange) => {
+                let channel = exchange.into_channel(incoming.into_stream()?)?;
+                Some((FarEnd::Shared(Box::new(channel)), Bytes::new()))
+            }
         }
     }
 }

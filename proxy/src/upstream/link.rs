@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 
-use super::{RequestBody, UpstreamState, cap::Room, limit::Place, pool::Local};
+use super::{FarEnd, RequestBody, UpstreamState, cap::Room, limit::Place, pool::Local};
 use crate::{listen::Turn, socket::Socket};
 
 pub(crate) struct Link {
@@ -95,6 +95,8 @@ pub(crate) enum SendError {
     },
     /// The peer of a shared connection says that it will not look at this request (RFC 9113, 8.7): it may be sent again, whatever it is.
     Refused,
+    /// The peer of a shared connection takes no WebSockets: nothing was sent.
+    NoWebSocket,
     /// The head of the answer is late.
     Late,
 }
@@ -208,12 +210,12 @@ impl Link {
     }
 
     /// After a 101: the bare socket, and what came right behind the head.
-    pub(crate) fn into_tunnel(self) -> Option<(Socket, Bytes, Open)> {
+    pub(crate) fn into_tunnel(self) -> Option<(FarEnd, Bytes)> {
         let parts = self.driver?.into_parts();
         let mut open = self.open;
         // A tunnel is a connection in use, and no request under way.
         open.in_use = self.places.in_use;
-        Some((parts.io.into_inner(), parts.read_buf, open))
+        Some((FarEnd::One { socket: parts.io.into_inner(), _open: open }, parts.read_buf))
     }
 }
 

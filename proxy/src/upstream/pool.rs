@@ -121,7 +121,7 @@ impl Upstream {
     }
 
     /// What carries a request, and whether it has carried others: at best what is there already, unless that may be dead. A WebSocket takes a
-    /// connection of its own, in HTTP/1.1 wherever that may be chosen.
+    /// connection of its own, in HTTP/1.1, wherever that may be chosen.
     pub(crate) async fn leg(&self, now: Tick, may_be_used: bool, is_websocket: bool) -> Result<(Leg, bool), Fault> {
         let protocol = match self.spec.protocol {
             Protocol::Auto if is_websocket => Protocol::Http1,

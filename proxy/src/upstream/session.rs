@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{
-    Ping, Reason, RecvStream,
+    Ping, PingPong, Reason, RecvStream, SendStream,
     client::{Builder, Connection, SendRequest},
 };
 use http::{Request, Response, Uri, Version, header, uri::Scheme};
@@ -22,9 +22,11 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
     Open, RequestBody, SendError,
+    far_end::Channel,
     link::{Flight, Places},
     pool::Local,
     pump::Pump,
+    websocket::Proof,
 };
 use crate::{
     listen::{Tick, Turn},
@@ -61,15 +63,24 @@ struct State {
     is_over: Cell<bool>,
     /// Somebody doubts that the peer is still there.
     doubt: Notify,
+    /// The peer's first SETTINGS have come, and with them whether it takes WebSockets; somebody wants to know; and is told.
+    is_settled: Cell<bool>,
+    question: Notify,
+    settled: Notify,
 }
 
 /// One request and its answer.
 pub(crate) struct Exchange {
     pump: Option<Pump>,
-    session: Rc<Session>,
+    /// The way up of the tunnel that the request opened.
+    up: Option<SendStream<Bytes>>,
+    slot: Slot,
     pub(super) flight: Flight,
     pub(super) places: Places,
 }
+
+/// One of the streams of a connection, which stays open for as long as it has any.
+pub(super) struct Slot(Rc<Session>);
 
 // === impl Session ===
 
@@ -107,11 +118,11 @@ impl Session {
         let most = sender.current_max_send_streams().min(MOST_STREAMS);
         let is_ready = matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())));
         (is_ready && self.streams.get() < most).then(|| {
-            self.streams.set(self.streams.get() + 1);
             self.is_used.set(true);
             Exchange {
                 pump: None,
-                session: Rc::clone(self),
+                up: None,
+                slot: Slot::new(self),
                 flight: Flight::new(local, self.open.worker),
                 places: Places::default(),
             }
@@ -134,18 +145,33 @@ impl Session {
         }
         now.wrapping_sub(self.since.get()) >= most
     }
+
+    /// Whether the peer takes WebSockets (RFC 8441, 3), once it is known; `None` when the connection ended before.
+    async fn takes_websockets(&self) -> Option<bool> {
+        loop {
+            let settled = self.state.settled.notified();
+            if self.sender.borrow().is_extended_connect_protocol_enabled() {
+                return Some(true);
+            }
+            if self.state.is_over.get() {
+                return None;
+            }
+            if self.state.is_settled.get() {
+                return Some(false);
+            }
+            self.state.question.notify_one();
+            settled.await;
+        }
+    }
 }
 
 /// Moves the frames of a connection, until it ends or a doubt is not dispelled in time.
 async fn drive(mut connection: Connection<Socket, Bytes>, state: Rc<State>) {
     let pings = connection.ping_pong();
     let gone = async {
-        let Some(mut pings) = pings else { return std::future::pending().await };
-        loop {
-            state.doubt.notified().await;
-            if !matches!(tokio::time::timeout(PONG, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
-                return;
-            }
+        match pings {
+            Some(pings) => state.ask(pings).await,
+            None => std::future::pending().await,
         }
     };
     // What goes wrong comes out at every stream.
@@ -154,6 +180,49 @@ async fn drive(mut connection: Connection<Socket, Bytes>, state: Rc<State>) {
         () = gone => {}
     }
     state.is_over.set(true);
+    state.settled.notify_waiters();
+}
+
+// === impl State ===
+
+impl State {
+    /// Pings the peer whenever somebody has a doubt or a question. SETTINGS are the first that a peer says: whoever answers has said them. Ends
+    /// when a doubt is not dispelled in time; a question alone may take longer.
+    async fn ask(&self, mut pings: PingPong) {
+        loop {
+            let mut is_doubted = tokio::select! {
+                () = self.doubt.notified() => true,
+                () = self.question.notified() => false,
+            };
+            let too_late = async {
+                if !std::mem::replace(&mut is_doubted, true) {
+                    self.doubt.notified().await;
+                }
+                tokio::time::sleep(PONG).await;
+            };
+            tokio::select! {
+                pong = pings.ping(Ping::opaque()) => if pong.is_err() { return },
+                () = too_late => return,
+            }
+            self.is_settled.set(true);
+            self.settled.notify_waiters();
+        }
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn new(session: &Rc<Session>) -> Self {
+        session.streams.set(session.streams.get() + 1);
+        Self(Rc::clone(session))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
 }
 
 // === impl Exchange ===
@@ -165,17 +234,24 @@ impl Exchange {
         request: Request<RequestBody>,
         turn: &Rc<Turn>,
     ) -> Result<Response<RecvStream>, SendError> {
-        let session = Rc::clone(&self.session);
+        let session = Rc::clone(&self.slot.0);
         let (head, body) = request.into_parts();
         let gate = body.gate();
         let mut request = Request::from_parts(head, ());
+        let proof = Proof::take(&mut request);
+        if proof.is_some() {
+            self.may_be_extended(turn).await?;
+        }
         if !target(&mut request, &session.scheme) {
             return Err(SendError::Unknown { parse: false, body: false });
         }
         let is_empty = http_body::Body::is_end_stream(&body);
-        let begun = session.sender.borrow_mut().send_request(request, is_empty);
+        let begun = session.sender.borrow_mut().send_request(request, is_empty && proof.is_none());
         let (answer, stream) = begun.map_err(|_| SendError::Refused)?;
-        let mut pump = (!is_empty).then(|| Pump::new(body, stream));
+        let (mut pump, mut up) = match &proof {
+            None => ((!is_empty).then(|| Pump::new(body, stream)), None),
+            Some(_) => (None, Some(stream)),
+        };
         let mut answer = pin!(answer);
         let sent = poll_fn(|cx| {
             if let Some(moving) = &mut pump {
@@ -203,7 +279,39 @@ impl Exchange {
         })
         .await;
         self.pump = pump;
-        sent
+        let mut answer = sent?;
+        if let Some(proof) = proof {
+            if answer.status().is_success() {
+                proof.give(&mut answer);
+                self.up = up.take();
+            } else if let Some(mut refused) = up {
+                // No tunnel: that was all of the request. A stream that is gone already says so in the answer.
+                drop(refused.send_data(Bytes::new(), true));
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Waits until it is known whether the peer takes WebSockets, no longer than the client's [`Turn`] allows.
+    async fn may_be_extended(&self, turn: &Turn) -> Result<(), SendError> {
+        let mut known = pin!(self.slot.0.takes_websockets());
+        let known = poll_fn(|cx| match known.as_mut().poll(cx) {
+            Poll::Pending if turn.is_head_late() => {
+                self.slot.0.state.doubt.notify_one();
+                Poll::Ready(Err(SendError::Late))
+            }
+            polled => polled.map(Ok),
+        });
+        match known.await? {
+            Some(true) => Ok(()),
+            Some(false) => Err(SendError::NoWebSocket),
+            None => Err(SendError::Refused),
+        }
+    }
+
+    /// The tunnel that the request opened, which is no request under way any more; `down` is what is read of its answer.
+    pub(super) fn into_channel(self, down: RecvStream) -> Option<Channel> {
+        Some(Channel::new(self.up?, down, self.slot))
     }
 
     /// Moves the request's body while the answer is read.
@@ -222,12 +330,6 @@ fn why(error: &h2::Error) -> SendError {
     match error.is_remote() && is_unseen {
         true => SendError::Refused,
         false => SendError::Unknown { parse: error.is_library(), body: false },
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.session.streams.set(self.session.streams.get() - 1);
     }
 }
 
