@@ -22,6 +22,7 @@ mod rate;
 pub mod rollout;
 pub mod shadow;
 mod socket;
+mod spelling;
 pub mod split;
 mod stations;
 pub mod table;

@@ -54,6 +54,8 @@ struct Answer {
     path: String,
     /// What Banyan answers by itself: `308 to https://shop.example/pay`. No side is asked then, whatever stands in `side`.
     itself: Option<String>,
+    /// Who would be asked whom the request comes from; what `-H` gives counts instead.
+    identity: Option<Identity>,
     side: Owner,
     upstream: Option<String>,
     reason: &'static str,
@@ -75,6 +77,14 @@ struct Answer {
     /// What else is changed for the answering side; names only.
     changes: Vec<String>,
     fallback: &'static str,
+}
+
+/// Who is asked, and which headers of the answer both sides get.
+#[derive(Serialize)]
+struct Identity {
+    ask: String,
+    path: String,
+    copy: Vec<String>,
 }
 
 /// A route that does not match.
@@ -134,6 +144,7 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         misses: explanation.misses.iter().map(Missed::of).collect(),
         path: explanation.path.clone(),
         itself: route.itself.as_ref().map(|itself| itself.in_words(&asked)),
+        identity: config.identity.as_ref().filter(|_| route.itself.is_none()).map(Identity::of),
         side: choice.side,
         upstream: target.map(|target| target.upstream.to_string()),
         reason: choice.reason.as_str(),
@@ -163,6 +174,15 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         Format::Text => output::data(&sentences(&answer, &explanation, &choice, raw, &config))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+// === impl Identity ===
+
+impl Identity {
+    fn of(settings: &banyan_proxy::config::Identity) -> Self {
+        let copy = settings.copy.iter().map(|name| name.as_str().to_owned()).collect();
+        Self { ask: settings.ask.clone(), path: settings.path.clone(), copy }
+    }
 }
 
 // === impl Missed ===
@@ -232,8 +252,8 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
         };
         line("kind", if answer.is_write { "write" } else { "read" }, by);
     }
-    if let Some(identity) = &config.identity {
-        let copied: Vec<String> = identity.copy.iter().map(|name| format!("`{}`", name.as_str())).collect();
+    if let Some(identity) = &answer.identity {
+        let copied: Vec<String> = identity.copy.iter().map(|name| format!("`{name}`")).collect();
         let text = format!("would be asked who it is; here what -H gives counts: {}", copied.join(", "));
         line("identity", &identity.ask, &text);
     }

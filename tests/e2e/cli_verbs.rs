@@ -164,6 +164,20 @@ fn explain_says_who_is_pinned_and_who_may_force() {
 }
 
 #[test]
+fn explain_says_who_would_be_asked_who_it_is() {
+    let folder = Folder::with(&format!("identity: {{ask: monolith, path: /whoami, copy: [x-user-id]}}\n{GOOD}"));
+    let text = out(&folder.banyan(&["explain", "GET", "/payments"]));
+    assert!(text.contains("identity  monolith     would be asked who it is"), "{text}");
+    let json: Value =
+        serde_json::from_str(&out(&folder.banyan(&["explain", "GET", "/payments", "-o", "json"]))).unwrap();
+    let expected = serde_json::json!({"ask": "monolith", "path": "/whoami", "copy": ["x-user-id"]});
+    assert_eq!(json["identity"], expected);
+    let json: Value =
+        serde_json::from_str(&out(&Folder::with(GOOD).banyan(&["explain", "GET", "/", "-o", "json"]))).unwrap();
+    assert_eq!(json["identity"], Value::Null);
+}
+
+#[test]
 fn plan_says_what_a_change_will_do_and_looks_at_both_files_first() {
     let folder = Folder::with(GOOD);
     let write = |name: &str, text: &str| fs::write(folder.0.path().join(name), text).unwrap();

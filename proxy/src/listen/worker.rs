@@ -125,9 +125,20 @@ impl Shared {
 
     /// Has every upstream's endpoints as the present config says.
     pub(crate) fn follow(&self) {
-        for spec in &self.current.load().upstreams {
+        let current = self.current.load();
+        for spec in &current.upstreams {
             self.upstream_state(&spec.name).follow(spec, None);
         }
+        // One that is gone from the file is forgotten when a later reload finds nobody who still uses it.
+        let mut upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_named = |name: &str| current.upstreams.iter().any(|spec| *spec.name == *name);
+        upstreams.retain(|name, state| Arc::strong_count(state) > 1 || is_named(name));
+    }
+
+    /// Of how many upstreams something is known.
+    #[cfg(test)]
+    pub(crate) fn known_upstreams(&self) -> usize {
+        self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     pub(crate) fn upstream_state(&self, name: &str) -> Arc<UpstreamState> {

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     error::{Fault, Form},
+    spelling,
     trace::Trace,
 };
 
@@ -127,8 +128,8 @@ impl Seen {
                         let is_first = !std::mem::replace(&mut seen.traceparent, true);
                         seen.trace = if is_first { Trace::parse(value.as_bytes()) } else { None };
                     }
-                    name if name.starts_with(OURS) => seen.banyan = true,
-                    name if name.starts_with(THEIRS) => seen.forwarded = true,
+                    name if spelling::begins(name, OURS) => seen.banyan = true,
+                    name if spelling::begins(name, THEIRS) => seen.forwarded = true,
                     _ => {}
                 },
             }
@@ -193,7 +194,7 @@ fn lower(arrival: &mut Arrival) -> Result<(), Fault> {
 /// `X-Banyan-*` is Banyan's word; a client cannot say it to an upstream. What it said is kept for those who may ask Banyan for something.
 #[cold]
 fn strip_ours(headers: &mut HeaderMap) -> HeaderMap {
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| spelling::begins(name.as_str(), OURS)).cloned().collect();
     ours.into_iter().filter_map(|name| headers.remove(&name).map(|value| (name, value))).collect()
 }
 
@@ -244,5 +245,9 @@ mod tests {
         assert!(Seen::in_headers(&headers).banyan);
         let said = strip_ours(&mut headers);
         assert_eq!((headers.len(), said.len()), (1, 1));
+        headers.insert("x_banyan_side", "modern".parse().unwrap());
+        assert!(Seen::in_headers(&headers).banyan);
+        let said = strip_ours(&mut headers);
+        assert_eq!((headers.len(), said.get("x-banyan-side")), (1, None));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 
-use crate::{listen::Peer, table};
+use crate::{listen::Peer, spelling, table};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -141,7 +141,7 @@ fn scheme(peer: &Peer) -> HeaderValue {
 fn forget(headers: &mut HeaderMap) {
     let said: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| **name == header::FORWARDED || name.as_str().starts_with("x-forwarded-"))
+        .filter(|name| **name == header::FORWARDED || spelling::begins(name.as_str(), "x-forwarded-"))
         .cloned()
         .collect();
     for name in said {

@@ -176,7 +176,7 @@ async fn a_few_reads_try_and_bring_it_back() {
 }
 
 #[tokio::test]
-async fn readers_see_no_error_when_modern_hangs_and_slow_answers_open_it_too() {
+async fn slow_answers_open_it_too() {
     // It answers well, and takes longer than anybody may.
     let scene = scene(json!({ "min_requests": 6, "open_for": "10m", "slower_than": "1ns" }), json!({})).await;
     scene.is_sick.store(false, Ordering::SeqCst);
@@ -185,6 +185,31 @@ async fn readers_see_no_error_when_modern_hangs_and_slow_answers_open_it_too() {
     }
     eventually("the circuit is open", || scene.circuit() == "open").await;
     assert_eq!(scene.bench.ask(&request("GET")).await.text(), "legacy");
+}
+
+#[tokio::test]
+async fn connections_that_fail_and_answers_that_do_not_come_open_it_and_readers_see_no_error() {
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let hangs = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        std::future::pending().await
+    })
+    .await;
+    let legacy = Upstream::named("legacy").await;
+    for at in [dead, hangs.address] {
+        let settings = json!({ "circuit": rules("10m"), "timeout": "100ms" });
+        let route = json!({ "name": "payments", "match": { "path_prefix": "/payments" }, "legacy": "legacy",
+            "modern": "modern", "weight": 100, "fallback": "reads" });
+        let bench = Setup::new(legacy.address).upstream("modern", at, &settings).route(route).start();
+        let is_open = || bench.metric("banyan_upstream_circuit", &[("upstream", "modern"), ("state", "open")]) > 0.5;
+        for _ in 0..6 {
+            assert_eq!(bench.ask(&request("GET")).await.text(), "legacy");
+        }
+        eventually("the circuit is open", is_open).await;
+        let before = hangs.connections();
+        assert_eq!(bench.ask(&request("GET")).await.text(), "legacy");
+        assert_eq!(hangs.connections(), before);
+    }
 }
 
 #[tokio::test]

@@ -92,3 +92,44 @@ async fn pools_and_connections_outlive_a_reload() {
     bench.proxy.reload(&next.config, &next.links).unwrap();
     eventually("it is closed", || bench.proxy.status().upstreams[0].connections == 0).await;
 }
+
+#[tokio::test]
+async fn upstreams_that_are_gone_from_the_file_are_forgotten_when_nobody_uses_them() {
+    let legacy = Upstream::named("legacy").await;
+    let (tell, told) = tokio::sync::watch::channel(false);
+    let slow = Upstream::scripted(move |mut wire| {
+        let mut told = told.clone();
+        async move {
+            wire.request().await?;
+            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha").await?;
+            drop(told.wait_for(|told| *told).await);
+            wire.send("lf").await
+        }
+    })
+    .await;
+    let named = |name: &str, at: &Upstream| {
+        let route = json!({ "name": "payments", "match": { "path_prefix": "/payments" }, "legacy": name });
+        Setup::new(legacy.address).upstream(name, at.address, &json!({})).route(route).workers(1)
+    };
+    let bench = named("slow", &slow).start();
+    let mut client = bench.client().await;
+    client.send(GET).await;
+    client.head().await.unwrap();
+    assert_eq!(client.take(2).await.unwrap(), b"ha");
+    let known = || bench.proxy.shared().known_upstreams();
+    let reload = |setup: Setup| bench.proxy.reload(&setup.config, &setup.links).map(drop).unwrap();
+    for number in 0..50 {
+        reload(named(&format!("service-{number}"), &legacy));
+        assert_eq!(bench.ask(GET).await.text(), "legacy");
+    }
+    let is_known = |most: usize| {
+        reload(named("last", &legacy));
+        known() <= most
+    };
+    // `legacy`, `last`, and `slow`, which still answers somebody.
+    eventually("the others are forgotten", || is_known(3)).await;
+    assert_eq!(known(), 3);
+    tell.send(true).unwrap();
+    assert_eq!(client.take(2).await.unwrap(), b"lf");
+    eventually("it is forgotten too", || is_known(2)).await;
+}

@@ -168,8 +168,8 @@ async fn chunk_extensions_are_not_passed_on_and_not_without_end() {
 
 #[tokio::test]
 async fn trailers_name_no_host_no_length_and_no_side() {
-    let trailers = "Content-Length: 5\r\nHost: evil\r\nTransfer-Encoding: chunked\r\nConnection: close\r\nX-Banyan-Side: modern\r\nX-Sum: 7\r\n";
-    let lines = "TE: trailers\r\nTrailer: content-length, host, transfer-encoding, connection, x-banyan-side, x-sum\r\nTransfer-Encoding: chunked\r\n";
+    let trailers = "Content-Length: 5\r\nHost: evil\r\nTransfer-Encoding: chunked\r\nConnection: close\r\nX-Banyan-Side: modern\r\nX_Banyan_Side: modern\r\nX_Forwarded-For: 6.6.6.6\r\nX-Sum: 7\r\n";
+    let lines = "TE: trailers\r\nTrailer: content-length, host, transfer-encoding, connection, x-banyan-side, x_banyan_side, x_forwarded-for, x-sum\r\nTransfer-Encoding: chunked\r\n";
     let request = post(lines, &format!("4\r\nbody\r\n0\r\n{trailers}\r\n"));
 
     let upstream = Upstream::named("ok").await;

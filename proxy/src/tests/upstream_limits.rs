@@ -147,14 +147,35 @@ async fn who_waits_too_long_gets_a_503() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_gives_its_place_back() {
-    let (upstream, gate, came) = gated().await;
+    let (tell, told) = tokio::sync::watch::channel(false);
+    let upstream = Upstream::scripted(move |mut wire| {
+        let mut told = told.clone();
+        async move {
+            let (head, _) = wire.request().await?;
+            if !head.starts_with("GET /long") {
+                return wire.send(OK).await;
+            }
+            wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+            drop(told.wait_for(|told| *told).await);
+            // That the client has gone is noticed when something is written to it.
+            loop {
+                wire.send("4\r\nmore\r\n").await?;
+                tokio::task::yield_now().await;
+            }
+        }
+    })
+    .await;
     let bench = limited(&upstream, &json!({ "in_flight": 1, "queue": 1, "queue_time": "60s" }));
     let mut first = bench.client().await;
-    first.send(GET).await;
-    eventually("it came", || came.load(Ordering::SeqCst) == 1).await;
-    gate.add_permits(2);
-    assert_eq!(first.answer().await.status, 200);
-    assert_eq!(bench.ask(GET).await.status, 200);
+    first.send(GET.replace("GET /", "GET /long")).await;
+    first.head().await.unwrap();
+    let mut waits = bench.client().await;
+    waits.send(GET).await;
+    eventually("one waits", || bench.proxy.status().upstreams[0].queued == 1).await;
+    socket2::SockRef::from(&first.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(first);
+    tell.send(true).unwrap();
+    assert_eq!(waits.answer().await.status, 200);
 }
 
 #[tokio::test]

@@ -45,9 +45,12 @@ async fn an_answers_hop_by_hop_headers_stay_there_too() {
 
 #[tokio::test]
 async fn the_upstream_is_told_who_the_client_is() {
-    let seen =
-        forwarded("GET / HTTP/1.1\r\nHost: shop.example\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n\r\n")
-            .await;
+    // CGI and its kin read `_` as `-`.
+    let seen = forwarded(
+        "GET / HTTP/1.1\r\nHost: shop.example\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\nX-Forwarded_Proto: 6.6.6.6\r\nX_Banyan-Side: 6.6.6.6\r\nx_other: 7\r\n\r\n",
+    )
+    .await;
+    assert!(seen.contains("x_other: 7\r\n"), "{seen}");
     assert!(seen.contains("X-Forwarded-For: 127.0.0.1\r\n"), "{seen}");
     assert!(seen.contains("X-Forwarded-Proto: http\r\n"), "{seen}");
     assert!(seen.contains("X-Forwarded-Host: shop.example\r\n"), "{seen}");

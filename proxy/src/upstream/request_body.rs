@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderName, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
-use crate::listen::Turn;
+use crate::{listen::Turn, spelling};
 
 /// A body is sent again only if all of it is still here.
 pub(crate) const REPLAY_BYTES: usize = 64 * 1024;
@@ -163,7 +163,7 @@ impl Streamed {
 fn strip_trailers(trailers: &mut HeaderMap) {
     let is_never = |name: &&HeaderName| {
         let ours = ["x-banyan-", "x-forwarded-"];
-        ours.iter().any(|prefix| name.as_str().starts_with(prefix))
+        ours.iter().any(|prefix| spelling::begins(name.as_str(), prefix))
             || matches!(
                 **name,
                 header::AUTHORIZATION
