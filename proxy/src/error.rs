@@ -61,6 +61,8 @@ pub(crate) enum Fault {
     },
     #[error("the request's body ended before its announced end")]
     ClientBody,
+    #[error("the rest of the request's body did not come in time")]
+    BodyLate,
     #[error("a WebSocket is opened by a GET with exactly one Sec-WebSocket-Key")]
     Handshake,
     #[error("no connection to the upstream")]
@@ -142,6 +144,7 @@ impl Fault {
                 StatusCode::BAD_REQUEST
             }
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused
@@ -168,6 +171,7 @@ impl Fault {
             | Self::Path(_)
             | Self::Connect
             | Self::ClientBody
+            | Self::BodyLate
             | Self::Handshake
             | Self::RateLimited { .. } => Blame::Client,
             Self::Held | Self::NoSide => Blame::Banyan,
@@ -185,6 +189,7 @@ impl Fault {
             Self::Path(_) => "path",
             Self::Connect => "connect",
             Self::ClientBody => "client_body",
+            Self::BodyLate => "body_late",
             Self::Handshake => "handshake",
             Self::RateLimited { .. } => "rate_limited",
             Self::Refused => "refused",
@@ -215,7 +220,7 @@ impl Fault {
     /// where nothing can have happened, or where gRPC's own mapping says so.
     fn grpc_status(self) -> &'static str {
         match self {
-            Self::Timeout => "4", // DEADLINE_EXCEEDED: it may have happened
+            Self::Timeout | Self::BodyLate => "4", // DEADLINE_EXCEEDED: it may have happened
             _ => match self.status() {
                 StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => "14", // UNAVAILABLE
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "8", // RESOURCE_EXHAUSTED

@@ -36,6 +36,8 @@ pub(crate) struct Turn {
     /// How long the head of an answer may take, in ticks, and whether bytes of the request's body still moved.
     patience: Cell<Option<Tick>>,
     progress: Cell<bool>,
+    /// The rest of the request's body is the client's to send.
+    client_awaited: Cell<bool>,
     /// Of the request: bytes of its body that were read, and how often it was put on an upstream's wire.
     body_bytes: Cell<u64>,
     sends: Cell<u32>,
@@ -108,6 +110,7 @@ impl Turn {
             hungry: Cell::new(false),
             due: Cell::new(None),
             overdue: Cell::new(false),
+            client_awaited: Cell::new(false),
             body_bytes: Cell::new(0),
             sends: Cell::new(0),
             order: Cell::new(None),
@@ -174,6 +177,7 @@ impl Turn {
         self.busy.set(true);
         self.handed.set(false);
         self.body_ended.set(!has_body);
+        self.client_awaited.set(false);
         self.body_bytes.set(0);
         self.sends.set(0);
     }
@@ -198,6 +202,16 @@ impl Turn {
     /// How many bytes of the present request's body were read, and how often it was sent.
     pub(crate) fn counts(&self) -> (u64, u32) {
         (self.body_bytes.get(), self.sends.get())
+    }
+
+    /// Whether more of the request's body is wanted, and not there.
+    pub(crate) fn client_is_awaited(&self, is_awaited: bool) {
+        self.client_awaited.set(is_awaited);
+    }
+
+    /// Whether it is the client that keeps its own request waiting.
+    pub(crate) fn is_client_awaited(&self) -> bool {
+        self.client_awaited.get()
     }
 
     /// There was progress with the request's body.

@@ -339,10 +339,12 @@ impl Way {
                 }
                 Err(SendError::Unknown { parse, .. }) => Some(if parse { Fault::BadAnswer } else { Fault::Reset }),
                 Err(SendError::NoWebSocket) => break Err(Missed { fault: Fault::NoWebSocket, sent: written }),
+                Err(SendError::Late) if self.turn.is_client_awaited() => Some(Fault::BodyLate),
                 Err(SendError::Late) => Some(Fault::Timeout),
             };
             if let Some(fault) = fault {
-                if fault != Fault::ClientBody {
+                // A client that keeps still would otherwise have others kept from the upstream.
+                if !matches!(fault, Fault::ClientBody | Fault::BodyLate) {
                     upstream.heard(link.local(), Heard::Lost, began);
                 }
                 break Err(Missed { fault, sent: true });
@@ -413,7 +415,7 @@ fn outcome(fault: Fault) -> Outcome {
         Fault::Refused | Fault::Overloaded | Fault::Tls | Fault::Certificate | Fault::NoHttp2 | Fault::NoSide => {
             Outcome::Refused
         }
-        Fault::ClientBody | Fault::Handshake => Outcome::Cancelled,
+        Fault::ClientBody | Fault::BodyLate | Fault::Handshake => Outcome::Cancelled,
         _ => Outcome::Error,
     }
 }
@@ -425,7 +427,7 @@ impl Drop for Attempt<'_> {
         if self.outcome == Outcome::Cancelled && self.way.turn.is_overdue() {
             self.outcome = Outcome::Timeout;
             let target = self.way.table.route(self.way.route).target(self.side);
-            if let Some(target) = target.filter(|_| self.is_sent) {
+            if let Some(target) = target.filter(|_| self.is_sent && !self.way.turn.is_client_awaited()) {
                 self.way.table.upstreams[target.index].gave_up();
             }
         }

@@ -83,7 +83,7 @@ impl Outgoing {
         };
         // What one side has too much of would push its peak to the other.
         is_allowed
-            && !matches!(missed.fault, Fault::ClientBody | Fault::Handshake | Fault::Overloaded)
+            && !matches!(missed.fault, Fault::ClientBody | Fault::BodyLate | Fault::Handshake | Fault::Overloaded)
             && self.has_body_left()
     }
 

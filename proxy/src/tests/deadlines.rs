@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Bench, Data, Setup, Upstream, eventually};
+use super::{Bench, Data, Setup, Upstream, eventually, h2_upstreams::Streams, http2};
 use crate::links::{HoldLimits, SyncLink};
 
 const GET: &str = "GET /payments HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -77,6 +77,48 @@ async fn a_client_that_takes_nothing_is_closed_and_lets_its_upstream_go() {
     client.send(GET).await;
     client.head().await.unwrap();
     eventually("it is closed", || bench.proxy.status().connections == 0 && connections(&bench) == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_stops_in_its_body_is_told_and_harms_nobody() {
+    let circuit = json!({ "min_requests": 2, "open_for": "10m" });
+    for (protocol, route) in [("http1", json!({})), ("http2", json!({})), ("http1", json!({ "deadline": "250ms" }))] {
+        let one = Upstream::named("ok").await;
+        let two = Streams::scripted(|mut request, mut answering| async move {
+            while let Some(Ok(_)) = request.body_mut().data().await {}
+            answering.send_response(http::Response::new(()), false)?.send_data("ok".into(), true)
+        })
+        .await;
+        let port = if protocol == "http1" { one.address.port() } else { two.port };
+        let settings = json!({ "endpoints": [format!("http://127.0.0.1:{port}")], "protocol": protocol,
+            "timeout": if route == json!({}) { "250ms" } else { "10m" }, "circuit": circuit, "ejection": {} });
+        let mut all = json!({ "name": "payments", "match": { "path_prefix": "/payments" }, "modern": "modern" });
+        all.as_object_mut().unwrap().extend(route.as_object().unwrap().clone());
+        let bench = Setup::new(one.address).upstream("modern", one.address, &settings).route(all).start();
+        let expected = if route == json!({}) { (408, "body_late") } else { (504, "deadline") };
+        for _ in 0..4 {
+            let mut client = bench.client().await;
+            client.send("POST /payments HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf").await;
+            let answer = client.answer().await;
+            let problem: Value = serde_json::from_slice(&answer.body).unwrap();
+            let kind = problem["type"].as_str().unwrap().rsplit(':').next().unwrap();
+            assert_eq!((answer.status, kind), expected, "{protocol}");
+            assert!(client.is_closed().await);
+        }
+        let (sender, _) = http2::connect(&bench).await;
+        let (answer, mut body) =
+            sender.clone().ready().await.unwrap().send_request(http2::request("POST", "/payments"), false).unwrap();
+        body.send_data("half".into(), false).unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(10), answer).await.unwrap();
+        assert_eq!(answer.unwrap().status(), expected.0, "{protocol} {route}");
+        // Nobody else is kept from the upstream for it.
+        assert_eq!(bench.ask(GET).await.text(), "ok", "{protocol}");
+        assert_eq!(http2::ask(&sender, http2::request("GET", "/payments")).await.unwrap().1, "ok");
+        let upstreams = bench.proxy.status().upstreams;
+        assert_eq!(upstreams.iter().find_map(|one| one.circuit).unwrap().as_str(), "closed");
+        eventually("nothing is under way", || bench.proxy.status().upstreams.iter().all(|one| one.in_flight == 0))
+            .await;
+    }
 }
 
 #[tokio::test]

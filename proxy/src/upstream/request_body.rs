@@ -139,6 +139,7 @@ impl Body for RequestBody {
 impl Streamed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        self.turn.client_is_awaited(polled.is_pending());
         if let Poll::Ready(Some(Ok(frame))) = &mut polled
             && let Some(trailers) = frame.trailers_mut()
         {
