@@ -8,6 +8,7 @@ use std::{
     future::poll_fn,
     rc::Rc,
     task::{Poll, Waker},
+    time::Instant,
 };
 
 use http::HeaderMap;
@@ -25,8 +26,9 @@ pub(crate) struct Turn {
     https: Cell<bool>,
     /// A request is being answered, from its head to the end of its answer.
     busy: Cell<bool>,
-    /// The last request's body was read to its end.
+    /// The last request's body was read to its end; and when, if it had any.
     body_ended: Cell<bool>,
+    body_end: Cell<Option<Instant>>,
     /// Bytes came in since the last message ended: a head has begun.
     handed: Cell<bool>,
     /// Everything that hyper wrote went to the socket.
@@ -101,6 +103,7 @@ impl Turn {
             https: Cell::new(false),
             busy: Cell::new(false),
             body_ended: Cell::new(true),
+            body_end: Cell::new(None),
             handed: Cell::new(false),
             flushed: Cell::new(true),
             since: Cell::new(now),
@@ -177,6 +180,7 @@ impl Turn {
         self.busy.set(true);
         self.handed.set(false);
         self.body_ended.set(!has_body);
+        self.body_end.set(None);
         self.client_awaited.set(false);
         self.body_bytes.set(0);
         self.sends.set(0);
@@ -223,7 +227,14 @@ impl Turn {
     pub(crate) fn body_ended(&self) {
         self.progress.set(true);
         self.body_ended.set(true);
+        self.body_end.set(Some(Instant::now()));
         self.handed.set(false);
+    }
+
+    /// Since when the upstream alone is waited for, of a request that was sent then: a client may take its time with the body. `None` while that
+    /// is still coming.
+    pub(crate) fn whole_since(&self, sent: Instant) -> Option<Instant> {
+        self.body_ended.get().then(|| self.body_end.get().map_or(sent, |end| end.max(sent)))
     }
 
     /// From now on the head of an answer is awaited for so long.

@@ -307,7 +307,9 @@ impl Way {
             self.turn.await_head(self.worker.now(), self.table.ticks(timeout));
             attempt.is_sent = true;
             let began = upstream.spec.is_timed().then(Instant::now);
-            let fault = match link.send(request, &self.turn).await {
+            let sent = link.send(request, &self.turn).await;
+            let began = began.and_then(|began| self.turn.whole_since(began));
+            let fault = match sent {
                 Ok(answer) => {
                     let from = Rc::clone(link.local());
                     let answered = self.accept(answer, link, upstream, side, (target, outgoing));

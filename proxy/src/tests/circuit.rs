@@ -188,6 +188,36 @@ async fn slow_answers_open_it_too() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_slow_to_send_makes_no_slow_upstream() {
+    let came = Arc::<AtomicUsize>::default();
+    let counts = Arc::clone(&came);
+    let upstream = Upstream::scripted(move |mut wire| {
+        let counts = Arc::clone(&counts);
+        async move {
+            loop {
+                wire.head().await?;
+                counts.fetch_add(1, Ordering::SeqCst);
+                wire.take(4).await?;
+                wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+            }
+        }
+    })
+    .await;
+    let settings = json!({ "circuit": { "min_requests": 3, "open_for": "10m", "slower_than": "200ms" } });
+    let route = json!({ "name": "payments", "match": { "path_prefix": "/payments" }, "modern": "modern" });
+    let bench = Setup::new(upstream.address).upstream("modern", upstream.address, &settings).route(route).start();
+    for number in 1..=6 {
+        let mut client = bench.client().await;
+        client.send("POST /payments HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nha").await;
+        eventually("its head came", || came.load(Ordering::SeqCst) == number).await;
+        // What is slow here is the client, which takes longer than the upstream may.
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        client.send("lf").await;
+        assert_eq!(client.answer().await.text(), "ok", "after {number}");
+    }
+}
+
+#[tokio::test]
 async fn connections_that_fail_and_answers_that_do_not_come_open_it_and_readers_see_no_error() {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let hangs = Upstream::scripted(|mut wire| async move {
