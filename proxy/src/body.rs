@@ -75,10 +75,12 @@ pub(crate) struct Told {
 
 impl Answer {
     pub(crate) fn new(kind: Kind, told: Told) -> Self {
-        if let Some(note) = &told.note
-            && kind.is_end_stream()
-        {
-            note.ended();
+        if kind.is_end_stream() {
+            if let Some(note) = &told.note {
+                note.ended();
+            }
+        } else if kind.patience().is_none() {
+            told.turn.await_taking(told.worker.now());
         }
         Self { kind, told }
     }

@@ -11,7 +11,7 @@ use hyper::server::conn::http2::Builder;
 use hyper_util::rt::TokioIo;
 
 use self::{
-    session::{Session, Spawn},
+    session::{Next, Session, Spawn},
     wire::{Wire, WireIo},
 };
 use super::{
@@ -32,9 +32,12 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub(super) async fn serve(socket: Socket, early: Bytes, turn: Rc<Turn>, worker: Rc<Worker>, open: OpenClient) {
     let door = open.listener().door();
     let wire = Rc::new(Wire::new(socket, early, door.limits.resets, &turn, &worker));
-    let session = Rc::new(Session::new(&turn, &worker));
+    let next = Next::default();
+    let session = Rc::new(Session::new(&turn, &worker, &next));
     let io = TokioIo::new(WireIo(Rc::clone(&wire)));
-    let mut http = Box::pin(builder(&door.limits, &worker).serve_connection(io, Rc::clone(&session)));
+    let mut http = Box::pin(
+        builder(&door.limits, Spawn { worker: Rc::clone(&worker), next }).serve_connection(io, Rc::clone(&session)),
+    );
     drop(door);
     turn.set_parked(false);
     let mut told_to_end = false;
@@ -74,8 +77,8 @@ pub(super) async fn serve(socket: Socket, early: Bytes, turn: Rc<Turn>, worker: 
     drop(open);
 }
 
-fn builder(limits: &Limits, worker: &Rc<Worker>) -> Builder<Spawn> {
-    let mut http = Builder::new(Spawn(Rc::clone(worker)));
+fn builder(limits: &Limits, spawn: Spawn) -> Builder<Spawn> {
+    let mut http = Builder::new(spawn);
     http.initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)

@@ -265,6 +265,12 @@ impl Turn {
         self.progress.set(false);
     }
 
+    /// The same of an answer that is all here: the client is to take it.
+    pub(crate) fn await_taking(&self, now: Tick) {
+        self.await_body(now, Tick::MAX);
+        self.hungry.set(false);
+    }
+
     /// Whose turn it is in an answer's body: the upstream's, or the client's, since some of it is there.
     pub(crate) fn body_is_awaited(&self, is_awaited: bool) {
         self.hungry.set(is_awaited);

@@ -79,6 +79,73 @@ async fn a_client_that_takes_nothing_is_closed_and_lets_its_upstream_go() {
     eventually("it is closed", || bench.proxy.status().connections == 0 && connections(&bench) == 0).await;
 }
 
+/// A head, then so many chunks, and for ever nothing.
+async fn chunks(count: usize) -> Upstream {
+    Upstream::scripted(move |mut wire| async move {
+        loop {
+            let (head, _) = wire.request().await?;
+            if head.starts_with("GET /payments/whole") {
+                wire.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfull").await?;
+                continue;
+            }
+            wire.send(CHUNKED).await?;
+            for _ in 0..count {
+                wire.send(format!("10000\r\n{}\r\n", "x".repeat(0x10000))).await?;
+            }
+            std::future::pending().await
+        }
+    })
+    .await
+}
+
+/// Whether the stream is reset before its end; what comes is not taken, or is.
+async fn is_reset(sender: &http2::Sender, path: &str, takes: bool) -> bool {
+    let (answer, _) = sender.clone().ready().await.unwrap().send_request(http2::request("GET", path), true).unwrap();
+    let within = |what| tokio::time::timeout(Duration::from_secs(10), what);
+    let mut body = within(answer).await.unwrap().unwrap().into_body();
+    loop {
+        match tokio::time::timeout(Duration::from_secs(10), body.data()).await.unwrap() {
+            Some(Ok(chunk)) if takes => body.flow_control().release_capacity(chunk.len()).unwrap(),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return error.is_reset(),
+            None => return false,
+        }
+    }
+}
+
+#[tokio::test]
+async fn over_http2_what_stands_still_in_the_middle_of_an_answer_is_reset_alone() {
+    for (route, settings, count, takes) in [
+        // The upstream sends no more; the client takes no more; the route's time is over.
+        (json!({}), json!({ "body_idle": "300ms" }), 1, true),
+        (json!({}), json!({}), usize::MAX, false),
+        (json!({ "deadline": "300ms" }), json!({}), 1, true),
+    ] {
+        let upstream = chunks(count).await;
+        let bench = bench(&upstream, &route, &settings);
+        let (sender, _) = http2::connect(&bench).await;
+        let began = Instant::now();
+        assert!(is_reset(&sender, "/payments", takes).await, "{route} {settings}");
+        assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+        eventually("the upstream's connection is closed", || connections(&bench) == 0).await;
+        assert_eq!(http2::ask(&sender, http2::request("GET", "/payments/whole")).await.unwrap().1, "full");
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_window_keeps_no_answer_for_ever() {
+    let upstream = chunks(1).await;
+    let bench = bench(&upstream, &json!({}), &json!({}));
+    let stream = tokio::net::TcpStream::connect(bench.proxy.local_addrs()[0]).await.unwrap();
+    let (sender, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    let _runs = tokio::spawn(connection);
+    // An upstream's that is all here, and one of Banyan's own.
+    for path in ["/payments/whole", "/../payments"] {
+        assert!(is_reset(&sender, path, true).await, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_stops_in_its_body_is_told_and_harms_nobody() {
     let circuit = json!({ "min_requests": 2, "open_for": "10m" });

@@ -14,9 +14,13 @@ use bytes::Bytes;
 use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, rt::Executor, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::super::{turn::Turn, worker::Worker};
+use super::super::{
+    turn::{Order, Turn},
+    worker::Worker,
+};
 use crate::{
     body::Answer,
     stations::{Answering, Arrival, Stack, stack},
@@ -30,11 +34,28 @@ pub(super) struct Session {
     worker: Rc<Worker>,
     /// Turns of streams, used again when a stream has ended.
     turns: RefCell<Vec<Rc<Turn>>>,
+    next: Next,
 }
 
 /// Runs streams on the worker.
 #[derive(Clone)]
-pub(super) struct Spawn(pub(super) Rc<Worker>);
+pub(super) struct Spawn {
+    pub(super) worker: Rc<Worker>,
+    pub(super) next: Next,
+}
+
+/// The turn of the stream that hyper is about to run: it does so as soon as it has asked for its answer.
+pub(super) type Next = Rc<RefCell<Option<Rc<Turn>>>>;
+
+pin_project! {
+    /// One stream, from its request to the end of its answer. It is dropped, and so reset, when the sweep finds that the rest of the answer
+    /// does not come, or is not taken: hyper does not ask for more of it while the client has closed its window.
+    struct Stream<F> {
+        #[pin]
+        inner: F,
+        turn: Rc<Turn>,
+    }
+}
 
 /// One stream, until its answer's head.
 pub(super) struct Streaming {
@@ -50,8 +71,14 @@ const ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
 // === impl Session ===
 
 impl Session {
-    pub(super) fn new(connection: &Rc<Turn>, worker: &Rc<Worker>) -> Self {
-        Self { stack: stack(), connection: Rc::clone(connection), worker: Rc::clone(worker), turns: RefCell::default() }
+    pub(super) fn new(connection: &Rc<Turn>, worker: &Rc<Worker>, next: &Next) -> Self {
+        Self {
+            stack: stack(),
+            connection: Rc::clone(connection),
+            worker: Rc::clone(worker),
+            turns: RefCell::default(),
+            next: Rc::clone(next),
+        }
     }
 
     /// No stream is open.
@@ -84,6 +111,7 @@ impl hyper::service::Service<Request<Incoming>> for Session {
 
     fn call(&self, mut request: Request<Incoming>) -> Streaming {
         let turn = self.turn();
+        *self.next.borrow_mut() = Some(Rc::clone(&turn));
         let upgrade = (*request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
         let arrival = Arrival::new(request, &turn, &self.worker);
         Streaming { inner: self.stack.clone().call(arrival), turn, worker: Rc::clone(&self.worker), upgrade }
@@ -111,13 +139,6 @@ impl Future for Streaming {
     }
 }
 
-impl Drop for Streaming {
-    fn drop(&mut self) {
-        // A waker would keep the memory of the ended task.
-        self.turn.forget_waker();
-    }
-}
-
 /// The tunnel holds the turn: until it ends, the connection is not idle.
 async fn carry(upgrade: OnUpgrade, far: Far, turn: Rc<Turn>, worker: Rc<Worker>) {
     if let Ok(near) = upgrade.await {
@@ -131,6 +152,28 @@ async fn carry(upgrade: OnUpgrade, far: Far, turn: Rc<Turn>, worker: Rc<Worker>)
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Spawn {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        match self.next.take() {
+            Some(turn) => self.worker.spawn(Stream { inner: future, turn }),
+            // What carries a tunnel's bytes.
+            None => self.worker.spawn(future),
+        }
+    }
+}
+
+// === impl Stream ===
+
+impl<F: Future<Output = ()>> Future for Stream<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let ended = this.inner.poll(cx);
+        if ended.is_pending() && this.turn.take_order() != Some(Order::BodyLate) {
+            this.turn.wakes(cx.waker());
+            return Poll::Pending;
+        }
+        // A waker would keep the memory of the ended task.
+        this.turn.forget_waker();
+        Poll::Ready(())
     }
 }
