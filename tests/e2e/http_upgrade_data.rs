@@ -19,7 +19,8 @@ fn yaml(shop: &Shop, monolith: &Upstream, service: &Upstream) -> String {
          match: {{path_prefix: /money}}\n    legacy: monolith\n    modern: service\n    weight: 100\n    sticky: [{{header: x-user-id}}]\n    sync: shop\n{}",
         monolith.url(),
         service.url(),
-        shop.sync("legacy", ""),
+        // A busy machine may take longer than usual to begin the flows anew; what is unknown is more than that.
+        shop.sync("legacy", "max_lag: 1m"),
     )
 }
 

@@ -92,7 +92,7 @@ async fn chunks(count: usize) -> Upstream {
             for _ in 0..count {
                 wire.send(format!("10000\r\n{}\r\n", "x".repeat(0x10000))).await?;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     })
     .await
