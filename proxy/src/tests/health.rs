@@ -93,6 +93,29 @@ async fn an_endpoint_that_fails_its_checks_gets_no_requests_until_it_passes_them
 }
 
 #[tokio::test]
+async fn an_endpoint_that_comes_back_is_begun_slowly_with() {
+    for (slow_start, least, most) in [(json!("1h"), 0, 60), (Value::Null, 100, 300)] {
+        let (one, two) = (Patient::new("one").await, Patient::new("two").await);
+        let mut settings = checks();
+        settings["slow_start"] = slow_start;
+        let bench = bench([one.upstream.address, two.upstream.address], &settings);
+        one.is(true);
+        become_states(&bench, ["unhealthy", "up"]).await;
+        one.is(false);
+        become_states(&bench, ["up", "up"]).await;
+        let before = one.asked();
+        let mut client = bench.client().await;
+        for _ in 0..300 {
+            client.send(GET).await;
+            client.answer().await;
+        }
+        // A tenth of the other's share in the first minutes of the hour, else half of all.
+        let came = one.asked() - before;
+        assert!((least..most).contains(&came), "{came} of 300");
+    }
+}
+
+#[tokio::test]
 async fn when_all_endpoints_are_unhealthy_all_are_used() {
     let (one, two) = (Patient::new("one").await, Patient::new("two").await);
     let bench = bench([one.upstream.address, two.upstream.address], &checks());
