@@ -19,6 +19,7 @@ use super::{
     frames::{self, CANCEL, DATA, Peer, REFUSED_STREAM, RST_STREAM, peer},
     h2_upstreams::{Answering, Streams, at_port, fault, modern},
     http2,
+    secure::{Authority, Secure},
 };
 use crate::links::Owner;
 
@@ -173,11 +174,33 @@ async fn a_websocket_passes_on_all_four_legs() {
 }
 
 #[tokio::test]
+async fn it_passes_to_an_upstream_over_tls_too() {
+    let ca = Authority::new();
+    let far = Secure::scripted(ca.server(&["localhost"], &["h2"], None), |stream| async move {
+        let mut connection = h2::server::Builder::new().enable_connect_protocol().handshake(stream).await.unwrap();
+        let mut tunnels = tokio::task::JoinSet::new();
+        while let Some(Ok((request, answering))) = connection.accept().await {
+            assert_eq!(request.uri().scheme_str(), Some("https"));
+            tunnels.spawn(echo(request, answering));
+        }
+    })
+    .await;
+    let endpoint = format!("https://localhost:{}", far.port);
+    let bench = modern(&endpoint, &json!({ "tls": { "ca": ca.ca() } })).start();
+    for mut near in Near::both(&bench).await {
+        near.send(b"ping").await;
+        assert_eq!(near.take(9).await.unwrap(), b"helloping");
+        near.ends().await;
+        assert_eq!(near.take(3).await.unwrap(), b"bye");
+    }
+}
+
+#[tokio::test]
 async fn an_upgrade_goes_out_as_an_extended_connect_and_is_proven_to_http1_clients() {
-    let seen: Arc<Mutex<Option<Request<()>>>> = Arc::default();
+    let seen: Arc<Mutex<Vec<Request<()>>>> = Arc::default();
     let kept = Arc::clone(&seen);
     let upstream = Streams::tunnelling(move |request, mut answering| {
-        *kept.lock().unwrap() = Some(request.map(|_| ()));
+        kept.lock().unwrap().push(request.map(|_| ()));
         async move {
             let answer = Response::builder().header("sec-websocket-protocol", "chat").header("content-length", "0");
             answering.send_response(answer.body(()).unwrap(), false)?.send_data("hello".into(), false)?;
@@ -193,14 +216,16 @@ async fn an_upgrade_goes_out_as_an_extended_connect_and_is_proven_to_http1_clien
     assert!(head.contains(&format!("sec-websocket-accept: {}\r\n", PROOF.to_ascii_lowercase())), "{head}");
     assert!(!head.contains("content-length"), "{head}");
     let _http2 = Near::http2(&bench).await;
-    for _ in 0..1 {
-        let seen = seen.lock().unwrap().take().unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 2);
+    for (seen, more) in seen.iter().zip([&["sec-websocket-protocol"][..], &[]]) {
         assert_eq!(seen.method(), "CONNECT");
         assert_eq!(seen.extensions().get::<h2::ext::Protocol>().unwrap().as_str(), "websocket");
         assert_eq!(seen.uri(), "http://shop.test/payments/chat?room=1");
         let mut names: Vec<&str> = seen.headers().keys().map(http::HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["sec-websocket-version", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"]);
+        let common = ["sec-websocket-version", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+        assert_eq!(names, [more, &common].concat());
     }
 }
 
