@@ -13,6 +13,7 @@ use http::StatusCode;
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::{
+    links::Owner,
     listen::{Turn, Worker, WorkerTable},
     metrics::Answerer,
     observe::{Ending, Note},
@@ -67,6 +68,8 @@ pub(crate) struct Told {
     pub(crate) began: Instant,
     /// What is kept of the request, where anything is.
     pub(crate) note: Option<Rc<Note>>,
+    /// The side whose answer a rollout is judged by.
+    pub(crate) judged: Option<Owner>,
     /// Of a synced route's write: under way until the end of its answer.
     pub(crate) write: Option<Box<OpenWrite>>,
 }
@@ -234,7 +237,10 @@ impl Stream {
             Poll::Ready(None) => self.release(),
             Poll::Ready(Some(Ok(_))) if self.incoming.is_end_stream() => self.release(),
             // Half an answer must not look like a whole one.
-            Poll::Ready(Some(Err(_))) => self.turn.break_off(),
+            Poll::Ready(Some(Err(_))) => {
+                self.turn.break_off();
+                self.turn.spoils();
+            }
             _ => {}
         }
         polled
@@ -270,6 +276,9 @@ impl Drop for Told {
         let took = self.began.elapsed();
         if let Some((by, status)) = self.answered {
             self.table.shard(self.route).answered(by, status, took);
+            if let Some(side) = self.judged.filter(|_| self.turn.is_spoiled()) {
+                self.table.shard(self.route).judge_spoiled(side);
+            }
         }
         if let (Some(note), Some(scribe)) = (self.note.take(), &self.table.scribe) {
             let route = self.route.map(|route| Arc::clone(&self.table.route(route).name));

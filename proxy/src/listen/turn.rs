@@ -55,6 +55,8 @@ pub(crate) struct Turn {
     last: Cell<bool>,
     /// An answer broke off behind its head.
     broken: Cell<bool>,
+    /// ... and it was the upstream that did not finish it.
+    spoiled: Cell<bool>,
     /// The bare socket waits; hyper's state and buffers are given back.
     parked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -119,6 +121,7 @@ impl Turn {
             order: Cell::new(None),
             last: Cell::new(false),
             broken: Cell::new(false),
+            spoiled: Cell::new(false),
             parked: Cell::new(true),
             waker: RefCell::new(None),
             forbidden: Cell::new(None),
@@ -178,6 +181,7 @@ impl Turn {
     /// A head is complete and its request goes through the stations.
     pub(crate) fn begin(&self, has_body: bool) {
         self.busy.set(true);
+        self.spoiled.set(false);
         self.handed.set(false);
         self.body_ended.set(!has_body);
         self.body_end.set(None);
@@ -318,6 +322,16 @@ impl Turn {
         self.broken.set(true);
     }
 
+    /// The upstream has broken its answer off, or stopped in the middle of it.
+    pub(crate) fn spoils(&self) {
+        self.spoiled.set(true);
+    }
+
+    /// Whether it has.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.spoiled.get()
+    }
+
     pub(super) fn is_broken(&self) -> bool {
         self.broken.get()
     }
@@ -439,6 +453,7 @@ impl Turn {
         let is_over = |due: Tick| now.wrapping_sub(due) < Tick::MAX / 2;
         if self.due.get().is_some_and(is_over) {
             self.overdue.set(true);
+            self.spoiled.set(self.hungry.get());
             return Some(if self.body.get().is_some() { Order::BodyLate } else { Order::AnswerLate });
         }
         let (allowed, late) = match (self.patience.get(), self.body.get()) {
@@ -451,7 +466,11 @@ impl Turn {
             self.since.set(now);
             return None;
         }
-        (waited > allowed).then_some(late)
+        if waited <= allowed {
+            return None;
+        }
+        self.spoiled.set(self.hungry.get());
+        Some(late)
     }
 
     pub(super) fn wake(&self) {

@@ -17,6 +17,8 @@ pub(super) struct Judged([Side; 2]);
 struct Side {
     ok: Counter,
     failed: Counter,
+    /// Of `ok`: their answers broke off.
+    spoiled: Counter,
     times: [Counter; BUCKETS],
 }
 
@@ -27,6 +29,7 @@ impl Default for Judged {
         let side = || Side {
             ok: Counter::default(),
             failed: Counter::default(),
+            spoiled: Counter::default(),
             times: std::array::from_fn(|_| Counter::default()),
         };
         Self([side(), side()])
@@ -45,10 +48,17 @@ impl Judged {
         side.times[bucket(took)].add(1);
     }
 
+    /// An answer that began well broke off.
+    pub(super) fn spoiled(&self, side: Owner) {
+        self.0[side_index(side)].spoiled.add(1);
+    }
+
     fn add_to(&self, side: Owner, arm: &mut Arm) {
         let side = &self.0[side_index(side)];
-        arm.ok += side.ok.get();
-        arm.failed += side.failed.get();
+        // In this order: what is counted meanwhile must not be spoiled before it was well.
+        let spoiled = side.spoiled.get();
+        arm.ok += side.ok.get().saturating_sub(spoiled);
+        arm.failed += side.failed.get() + spoiled;
         for (bucket, count) in side.times.iter().enumerate().filter(|(_, count)| count.get() > 0) {
             *arm.times.entry(bucket).or_default() += count.get();
         }

@@ -180,6 +180,11 @@ impl RouteShard {
         self.judged.get_or_init(Box::default).count(side, outcome, took);
     }
 
+    /// An attempt that seemed well, and whose answer then broke off.
+    pub(crate) fn judge_spoiled(&self, side: Owner) {
+        self.judged.get_or_init(Box::default).spoiled(side);
+    }
+
     pub(crate) fn moved(&self, why: Moved) {
         self.moves[why as usize].add(1);
     }

@@ -15,7 +15,7 @@ use super::arrival::{Arrival, Failure, Reply};
 use crate::{
     body::{Answer, Kind, Told},
     metrics::Answerer,
-    split::add_private,
+    split::{Reason, add_private},
     trace::TraceId,
 };
 
@@ -68,6 +68,7 @@ where
             answered: None,
             began: arrival.began,
             note: arrival.note.clone(),
+            judged: None,
             write: None,
         };
         Answering { inner: self.0.call(arrival), told: Some(told) }
@@ -105,6 +106,7 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
     if compiled.expose || choice.forced {
         head.headers.insert(SIDE, HeaderValue::from_static(side.as_str()));
     }
+    let is_walked = compiled.cap.is_some();
     if is_stale {
         head.headers.insert(STALE, HeaderValue::from_static("1"));
         told.table.shard(Some(route)).answered_stale();
@@ -114,6 +116,8 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
     }
     let is_https = told.turn.is_https();
     told.write = write;
+    // What another side answered in fallback says nothing of the chosen one, whose failure is counted.
+    told.judged = (is_walked && choice.reason == Reason::Weight && choice.side == side).then_some(side);
     if let Some(write) = &mut told.write
         && let Some(cookie) = write.answered()
     {

@@ -26,6 +26,7 @@ mod http2;
 mod http2_floods;
 mod identity;
 mod itself;
+mod judged;
 mod legs;
 mod limits;
 mod oversized;
