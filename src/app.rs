@@ -6,20 +6,22 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use banyan_connectors::Connectors;
 use banyan_proxy::Proxy;
 use prometheus::Registry;
+use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Door, FileStatus, Status},
+    admin::{Door, FileStatus, Live, Status},
     config::{Loaded, RestartKeys},
     handover::Taken,
     link::Links,
+    marks::Marks,
     metrics::Metrics,
 };
 
@@ -33,6 +35,10 @@ pub(crate) struct App {
     pub(crate) links: Arc<Links>,
     /// Of the admin listener.
     pub(crate) door: Arc<Door>,
+    /// What is streamed to the page.
+    pub(crate) live: Live,
+    /// What changed when, for its charts.
+    pub(crate) marks: Marks,
     /// One reading of all metrics or of the status at a time.
     pub(crate) gathers: Semaphore,
     /// Held by whoever judges the file.
@@ -57,6 +63,19 @@ pub(crate) struct InForce {
     /// The bytes on disk when they were last judged; `None` when they could not be read.
     pub(crate) judged: Option<Vec<u8>>,
     pub(crate) status: FileStatus,
+    /// The file that was refused last, as long as the process lives.
+    pub(crate) refused: Option<Refused>,
+}
+
+/// A file that changed nothing.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Refused {
+    /// Seconds since 1970.
+    pub(crate) at: u64,
+    /// How many errors it has.
+    pub(crate) errors: usize,
+    /// All of them as `banyan check` shows them, without any secret.
+    pub(crate) report: String,
 }
 
 /// The halves that run in this process.
@@ -87,11 +106,13 @@ impl App {
             metrics,
             links,
             door,
+            live: Live::default(),
+            marks: Marks::default(),
             gathers: Semaphore::new(1),
             judging: Arc::default(),
             leaves: CancellationToken::new(),
             others: watch::Sender::new(0),
-            file: Mutex::new(InForce { started_with: loaded.restart.clone(), loaded, judged, status }),
+            file: Mutex::new(InForce { started_with: loaded.restart.clone(), loaded, judged, status, refused: None }),
             proxy: RwLock::new(halves.proxy),
             connectors: RwLock::new(halves.connectors),
         }
@@ -123,6 +144,7 @@ impl App {
         let connectors = self.connectors.read().unwrap_or_else(PoisonError::into_inner);
         Status {
             version: env!("CARGO_PKG_VERSION"),
+            now_unix: unix_now(),
             ready: self.is_ready(),
             uptime_seconds: self.started.elapsed().as_secs(),
             file: self.file().status.clone(),
@@ -200,6 +222,10 @@ impl Drop for Beside {
             }
         });
     }
+}
+
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// What a flow leaves undone, the next start finds.

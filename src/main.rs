@@ -9,6 +9,7 @@ mod demo;
 mod handover;
 mod link;
 mod logs;
+mod marks;
 mod metrics;
 mod plan;
 mod reload;

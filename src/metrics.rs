@@ -1,5 +1,9 @@
 //! Metrics of the process as a whole: build, file, tasks. The halves' own are in `proxy/` and `connectors/`.
 
+use banyan_proxy::{
+    Expiry,
+    metrics::{LABEL_CERT, LABEL_LISTENER, TLS_EXPIRY},
+};
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, proto::MetricFamily};
 
 const BUILD_INFO: &str = "banyan_build_info";
@@ -37,6 +41,7 @@ pub(crate) struct Metrics {
     last_reload: IntGauge,
     admin_tls: IntCounterVec,
     webhook: IntCounterVec,
+    admin_certificates: IntGaugeVec,
     task_restarts: IntCounterVec,
 }
 
@@ -57,6 +62,8 @@ impl Metrics {
             reloads.with_label_values(&[result.as_str()]);
             admin_tls.with_label_values(&[result.as_str()]);
         }
+        let help = "Until when a certificate is valid, in seconds since 1970";
+        let admin_certificates = IntGaugeVec::new(Opts::new(TLS_EXPIRY, help), &[LABEL_LISTENER, LABEL_CERT])?;
         let last_reload =
             IntGauge::new(LAST_RELOAD, "1 while the file on disk is the one in force, 0 after one was refused.")?;
         last_reload.set(1);
@@ -74,10 +81,11 @@ impl Metrics {
         registry.register(Box::new(last_reload.clone()))?;
         registry.register(Box::new(admin_tls.clone()))?;
         registry.register(Box::new(webhook.clone()))?;
+        registry.register(Box::new(admin_certificates.clone()))?;
         registry.register(Box::new(task_restarts.clone()))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, reloads, last_reload, admin_tls, webhook, task_restarts })
+        Ok(Self { registry, reloads, last_reload, admin_tls, webhook, admin_certificates, task_restarts })
     }
 
     /// Everything, with the halves' metrics; a name that both have is one family.
@@ -104,6 +112,16 @@ impl Metrics {
 
     pub(crate) fn webhook(&self, outcome: Delivery, calls: u64) {
         self.webhook.with_label_values(&[outcome.as_str()]).inc_by(calls);
+    }
+
+    /// Until when the certificates of the admin listener are valid.
+    pub(crate) fn admin_certificates(&self, expiries: &[Expiry]) {
+        // Files that a reload has replaced go with it.
+        self.admin_certificates.reset();
+        for expiry in expiries {
+            let labels = ["admin", &expiry.cert.display().to_string()];
+            self.admin_certificates.with_label_values(&labels).set(i64::try_from(expiry.at).unwrap_or(i64::MAX));
+        }
     }
 
     /// Makes a task's counter visible at 0.

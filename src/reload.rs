@@ -16,7 +16,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    app::App,
+    app::{App, Refused, unix_now},
     config::{self, Accepted, Against, Diagnostic, Report},
     metrics::ReloadResult,
     plan::Plan,
@@ -244,7 +244,7 @@ impl Outcome {
 
 impl Event<'_> {
     fn tell(self, app: &App) {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = unix_now();
         let mut file = app.file();
         let status = &mut file.status;
         status.last_reload_unix = Some(now);
@@ -263,6 +263,7 @@ impl Event<'_> {
                 status.errors = 0;
                 status.first_error = None;
                 status.restart_needed.clone_from(restart);
+                app.marks.file(now, plan);
                 app.metrics.reloaded(ReloadResult::Accepted);
             }
             Self::Refused { report } => {
@@ -275,6 +276,8 @@ impl Event<'_> {
                 status.in_force = false;
                 status.errors = report.errors();
                 status.first_error = first;
+                let (errors, told) = (report.errors(), format!("{}{}", report.render(false), report.count()));
+                file.refused = Some(Refused { at: now, errors, report: told });
                 app.metrics.reloaded(ReloadResult::Refused);
             }
         }

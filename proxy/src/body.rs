@@ -275,7 +275,7 @@ impl Drop for Told {
         self.turn.end(self.worker.now());
         let took = self.began.elapsed();
         if let Some((by, status)) = self.answered {
-            self.table.shard(self.route).answered(by, status, took);
+            self.table.shard(self.route).answered(by, status, self.began, took);
             if let Some(side) = self.judged.filter(|_| self.turn.is_spoiled()) {
                 self.table.shard(self.route).judge_spoiled(side);
             }

@@ -11,6 +11,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzz;
 mod gather;
+pub mod history;
 mod hold;
 mod identity;
 pub mod links;
@@ -36,7 +37,7 @@ mod tests;
 pub use clash::CookieClash;
 pub use error::StartError;
 pub use identity::Identity;
-pub use listen::{Given, Offers, Tls, TlsFileError};
+pub use listen::{Expiry, Given, Offers, Tls, TlsFileError};
 pub use proxy::{ListenerStatus, NoReport, Proxy, ProxyStatus, RouteStatus, check_files, check_tls};
 pub use rate::RateLimit;
 pub use upstream::{CircuitState, EndpointState, EndpointStatus, UpstreamStatus};

@@ -18,16 +18,17 @@ use crate::{
     compare::{CompareStatus, Report},
     config::{Config, ListenerTls},
     error::StartError,
+    history::{History, Recent, RouteHistory},
     links::{DataLinks, Moment},
     listen::{
         Compiled, Crew, Door, Farewell, Given, ListenerState, Offers, Shared, Stop, Tls, TlsFileError, TlsWatch, Wanted,
     },
-    metrics::{Holds, Requests, Shards, SideCounts, Upstreams},
+    metrics::{Certificates, Holds, NO_ROUTE, Requests, RouteTotals, Shards, SideCounts, Upstreams},
     observe::Recorder,
     rollout::{Phase, RolloutStatus, Rollouts},
     shadow::Shadow,
     split::{RecentWrites, Signer, Split},
-    table::{Problem, RouteTable, Severity, Stage, SyncRoute},
+    table::{Problem, RouteTable, Severity, Stage, SyncRoute, Target},
     upstream::{TrustWatch, UpstreamSpec, UpstreamStatus, Warden},
 };
 
@@ -38,6 +39,7 @@ pub struct Proxy {
     shadow: Arc<Shadow>,
     rollouts: Rollouts,
     cookies: Watch,
+    history: History,
     _warden: Warden,
     _trusts: TrustWatch,
     _tls_watch: TlsWatch,
@@ -68,6 +70,13 @@ pub struct ProxyStatus {
 pub struct RouteStatus {
     /// Its name.
     pub name: String,
+    /// What it answers, in words, one a match: `GET shop.example/pay`. Of headers only the names. Empty for `default`.
+    #[serde(rename = "match")]
+    pub matched: Vec<String>,
+    /// The upstream of the monolith's side; `None` once it is retired.
+    pub legacy: Option<String>,
+    /// The upstream of the new side; `None` before it is begun.
+    pub modern: Option<String>,
     /// Where it stands in its migration.
     pub stage: Stage,
     /// Percent in the file.
@@ -78,6 +87,10 @@ pub struct RouteStatus {
     pub weight_seen: Option<f64>,
     /// Answers since the start.
     pub answers: SideCounts,
+    /// When the newest of them ended, in seconds since 1970; `None` before there was one.
+    pub last_request_unix: Option<u64>,
+    /// The last ten to twenty seconds; `None` for a route that came a moment ago.
+    pub recent: Option<Recent>,
     /// The sync whose owner answers its writes.
     pub sync: Option<String>,
     /// All its reads go to the owner now: the other side is more than `max_lag` behind, or nobody knows how far.
@@ -195,6 +208,8 @@ impl Proxy {
             syncs.map(|sync| (Arc::clone(&sync.name), Arc::clone(sync.link.hold()))).collect()
         })?))?;
         registry.register(Box::new(Upstreams::new(Arc::clone(&shared))?))?;
+        registry.register(Box::new(Certificates::new(Arc::clone(&shared))?))?;
+        let history = History::start(background, Arc::clone(&shared));
         let tls_watch = TlsWatch::start(&shared, background, registry)?;
         let crew = Crew::start(&shared, wanted, workers, given, park_at_once)?;
         let trusts = TrustWatch::start(Arc::clone(&shared), background);
@@ -204,6 +219,7 @@ impl Proxy {
             shadow,
             rollouts,
             cookies,
+            history,
             _warden: warden,
             _trusts: trusts,
             _tls_watch: tls_watch,
@@ -235,6 +251,10 @@ impl Proxy {
             let jars = self.cookies.compile(config);
             self.rollouts.follow(config, &table);
             self.shared.swap(Compiled::new(config, generation, table, split, shadows, jars));
+            // Series are bounded by the file, not by all files that there ever were.
+            let current = self.shared.current.load();
+            let routes = current.table.routes();
+            self.shared.shards.keep(|name| name == NO_ROUTE || routes.iter().any(|route| *route.name == *name));
         };
         let workers = config.workers.unwrap_or(self.cores).max(1);
         if let Err(error) = self.crew.follow(wanted, workers, swap) {
@@ -254,13 +274,19 @@ impl Proxy {
         let routes = current.table.routes().iter().map(|route| {
             let answers = SideCounts::of(&self.shared.shards, &route.name);
             let rollout = self.rollouts.status(&route.name);
+            let upstream = |side: Option<&Target>| side.map(|side| side.upstream.to_string());
             RouteStatus {
                 name: route.name.to_string(),
+                matched: route.matched.to_vec(),
+                legacy: upstream(route.legacy.as_ref()),
+                modern: upstream(route.modern.as_ref()),
                 stage: route.stage(),
                 weight_wanted: route.weight.percent(),
                 weight_effective: route.effective().percent(),
                 weight_seen: answers.modern_percent(),
                 answers,
+                last_request_unix: RouteTotals::of(&self.shared.shards, &route.name).last_request,
+                recent: self.history.recent(&self.shared, &current, route.index),
                 sync: route.sync.as_ref().map(|sync| sync.name.to_string()),
                 reads_at_owner: route.sync.as_ref().is_some_and(SyncRoute::is_behind),
                 compare: current.shadows.status(route),
@@ -294,6 +320,14 @@ impl Proxy {
     #[must_use]
     pub fn rollouts(&self) -> &Rollouts {
         &self.rollouts
+    }
+
+    /// How a route fared in the last hour; `None` where there is no such route.
+    #[must_use]
+    pub fn history(&self, route: &str) -> Option<RouteHistory> {
+        let current = self.shared.current.load();
+        let is_there = current.table.routes().iter().any(|known| *known.name == *route);
+        is_there.then(|| self.history.of(route))
     }
 
     /// Where it listens, in the config's order; with the port that the system chose for port 0.

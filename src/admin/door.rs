@@ -95,6 +95,7 @@ impl Door {
     /// When reading them panicked.
     pub(crate) async fn watch(self: Arc<Self>, metrics: Metrics) -> anyhow::Result<()> {
         while let Some(tls) = self.tls() {
+            metrics.admin_certificates(&tls.expiries());
             // Reading may block.
             match tokio::task::spawn_blocking(move || tls.look()).await? {
                 Some(Ok(())) => Event::Accepted.tell(&metrics),

@@ -95,6 +95,9 @@ impl Gate {
             let detail = "this listener is not known by that name; add it to `admin.hosts`";
             return Err(Refusal(StatusCode::MISDIRECTED_REQUEST, "host", detail));
         }
+        if self.takes == Takes::Page {
+            return Ok(Asker(None));
+        }
         let door = &self.app.door;
         let good = door.keys.good(&admin);
         let bearer = bearer(headers);
@@ -112,7 +115,7 @@ impl Gate {
         let own = Own { host, scheme: door.scheme() };
         let missing = Err(Refusal(StatusCode::UNAUTHORIZED, "token", "this takes a token: `Authorization: Bearer …`"));
         match self.takes {
-            Takes::Nothing => {}
+            Takes::Nothing | Takes::Page => {}
             Takes::View if holder.is_none() && !may_view => return missing,
             Takes::View => {}
             Takes::SignIn => same_site(headers, own, true)?,

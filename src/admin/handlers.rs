@@ -8,12 +8,12 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use banyan_proxy::{NoReport, Proxy};
+use banyan_proxy::{NoReport, Proxy, history::RouteHistory};
 use prometheus::Encoder as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::gate::problem;
-use crate::{app::App, reload};
+use crate::{app::App, marks::Mark, reload};
 
 /// A worker that is gone for good can only be mended by a restart.
 pub(super) async fn livez(State(app): State<Arc<App>>) -> Response {
@@ -72,6 +72,31 @@ pub(super) async fn report(State(app): State<Arc<App>>, asked: Result<Query<Aske
         Some(Ok(report)) => Json(report).into_response(),
         Some(Err(NoReport::NoRoute)) => problem(StatusCode::NOT_FOUND, "no_route", &NoReport::NoRoute.to_string()),
         Some(Err(why @ NoReport::NotCompared)) => problem(StatusCode::CONFLICT, "not_compared", &why.to_string()),
+        None => problem(StatusCode::SERVICE_UNAVAILABLE, "stopping", "Banyan is stopping"),
+    }
+}
+
+/// Whose chart.
+#[derive(Debug, Deserialize)]
+pub(super) struct Of {
+    route: String,
+}
+
+/// A route's last hour, with what changed in it.
+#[derive(Debug, Serialize)]
+struct Chart {
+    #[serde(flatten)]
+    history: RouteHistory,
+    marks: Vec<Mark>,
+}
+
+pub(super) async fn chart(State(app): State<Arc<App>>, of: Result<Query<Of>, QueryRejection>) -> Response {
+    let Ok(Query(Of { route })) = of else {
+        return problem(StatusCode::BAD_REQUEST, "query", "expected `?route=NAME`");
+    };
+    match app.with_proxy(|proxy| proxy.history(&route)) {
+        Some(Some(history)) => Json(Chart { history, marks: app.marks.of(&route) }).into_response(),
+        Some(None) => problem(StatusCode::NOT_FOUND, "no_route", &NoReport::NoRoute.to_string()),
         None => problem(StatusCode::SERVICE_UNAVAILABLE, "stopping", "Banyan is stopping"),
     }
 }

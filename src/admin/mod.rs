@@ -1,15 +1,18 @@
 //! The admin listener: what Banyan tells of itself, and the few calls that change something. It runs on the background runtime, never on a
 //! worker's thread.
 //!
-//! `paths` names every path with its role; `gate` asks for it; `server` bounds what a client can take.
+//! `page` is for people, `live` what it reads; `paths` names every path with its role; `gate` asks for it; `server` bounds what a client can take.
 
 mod config;
 mod door;
 mod gate;
 mod handlers;
 mod keys;
+mod live;
+mod page;
 mod paths;
 mod rollout;
+mod running;
 mod server;
 mod session;
 mod status;
@@ -17,5 +20,6 @@ mod status;
 pub(crate) use config::Admin;
 pub(crate) use door::Door;
 pub(crate) use keys::{Keys, kept_token, token_path};
+pub(crate) use live::{Live, feed};
 pub(crate) use server::{serve, serve_probes};
 pub(crate) use status::{FileStatus, Status};

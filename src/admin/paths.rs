@@ -11,7 +11,7 @@ use axum::{
 
 use super::{
     gate::{self, Gate, problem},
-    handlers, rollout, session,
+    handlers, live, page, rollout, running, session,
 };
 use crate::app::App;
 
@@ -20,6 +20,8 @@ use crate::app::App;
 pub(super) enum Takes {
     /// Anybody may: it tells nothing but yes or no, and is asked by address.
     Nothing,
+    /// Anybody may, who knows this listener by its name: it holds no data.
+    Page,
     /// A role that may view; none while the file names no token for it.
     View,
     /// No role yet, but what keeps other sites' pages out.
@@ -29,12 +31,17 @@ pub(super) enum Takes {
 }
 
 /// Method, path and what it takes.
-pub(super) const PATHS: [(Method, &str, Takes); 14] = [
+pub(super) const PATHS: [(Method, &str, Takes); 19] = [
     (Method::GET, "/livez", Takes::Nothing),
     (Method::GET, "/readyz", Takes::Nothing),
+    (Method::GET, "/", Takes::Page),
+    (Method::GET, "/page/{*file}", Takes::Page),
     (Method::GET, "/metrics", Takes::View),
     (Method::GET, "/api/v1/status", Takes::View),
+    (Method::GET, "/api/v1/stream", Takes::View),
+    (Method::GET, "/api/v1/chart", Takes::View),
     (Method::GET, "/api/v1/report", Takes::View),
+    (Method::GET, "/api/v1/config", Takes::View),
     (Method::GET, "/api/v1/session", Takes::View),
     (Method::POST, "/api/v1/session", Takes::SignIn),
     (Method::DELETE, "/api/v1/session", Takes::SignIn),
@@ -73,9 +80,14 @@ fn handler(method: &Method, path: &str) -> Option<MethodRouter<Arc<App>>> {
     Some(match (method.as_str(), path) {
         (_, "/livez") => on(filter, handlers::livez),
         (_, "/readyz") => on(filter, handlers::readyz),
+        (_, "/") => on(filter, page::index),
+        (_, "/page/{*file}") => on(filter, page::file),
         (_, "/metrics") => on(filter, handlers::metrics),
         (_, "/api/v1/status") => on(filter, handlers::status),
+        (_, "/api/v1/stream") => on(filter, live::stream),
+        (_, "/api/v1/chart") => on(filter, handlers::chart),
         (_, "/api/v1/report") => on(filter, handlers::report),
+        (_, "/api/v1/config") => on(filter, running::config),
         (_, "/api/v1/reload") => on(filter, handlers::reload),
         (_, "/api/v1/routes/{route}/history") => on(filter, rollout::history),
         (_, "/api/v1/routes/{route}/promote") => on(filter, rollout::promote),
@@ -112,6 +124,7 @@ mod tests {
                 assert!(handler(method, path).is_some(), "{method} {path} has no handler");
                 let takes = match takes {
                     Takes::Nothing => "nothing",
+                    Takes::Page => "no token",
                     Takes::View => "view",
                     Takes::SignIn => "no role",
                     Takes::Operate => "operate",

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, io::ErrorKind, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::{Router, extract::DefaultBodyLimit};
+use axum::{Extension, Router, extract::DefaultBodyLimit};
 use banyan_proxy::Tls;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::paths;
+use super::{live::Closing, paths};
 use crate::app::App;
 
 /// One more closes the oldest, so that whoever holds connections open locks nobody out.
@@ -107,12 +107,16 @@ async fn converse(
 ) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
+    let closing = Closing::default();
+    let _ends = closing.0.clone().drop_guard();
+    let router = router.layer(Extension(closing.clone()));
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     tokio::select! {
         // What goes wrong on a connection is its client's to see.
         ended = connection.as_mut() => drop(ended),
         () = async { drop(tokio::time::timeout(LIFETIME, leaves.cancelled()).await) } => {
             connection.as_mut().graceful_shutdown();
+            closing.0.cancel();
             drop(tokio::time::timeout(LAST_ANSWER, connection).await);
         }
     }

@@ -13,6 +13,8 @@ use crate::link::LinkStatus;
 pub(crate) struct Status {
     /// Banyan's own version.
     pub(crate) version: &'static str,
+    /// Seconds since 1970, by the clock that all other times here are of.
+    pub(crate) now_unix: u64,
     /// False once it is stopping.
     pub(crate) ready: bool,
     pub(crate) uptime_seconds: u64,

@@ -183,6 +183,8 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
         tasks.spawn("probes", move || admin::serve_probes(Arc::clone(&probes), Arc::clone(&shared)));
     }
     let shared = Arc::clone(&app);
+    tasks.spawn("stream", move || admin::feed(Arc::clone(&shared)));
+    let shared = Arc::clone(&app);
     tasks.spawn("admin_tls", move || Arc::clone(&shared.door).watch(metrics.clone()));
     let shared = Arc::clone(&app);
     tasks.spawn("reload", move || reload::watch(Arc::clone(&shared), Arc::clone(&hangup)));

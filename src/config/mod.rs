@@ -10,6 +10,7 @@ mod file;
 mod known;
 mod node;
 mod parse;
+mod redact;
 mod report;
 mod restart;
 mod rules;
@@ -37,6 +38,7 @@ use garde::Validate as _;
 
 pub(crate) use env::Env;
 pub(crate) use file::{File, Loaded, owner};
+pub(crate) use redact::redacted;
 pub(crate) use report::{Diagnostic, Report, Severity};
 pub(crate) use restart::RestartKeys;
 pub(crate) use span::Text;

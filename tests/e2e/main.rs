@@ -52,6 +52,8 @@ mod http_upgrade_data;
 #[cfg(test)]
 mod http_upgrade_talk;
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod preflight;
 #[cfg(test)]
 mod reload_file;

@@ -35,6 +35,8 @@ pub struct Tally {
     /// The oldest first; those without a comparison are left out.
     slots: VecDeque<Slot>,
     noise: Noise,
+    /// Of the comparisons that differed, those that did in noise alone.
+    noise_alone: u64,
     samples: VecDeque<Sample>,
     /// How many samples are kept.
     wanted: usize,
@@ -88,6 +90,8 @@ pub struct CompareStatus {
     pub matched: u64,
     /// Something differed.
     pub mismatch: u64,
+    /// Of those, the ones that differ only where the answering side differs from itself.
+    pub noise: u64,
     /// Only what the file says to ignore differed.
     pub ignored: u64,
     /// It could not be said; not part of `compared`.
@@ -135,6 +139,7 @@ impl Tally {
             differences: Vec::new(),
             slots: VecDeque::new(),
             noise: Noise::default(),
+            noise_alone: 0,
             samples: VecDeque::new(),
             wanted: samples,
         }
@@ -166,6 +171,7 @@ impl Tally {
             self.count(spot, &method, at);
         }
         let is_noise = spots.iter().all(|spot| self.is_noise(&spot.difference.place));
+        self.noise_alone += u64::from(is_noise);
         if let Some(slot) = self.slots.back_mut() {
             slot.noise += u32::from(is_noise);
         }
@@ -330,6 +336,7 @@ impl Tally {
             compared: self.compared(),
             matched: of(Outcome::Match),
             mismatch: of(Outcome::Mismatch),
+            noise: self.noise_alone,
             ignored: of(Outcome::Ignored),
             not_comparable: of(Outcome::NotComparable),
             differences: shown.collect(),

@@ -1,6 +1,11 @@
 //! `match:` — which requests a route answers.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    net::IpAddr,
+};
 
 use garde::Validate;
 use ipnet::IpNet;
@@ -66,6 +71,38 @@ pub struct HeaderName(String);
 /// A method, checked; in capitals as on the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Method(http::Method);
+
+// === impl Match ===
+
+impl Match {
+    /// In short, for `status` and the page: methods, host and path, and of all else only the names.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let methods = self.methods.iter().flatten().map(|method| method.get().as_str());
+        let mut told = methods.collect::<Vec<_>>().join(",");
+        if !told.is_empty() {
+            told.push(' ');
+        }
+        told.push_str(self.host.as_deref().unwrap_or_default());
+        match (&self.path, &self.path_prefix, &self.path_regex) {
+            (Some(path), ..) => {
+                let _ = write!(told, "{path} (exactly)");
+            }
+            (None, Some(prefix), _) => told.push_str(prefix),
+            (None, None, Some(regex)) => {
+                let _ = write!(told, "{regex} (pattern)");
+            }
+            (None, None, None) => told.push('/'),
+        }
+        let headers = self.headers.keys().map(|name| format!("header {}", name.as_str()));
+        let query = self.query.keys().map(|name| format!("query {name}"));
+        let client = self.client.as_ref().map(|_| "client".to_owned());
+        for one in headers.chain(query).chain(client) {
+            let _ = write!(told, " + {one}");
+        }
+        told
+    }
+}
 
 // === impl Wanted ===
 
@@ -211,5 +248,22 @@ impl JsonSchema for Method {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^[A-Z!#$%&'*+.^_`|~0-9-]+$" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_match_is_told_without_any_value_of_a_header() {
+        for (file, told) in [
+            (r#"{"path_prefix": "/pay"}"#, "/pay"),
+            (r#"{"host": "a.example", "path": "/pay", "methods": ["GET", "PUT"]}"#, "GET,PUT a.example/pay (exactly)"),
+            (r#"{"path_regex": "/p/[0-9]+", "headers": {"x-key": "hidden"}}"#, "/p/[0-9]+ (pattern) + header x-key"),
+            (r#"{"query": {"beta": "1"}, "client": "10.0.0.0/8"}"#, "/ + query beta + client"),
+        ] {
+            assert_eq!(serde_json::from_str::<Match>(file).unwrap().told(), told);
+        }
     }
 }

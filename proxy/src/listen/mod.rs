@@ -21,6 +21,6 @@ pub(crate) use peer::Peer;
 pub(crate) use snapshot::{Compiled, WorkerTable};
 pub use socket::Given;
 pub(crate) use tls::Watch as TlsWatch;
-pub use tls::{Offers, Tls, TlsFileError};
+pub use tls::{Expiry, Offers, Tls, TlsFileError};
 pub(crate) use turn::{Tick, Turn};
 pub(crate) use worker::{Shared, Worker};

@@ -1,5 +1,6 @@
 //! TLS towards clients: what a listener shows and asks for, read from files, and read again when they change.
 
+mod expiry;
 mod files;
 mod watch;
 
@@ -14,6 +15,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+pub use self::expiry::Expiry;
 pub(super) use self::files::{H2, Stamp};
 pub use self::files::{Offers, TlsFileError};
 pub(crate) use self::watch::Watch;
@@ -24,8 +26,15 @@ use crate::{config::ListenerTls, socket::Socket};
 pub struct Tls {
     spec: ListenerTls,
     offers: Offers,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<InForce>,
     files: Mutex<Seen>,
+}
+
+/// What was read last without an error.
+#[derive(Debug)]
+struct InForce {
+    config: Arc<ServerConfig>,
+    expiries: Vec<Expiry>,
 }
 
 /// What is known of the files on disk.
@@ -62,6 +71,12 @@ impl Tls {
         &self.spec
     }
 
+    /// Until when the certificates in force are valid.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.current.load().expiries.clone()
+    }
+
     /// Why the files on disk are not what is in force.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
@@ -78,7 +93,7 @@ impl Tls {
         if seen.stamp == stamp {
             return None;
         }
-        let read = files::read(&self.spec, self.offers).map(|config| self.current.store(Arc::new(config)));
+        let read = files::read(&self.spec, self.offers).map(|read| self.current.store(Arc::new(read)));
         *seen = Seen { stamp, trouble: read.as_ref().err().map(TlsFileError::told) };
         Some(read)
     }
@@ -88,7 +103,7 @@ impl Tls {
     /// # Errors
     /// When the client does not, or takes longer.
     pub async fn shake_hands(&self, stream: TcpStream, within: Duration) -> io::Result<TlsStream<TcpStream>> {
-        let acceptor = TlsAcceptor::from(self.current.load_full());
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.current.load().config));
         tokio::time::timeout(within, acceptor.accept(stream)).await?
     }
 

@@ -11,8 +11,9 @@ use serde::Serialize;
 use super::{
     Answerer, Counter, FALLBACK_ON, HTTP_OVERHEAD, HTTP_REQUEST_DURATION, HTTP_REQUESTS, IDENTITY_REQUESTS, Identified,
     LABEL_CODE, LABEL_KIND, LABEL_OUTCOME, LABEL_REASON, LABEL_ROUTE, LABEL_SIDE, Outcome, RATE_LIMITED,
-    ROUTE_ATTEMPTS, ROUTE_WEIGHT, RouteShard, SIDE_MOVES, Shards, TUNNELS, TUNNELS_TOTAL, histogram::Sum,
-    shard::side_index,
+    ROUTE_ATTEMPTS, ROUTE_LAST_REQUEST, ROUTE_WEIGHT, RouteShard, SIDE_MOVES, Shards, TUNNELS, TUNNELS_TOTAL,
+    histogram::Sum,
+    shard::{last_to_unix, side_index},
 };
 use crate::{config::Weight, links::Owner, split::Moved};
 
@@ -49,7 +50,7 @@ pub(super) struct Families(pub(super) BTreeMap<&'static str, Vec<proto::Metric>>
 /// Name, help, type, labels.
 pub(super) type Family = (&'static str, &'static str, proto::MetricType, &'static [&'static str]);
 
-const FAMILIES: [Family; 11] = [
+const FAMILIES: [Family; 12] = [
     (
         HTTP_REQUESTS,
         "Requests by route, by the side that answered, and by status",
@@ -79,6 +80,12 @@ const FAMILIES: [Family; 11] = [
         "Percent of a route's users whose reads modern answers",
         proto::MetricType::GAUGE,
         &[LABEL_ROUTE, LABEL_KIND],
+    ),
+    (
+        ROUTE_LAST_REQUEST,
+        "When a route's newest answer ended, in seconds since 1970",
+        proto::MetricType::GAUGE,
+        &[LABEL_ROUTE],
     ),
     (
         SIDE_MOVES,
@@ -161,6 +168,9 @@ impl Collector for Requests {
                     let labels = [(LABEL_ROUTE, route), (LABEL_SIDE, side.as_str()), (LABEL_OUTCOME, outcome.as_str())];
                     families.counter(ROUTE_ATTEMPTS, &labels, count);
                 }
+            }
+            if let Some(last) = last_to_unix(workers.iter().map(|worker| worker.last.get()).max().unwrap_or_default()) {
+                families.gauge(ROUTE_LAST_REQUEST, &[(LABEL_ROUTE, route)], to_gauge(last));
             }
             let mut overhead = Sum::default();
             workers.iter().for_each(|worker| overhead.add(&worker.overhead));

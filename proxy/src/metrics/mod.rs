@@ -3,18 +3,22 @@
 //! Each worker owns a shard of plain counters that only it writes; a collector sums the shards when `/metrics` is read. Nothing here takes a
 //! lock or looks up a label on the answering path: handles are resolved when a table is compiled.
 
+mod certificates;
 mod collector;
 mod histogram;
 mod holds;
 mod judged;
 mod shard;
+mod totals;
 mod upstreams;
 
+pub(crate) use certificates::Certificates;
 pub(crate) use collector::Requests;
 pub use collector::SideCounts;
 pub(crate) use histogram::Histogram;
 pub(crate) use holds::Holds;
 pub(crate) use shard::{Answerer, Counter, Identified, Outcome, RouteShard, Shards};
+pub(crate) use totals::RouteTotals;
 pub(crate) use upstreams::Upstreams;
 
 /// Answers by route, by who answered and by status.
@@ -27,6 +31,8 @@ pub const HTTP_REQUEST_DURATION: &str = "banyan_http_request_duration_seconds";
 pub const HTTP_OVERHEAD: &str = "banyan_http_overhead_seconds";
 /// Weight of a route in percent, by kind (`wanted`, `effective`).
 pub const ROUTE_WEIGHT: &str = "banyan_route_weight_percent";
+/// When a route's newest answer ended, in seconds since 1970.
+pub const ROUTE_LAST_REQUEST: &str = "banyan_route_last_request_timestamp_seconds";
 /// Exceptions to "the same user stays on the same side", by route and reason.
 pub const SIDE_MOVES: &str = "banyan_side_moves_total";
 /// Requests that were refused since their key made too many, by route.
@@ -75,6 +81,12 @@ pub const ROLLOUT_VERDICTS: &str = "banyan_rollout_verdicts_total";
 pub const ROLLOUT_ROLLBACKS: &str = "banyan_rollout_rollbacks_total";
 /// Rollouts that could not be kept in `state.dir`, as attempts.
 pub const ROLLOUT_UNKEPT: &str = "banyan_rollout_keep_failures_total";
+/// Until when a certificate is valid, by listener and file; in seconds since 1970.
+pub const TLS_EXPIRY: &str = "banyan_tls_certificate_expiry_timestamp_seconds";
+/// The label of a listener's address, or `admin`.
+pub const LABEL_LISTENER: &str = "listener";
+/// The label of a certificate's file, as routes.yaml names it.
+pub const LABEL_CERT: &str = "cert";
 /// Changed files of listeners' TLS, by result (`accepted`, `refused`).
 pub const TLS_RELOADS: &str = "banyan_tls_reloads_total";
 

@@ -3,10 +3,10 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, LazyLock, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use http::StatusCode;
@@ -17,6 +17,9 @@ use crate::{links::Owner, split::Moved};
 /// A count with one writer: no locked instruction.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
+
+/// The moment from which [`RouteShard::last`] counts, on both clocks: the answering path reads the one that it has read anyway.
+static BEGAN: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
 
 /// Who answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,8 @@ pub(crate) struct RouteShard {
     pub(crate) overhead: Histogram,
     /// Only of a route with a rollout.
     pub(super) judged: OnceLock<Box<Judged>>,
+    /// When the newest answer ended, in milliseconds since [`BEGAN`] and one more; 0 before the first.
+    pub(super) last: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +106,11 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Only the thread that owns the shard may call this.
+    fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 }
 
@@ -165,10 +175,13 @@ impl Identified {
 // === impl RouteShard ===
 
 impl RouteShard {
-    pub(crate) fn answered(&self, by: Answerer, status: StatusCode, took: Duration) {
+    /// An answer has ended; `began` is when its request did.
+    pub(crate) fn answered(&self, by: Answerer, status: StatusCode, began: Instant, took: Duration) {
         let answered = &self.answered[by.index()];
         answered.codes.count(status).add(1);
         answered.duration.observe(took);
+        let since = (began + took).saturating_duration_since(BEGAN.0).as_millis();
+        self.last.set(u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1));
     }
 
     pub(crate) fn attempt(&self, side: Owner, outcome: Outcome) {
@@ -263,9 +276,21 @@ impl Shards {
         }
     }
 
+    /// Forgets routes that the file has no more. What is still under way for one counts nowhere, and one that comes back begins at zero.
+    pub(crate) fn keep(&self, is_kept: impl Fn(&str) -> bool) {
+        let mut by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
+        by_route.retain(|route, _| is_kept(route));
+    }
+
     /// The shards of one route, for `status`.
     pub(super) fn workers(&self, route: &str) -> Vec<Arc<RouteShard>> {
         let by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
         by_route.get(route).cloned().unwrap_or_default()
     }
+}
+
+/// Seconds since 1970 of what [`RouteShard::last`] holds; `None` where that is no moment.
+pub(super) fn last_to_unix(last: u64) -> Option<u64> {
+    let at = BEGAN.1 + Duration::from_millis(last.checked_sub(1)?);
+    at.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }

@@ -65,6 +65,7 @@ impl Compiler<'_> {
         Route {
             index,
             name: route.name.as_str().into(),
+            matched: route.matches.0.iter().map(config::Match::told).collect(),
             legacy,
             modern,
             itself: self.itself(&at, route),
@@ -105,6 +106,7 @@ impl Compiler<'_> {
         Route {
             index: self.config.routes.len(),
             name: DEFAULT.into(),
+            matched: Box::default(),
             legacy,
             modern: None,
             itself: None,

@@ -20,6 +20,8 @@ pub struct Route {
     pub index: usize,
     /// Unique; metrics and errors carry it.
     pub name: Arc<str>,
+    /// What it answers, in words: one a match.
+    pub matched: Box<[String]>,
     /// The monolith's side; `None` once it is retired.
     pub legacy: Option<Target>,
     /// The new side; `None` before it is begun.

@@ -11,6 +11,7 @@
 //! ```
 
 pub(crate) mod banyan;
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod eventually;
 pub(crate) mod front;
@@ -28,6 +29,7 @@ pub(crate) mod wire;
 
 pub(crate) use self::{
     banyan::Banyan,
+    browser::Scene,
     client::Raw,
     eventually::{eventually, secs},
     front::Front,

@@ -16,6 +16,10 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use super::{
+    InForce,
+    expiry::{self, Expiry},
+};
 use crate::config::{CertificateFiles, ListenerTls, TlsVersion};
 
 /// Why a file of a listener's TLS cannot be used. Nothing of its content is told.
@@ -80,10 +84,14 @@ pub(in crate::listen) const H2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 /// Reads all files.
-pub(super) fn read(spec: &ListenerTls, offers: Offers) -> Result<ServerConfig, TlsFileError> {
+pub(super) fn read(spec: &ListenerTls, offers: Offers) -> Result<InForce, TlsFileError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certificates = spec.certificates.iter().map(|files| certificate(files, &provider));
     let certificates = ByName(certificates.collect::<Result<_, _>>()?);
+    let ends = spec.certificates.iter().zip(&certificates.0);
+    let ends =
+        ends.filter_map(|(files, key)| Some(Expiry { cert: files.cert.clone(), at: expiry::of_chain(&key.cert)? }));
+    let expiries = ends.collect();
     let versions: &[_] = match spec.min_version {
         TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::Tls13 => &[&rustls::version::TLS13],
@@ -110,7 +118,7 @@ pub(super) fn read(spec: &ListenerTls, offers: Offers) -> Result<ServerConfig, T
     };
     // A client that comes back shakes hands at a fraction of the cost, and nothing is kept for it meanwhile.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsFileError::Setup)?;
-    Ok(config)
+    Ok(InForce { config: Arc::new(config), expiries })
 }
 
 fn certificate(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsFileError> {
