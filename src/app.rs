@@ -1,6 +1,7 @@
 //! One running Banyan: both halves, the file in force, and what the admin listener tells of them.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use banyan_connectors::Connectors;
-use banyan_proxy::Proxy;
+use banyan_proxy::{Proxy, metrics::NO_ROUTE, table::DEFAULT};
 use prometheus::Registry;
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
@@ -133,6 +134,16 @@ impl App {
     /// The file in force; not to be held across an await.
     pub(crate) fn file(&self) -> MutexGuard<'_, InForce> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The routes that answer now, with the two that no file names; none where nothing is answered here.
+    pub(crate) fn route_names(&self) -> HashSet<String> {
+        let names = self.with_proxy(|_| {
+            let file = self.file();
+            let routes = file.loaded.proxy.routes.iter().map(|route| route.name.clone());
+            routes.chain([DEFAULT.to_owned(), NO_ROUTE.to_owned()]).collect()
+        });
+        names.unwrap_or_default()
     }
 
     /// Does something with the proxy, when this process has one.

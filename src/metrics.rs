@@ -2,9 +2,12 @@
 
 use banyan_proxy::{
     Expiry,
-    metrics::{LABEL_CERT, LABEL_LISTENER, TLS_EXPIRY},
+    metrics::{LABEL_CERT, LABEL_LISTENER, LABEL_ROUTE, TLS_EXPIRY},
 };
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, proto::MetricFamily};
+use prometheus::{
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    proto::{LabelPair, MetricFamily},
+};
 
 const BUILD_INFO: &str = "banyan_build_info";
 const RELOADS: &str = "banyan_config_reloads_total";
@@ -88,9 +91,15 @@ impl Metrics {
         Ok(Self { registry, reloads, last_reload, admin_tls, webhook, admin_certificates, task_restarts })
     }
 
-    /// Everything, with the halves' metrics; a name that both have is one family.
-    pub(crate) fn gather(&self, halves: &Registry) -> Vec<MetricFamily> {
+    /// Everything, with the halves' metrics; a name that both have is one family. Without routes that `is_known` does not know: whoever counts for
+    /// one that the file has no more is not to be asked by how many files there were.
+    pub(crate) fn gather(&self, halves: &Registry, is_known: impl Fn(&str) -> bool) -> Vec<MetricFamily> {
         let mut families = halves.gather();
+        for family in &mut families {
+            let is_gone = |label: &LabelPair| label.name() == LABEL_ROUTE && !is_known(label.value());
+            family.mut_metric().retain(|metric| !metric.get_label().iter().any(is_gone));
+        }
+        families.retain(|family| !family.get_metric().is_empty());
         for mut own in self.registry.gather() {
             match families.iter_mut().find(|family| family.name() == own.name()) {
                 Some(family) => family.mut_metric().append(own.mut_metric()),

@@ -37,7 +37,9 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let _turn = app.gathers.acquire().await;
     let encoder = prometheus::TextEncoder::new();
     let mut text = Vec::with_capacity(64 * 1024);
-    match encoder.encode(&app.metrics.gather(app.registry()), &mut text) {
+    let routes = app.route_names();
+    let is_known = |route: &str| routes.is_empty() || routes.contains(route);
+    match encoder.encode(&app.metrics.gather(app.registry(), is_known), &mut text) {
         Ok(()) => {
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::harness::{Banyan, Raw, Shop, Upstream, eventually, secs};
+use crate::harness::{Authority, Banyan, Raw, Shop, Upstream, eventually, ports, secs};
 
 const PAGE: &str = include_str!("../../docs/reference/metrics.md");
 
@@ -52,7 +52,11 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         modern.url(),
         shop.sync("legacy", ""),
     );
-    let banyan = Banyan::with(&routes).start().await;
+    let banyan = Banyan::with(&routes);
+    Authority::new(banyan.folder()).signs("shop", "shop.example");
+    let tls = format!("listeners:\n  - {}\n", with_tls("shop"));
+    banyan.edit("listeners:\n", &tls);
+    let banyan = banyan.start().await;
     banyan.flow_state("shop", "legacy_to_modern", &["applying"], secs(60)).await;
     banyan.flow_state("shop", "modern_to_legacy", &["watching"], secs(60)).await;
     shop.legacy.batch("INSERT INTO accounts VALUES (1, 'a@x', 'Ann')").await;
@@ -76,4 +80,69 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     .for_each(|(name, found)| {
         assert_eq!(documented.get(&name), Some(&found), "{name} is not documented so");
     });
+}
+
+/// A listener with TLS on a free port.
+fn with_tls(name: &str) -> String {
+    format!(
+        "{{bind: \"127.0.0.1:{}\", tls: {{certificates: [{{cert: {name}.pem, key: {name}.key}}]}}}}",
+        ports::reserve()
+    )
+}
+
+const EXPIRY: &str = "banyan_tls_certificate_expiry_timestamp_seconds";
+
+#[tokio::test]
+async fn certificates_say_until_when_they_are_valid_also_when_their_files_change() {
+    let monolith = Upstream::named("legacy");
+    let yaml = format!("upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\ndefault: monolith\n", monolith.url());
+    let banyan = Banyan::with(&yaml);
+    let authority = Authority::new(banyan.folder());
+    authority.signs_until("first", "a.example", 2030);
+    authority.signs_until("second", "b.example", 2035);
+    let both = format!("listeners:\n  - {}\n  - {}\n", with_tls("first"), with_tls("second"));
+    banyan.edit("listeners:\n", &both);
+    let banyan = banyan.start().await;
+    let ends = async |cert: &str| banyan.metrics().await.get(EXPIRY, &[("cert", cert)]);
+    // The first seconds of 2031 and 2036.
+    assert_eq!(ends("first.pem").await, Some(1_924_992_000.0));
+    assert_eq!(ends("second.pem").await, Some(2_082_758_400.0));
+    authority.signs_until("first", "a.example", 2035);
+    eventually(secs(20), "the changed file is in force", async || ends("first.pem").await == Some(2_082_758_400.0))
+        .await;
+}
+
+#[tokio::test]
+async fn series_of_a_route_end_when_the_file_has_it_no_more() {
+    let (monolith, service) = (Upstream::named("legacy"), Upstream::named("modern"));
+    let yaml = |routes: &str| {
+        format!(
+            "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  service: {{endpoints: [\"{}\"]}}\ndefault: monolith\nroutes: [{routes}]\n",
+            monolith.url(),
+            service.url()
+        )
+    };
+    let route = "{name: gone, match: {path_prefix: /gone}, legacy: monolith, modern: service, shadow: {percent: 100}, compare: {}}";
+    let banyan = Banyan::with(&yaml(route)).start().await;
+    for _ in 0..3 {
+        Raw::get(banyan.http(), "/gone").await;
+    }
+    let series = async || Raw::get(banyan.admin(), "/metrics").await.text().matches("route=\"gone\"").count();
+    let answered = async || banyan.metrics().await.sum("banyan_http_requests_total", &[("route", "gone")]);
+    eventually(secs(10), "all are counted", async || answered().await == 3.0).await;
+    assert!(series().await > 20);
+    let reloads = async |count: f64| {
+        eventually(secs(20), "it is taken over", async || {
+            banyan.metrics().await.get("banyan_config_reloads_total", &[("result", "accepted")]) == Some(count)
+        })
+        .await;
+    };
+    banyan.rewrite(&yaml(""));
+    reloads(1.0).await;
+    assert_eq!(series().await, 0);
+    assert_eq!(Raw::get(banyan.http(), "/gone").await.status, 200, "the default has it");
+    banyan.rewrite(&yaml(route));
+    reloads(2.0).await;
+    Raw::get(banyan.http(), "/gone").await;
+    eventually(secs(10), "it counts from zero again", async || answered().await == 1.0).await;
 }

@@ -81,9 +81,17 @@ impl Banyan {
 
     /// Binds the admin listener to every address of this machine.
     pub(crate) fn everywhere(self) -> Self {
-        let text = fs::read_to_string(self.file()).unwrap();
-        fs::write(self.file(), text.replace("admin: {bind: \"127.0.0.1:", "admin: {bind: \"0.0.0.0:")).unwrap();
+        self.edit("admin: {bind: \"127.0.0.1:", "admin: {bind: \"0.0.0.0:");
         self
+    }
+
+    /// Replaces text of its file.
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.file()).unwrap();
+        assert!(text.contains(from), "the file has no `{from}`:\n{text}");
+        let new = self.folder.join(".routes.yaml.edited");
+        fs::write(&new, text.replace(from, to)).unwrap();
+        fs::rename(new, self.file()).unwrap();
     }
 
     /// Starts it and waits until it answers `/readyz`.

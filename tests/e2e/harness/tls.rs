@@ -43,8 +43,15 @@ impl Authority {
 
     /// Writes `NAME.pem` and `NAME.key`, and `NAME.both.pem` with both, for a host.
     pub(crate) fn signs(&self, name: &str, host: &str) {
+        self.signs_until(name, host, 4096);
+    }
+
+    /// The same, valid to the end of a year.
+    pub(crate) fn signs_until(&self, name: &str, host: &str, year: i32) {
         let key = KeyPair::generate().unwrap();
-        let signed = CertificateParams::new(vec![host.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year + 1, 1, 1);
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
         let (signed, key) = (signed.pem(), key.serialize_pem());
         fs::write(self.folder.join(format!("{name}.both.pem")), format!("{signed}{key}")).unwrap();
         fs::write(self.folder.join(format!("{name}.key")), key).unwrap();
