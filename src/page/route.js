@@ -55,6 +55,7 @@ function Actions({ route }) {
     try {
       await call('POST', `api/v1/routes/${encodeURIComponent(route.name)}/${chosen}`, { reason: reason.current.value.trim() })
       say({ text: `${ACTIONS[chosen].label}: done` })
+      setTimeout(() => say(null), 4000)
       choose(null)
     } catch (refused) {
       say({ text: refused.message, bad: true })
@@ -96,7 +97,9 @@ function Rollout({ route, role }) {
         Rollout <span class=${phase === 'rolled_back' ? 'bad' : 'stage'}>${phase === 'rolled_back' ? '! ' : ''}${phase.replaceAll('_', ' ')}</span>
         <span class="steps muted small">${steps.map((one) => html`<span class=${one === step ? 'here' : ''} aria-current=${one === step ? 'step' : undefined}>${weight(one)}</span>`)}</span>
       </h2>
-      ${why && html`<p class=${phase === 'rolled_back' ? 'bad' : ''}>${next != null && phase === 'walking' ? html`<b>To ${weight(next)}:</b> ` : ''}${why}</p>`}
+      ${next != null && phase === 'walking' && gates.length > 0
+        ? html`<p><b>To ${weight(next)}:</b></p>`
+        : why && html`<p class=${phase === 'rolled_back' ? 'bad' : ''}>${why}</p>`}
       ${gates.length > 0 &&
       html`<ul class="gates">
         ${gates.map((gate) => html`<li class=${gate.stands}><span class=${gate.stands === 'fails' ? 'bad' : 'muted'} aria-label=${gate.stands}>${SIGNS[gate.stands]}</span> <span class="muted">${gate.gate.replaceAll('_', ' ')}</span> ${gate.words}</li>`)}

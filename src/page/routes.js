@@ -62,18 +62,25 @@ const Mismatch = ({ route }) => {
 
 const WORDS = { closed: 'closed', open: 'open', half_open: 'half open' }
 
+/** Of both sides' upstreams, the one that has something to tell. */
 export function Circuit({ route, upstreams }) {
-  const phase = route.rollout?.phase
-  // What a rollout waits for, or that somebody paused it, is no trouble.
-  if (route.why && route.why === route.rollout?.why && phase !== 'rolled_back') return html`<span class=${phase === 'paused' ? '' : 'muted'}>${route.why}</span>`
-  if (route.why) return html`<span class="bad">! ${route.why}</span>`
   const names = [route.legacy, route.modern].filter(Boolean)
   const own = upstreams.filter((upstream) => names.includes(upstream.name))
   const down = own.find((upstream) => upstream.is_down)
   if (down) return html`<span class="bad">! ${down.name} is down</span>`
+  const open = own.find((upstream) => upstream.circuit && upstream.circuit !== 'closed')
+  if (open) return html`<span class="bad">! ${open.name} ${WORDS[open.circuit]}</span>`
+  return html`<span class="muted">${own.some((upstream) => upstream.circuit) ? WORDS.closed : NONE}</span>`
+}
+
+/** Why the route is not as the file wants it, else its circuit. */
+function State({ route, upstreams }) {
+  const phase = route.rollout?.phase
+  // What a rollout waits for, or that somebody paused it, is no trouble.
+  if (route.why && route.why === route.rollout?.why && phase !== 'rolled_back') return html`<span class=${phase === 'paused' ? '' : 'muted'}>${route.why}</span>`
+  if (route.why) return html`<span class="bad">! ${route.why}</span>`
   if (route.reads_at_owner) return html`<span class="differs">reads at the owner</span>`
-  const circuit = own.find((upstream) => upstream.circuit)?.circuit
-  return html`<span class="muted">${circuit ? WORDS[circuit] : NONE}</span>`
+  return html`<${Circuit} route=${route} upstreams=${upstreams} />`
 }
 
 function Row({ route, status }) {
@@ -94,7 +101,7 @@ function Row({ route, status }) {
       <td data-label="Modern p99" class=${`right of-modern ${recent?.modern.p99_ms == null ? 'muted' : ''}`}>${ms(recent?.modern.p99_ms)}</td>
       <td data-label="Mismatch" class="right"><${Mismatch} route=${route} /></td>
       <td data-label="Last hit" class="right nowrap">${ago(route.last_request_unix, status.now_unix)}</td>
-      <td data-label="State" class="state"><${Circuit} route=${route} upstreams=${status.proxy.upstreams} /></td>
+      <td data-label="State" class="state" title=${route.why}><div class="clamp"><${State} route=${route} upstreams=${status.proxy.upstreams} /></div></td>
     </tr>
   `
 }

@@ -136,6 +136,16 @@ async fn page_shows_both_flows_of_a_sync() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn page_walks_pauses_and_rolls_back_a_rollout_for_who_may_operate() {
+    let sides = Sides::start();
+    let rollout = "weight: 50\n    rollout: {steps: [5, 25, 50], every: 15m, min_requests: 1000, gates: {latency_p99: {max: 30s}}}\n";
+    let yaml = sides.file().replacen("weight: 50\n", rollout, 1);
+    let banyan = Banyan::with_admin(&format!("tokens: {{operate: {OPERATE}}}"), &yaml).start().await;
+    let _traffic = Traffic::to(banyan.http());
+    Scene::begin("rollout", &json!({"base": base(&banyan), "operate": OPERATE})).ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn page_says_when_banyan_is_gone_and_lives_again_with_it() {
     let sides = Sides::start();
     let mut banyan = Banyan::with(&sides.file()).start().await;

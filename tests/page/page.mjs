@@ -21,8 +21,8 @@ async function visitor(options = {}) {
   const own = new URL(given.base).origin
   page.on('pageerror', (error) => troubles.push(`error: ${error.message}`))
   page.on('console', (message) => {
-    // A refused sign-in is what some scenes are about, and Chromium says so of every status above 399; so it does of a Banyan that is gone.
-    const expected = /Failed to load resource.*(status of 401|ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE|status of 503)/
+    // What is refused is what some scenes are about, and Chromium says so of every status above 399; so it does of a Banyan that is gone.
+    const expected = /Failed to load resource.*(status of 401|status of 409|ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE|status of 503)/
     if (!expected.test(message.text())) troubles.push(`console: ${message.text()}`)
   })
   page.on('request', (request) => {

@@ -216,6 +216,55 @@ export const scenes = {
     await shot(page, 'narrow-syncs-real')
   },
 
+  async rollout({ given, visitor, shot, assert, eventually }) {
+    const viewer = await visitor()
+    await viewer.goto(`${given.base}#/route/payments`)
+    await viewer.getByText('Sign in with a token that may operate').waitFor()
+    assert.equal(await viewer.getByRole('button', { name: 'Roll back' }).count(), 0, 'who may only look has no buttons')
+
+    const page = await visitor()
+    await page.goto(`${given.base}#token=${given.operate}`)
+    await page.getByText('may operate').waitFor()
+    await cell(page, 'payments', 'Split').getByText('50 % → now 5 %').waitFor()
+    await shot(page, 'rollout-rows')
+    await page.goto(`${given.base}#/route/payments`)
+    const card = page.locator('.rollout')
+    // A first start waits for somebody's word.
+    await card.getByText('paused').first().waitFor()
+    const act = async (label, why) => {
+      await card.getByRole('button', { name: label, exact: true }).click()
+      await card.locator('#reason').fill(why)
+      await card.locator('form').getByRole('button').click()
+    }
+    await act('Resume', 'begin')
+    await card.getByText('To 25 %:').waitFor()
+    await card.locator('.gates li', { hasText: /≥ 1,000 requests, now [\d,]+/ }).waitFor()
+    await card.locator('[aria-current="step"]', { hasText: '5 %' }).waitFor()
+    await shot(page, 'rollout')
+
+    await act('Pause', 'lunch')
+    await card.getByText('paused').first().waitFor()
+    await page.locator('#well', { hasText: 'payments paused' }).waitFor()
+    await page.locator('.marks').getByText(/rollout\s+paused 5 %: lunch/).waitFor()
+    await act('Resume', 'back again')
+    await card.getByText('walking').waitFor()
+    await act('Roll back', 'too many calls')
+    await page.locator('#well.ill', { hasText: 'payments rolled back' }).waitFor()
+    await page.locator('.marks').getByText(/rollout\s+rolled back 5 % → 0 %: too many calls/).waitFor()
+    await page.locator('.facts').getByText('50 % → now 0 %').waitFor()
+    await shot(page, 'rolled-back')
+    // What the gates refuse is told in words.
+    await act('Promote', 'I want to')
+    await card.locator('[role="status"].bad').waitFor()
+    await page.setViewportSize({ width: 400, height: 900 })
+    await fits(page, assert)
+    await shot(page, 'narrow-rolled-back')
+    await page.goto(`${given.base}#/routes`)
+    await page.locator('a.row', { hasText: 'payments' }).waitFor()
+    await fits(page, assert)
+    await eventually('the row says why', async () => /! .*too many calls/.test(await cell(page, 'payments', 'State').innerText()))
+  },
+
   async outage({ given, visitor, shot, eventually, assert }) {
     const fs = await import('node:fs')
     const page = await visitor()
