@@ -99,8 +99,9 @@ impl FlowMetrics {
         self.all.violations.with_label_values(&[sync, flow, table])
     }
 
-    pub(crate) fn restarted(&self, task: &str) {
-        self.all.restarts.with_label_values(&[&format!("{}/{}/{task}", self.sync, self.flow)]).inc();
+    /// Of the flow's task; from zero on, once it was asked for.
+    pub(crate) fn restarts(&self, task: &str) -> IntCounter {
+        self.all.restarts.with_label_values(&[&format!("{}/{}/{task}", self.sync, self.flow)])
     }
 
     pub(crate) fn state(&self, now: State) {

@@ -50,6 +50,7 @@ where
     A: Future<Output = Result<(), FlowError>> + 'static,
 {
     let Supervised { task, label, board, cancel } = supervised;
+    let restarts = board.metrics().restarts(task.as_str());
     let mut pause = PAUSE;
     while !cancel.is_cancelled() {
         let began = Instant::now();
@@ -75,7 +76,7 @@ where
             return;
         }
         board.restarting(*task, &error);
-        board.metrics().restarted(task.as_str());
+        restarts.inc();
         pause = if began.elapsed() > HEALTHY { PAUSE } else { (pause * 2).min(LONGEST) };
         let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
         tracing::warn!(

@@ -7,6 +7,8 @@ mod admin;
 #[cfg(test)]
 mod admin_tls;
 #[cfg(test)]
+mod boards;
+#[cfg(test)]
 mod cli_metrics;
 #[cfg(test)]
 mod cli_verbs;

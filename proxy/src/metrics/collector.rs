@@ -163,10 +163,15 @@ impl Collector for Requests {
                 );
             }
             for side in [Owner::Legacy, Owner::Modern] {
-                for outcome in Outcome::ALL {
-                    let count = workers.iter().map(|w| w.attempts[side_index(side)][outcome as usize].get()).sum();
-                    let labels = [(LABEL_ROUTE, route), (LABEL_SIDE, side.as_str()), (LABEL_OUTCOME, outcome.as_str())];
-                    families.counter(ROUTE_ATTEMPTS, &labels, count);
+                let attempts = |of: Outcome| -> u64 {
+                    workers.iter().map(|worker| worker.attempts[side_index(side)][of as usize].get()).sum()
+                };
+                // From zero on where the side was chosen at all: the first failures of a side must move a rate.
+                if Outcome::ALL.into_iter().any(|of| attempts(of) > 0) {
+                    for of in Outcome::ALL {
+                        let labels = [(LABEL_ROUTE, route), (LABEL_SIDE, side.as_str()), (LABEL_OUTCOME, of.as_str())];
+                        families.counter_from_zero(ROUTE_ATTEMPTS, &labels, attempts(of));
+                    }
                 }
             }
             if let Some(last) = last_to_unix(workers.iter().map(|worker| worker.last.get()).max().unwrap_or_default()) {

@@ -20,6 +20,7 @@ pub(crate) mod metrics;
 pub(crate) mod peers;
 pub(crate) mod ports;
 pub(crate) mod postgres;
+pub(crate) mod prometheus;
 pub(crate) mod shop;
 pub(crate) mod storm;
 pub(crate) mod tls;

@@ -102,6 +102,8 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
     }
     let mut tables = Vec::with_capacity(plan.tables.len());
     for table in &plan.tables {
+        // From zero on: an alert must see the first one.
+        board.metrics().violations(&table.source);
         tables.push(TargetTable::load(&session, table).await?);
     }
     let settings_shown = topics::ensure(&plan.brokers, &names.topic()).await?;
