@@ -67,6 +67,9 @@ impl Stage {
         ];
         let (banyan, file, base, admin) = start_banyan(venue, &values, &agent)?;
         screen.say(&format!("  banyan            {base:<23} routes.yaml: {}", shown(file.path())));
+        // Behind `#` it is sent to nobody; the page takes it out of the address and signs in with it.
+        let token = fs::read_to_string(crate::admin::token_path(&folder.file("state"))).unwrap_or_default();
+        screen.say(&format!("  page              {}/#token={}", admin.base(), token.trim()));
 
         let databases = runtime.block_on(async {
             anyhow::Ok(Databases {
