@@ -70,7 +70,7 @@ async fn what_changes_something_takes_a_token_that_may_operate() {
 async fn reading_takes_a_token_where_the_file_names_one_and_probes_never_do() {
     let monolith = Upstream::named("legacy");
     let banyan = with_tokens(&monolith).await;
-    for path in ["/metrics", "/api/v1/status", "/api/v1/session"] {
+    for path in ["/metrics", "/api/v1/status", "/api/v1/session", "/api/v1/config", "/api/v1/chart?route=moving"] {
         for (given, status) in [("", 401), (VIEW, 200), (OPERATE, 200), ("no", 401)] {
             let given = if given.is_empty() { String::new() } else { bearer(given) };
             assert_eq!(call(banyan.admin(), &format!("GET {path}"), &given, "").await.status, status, "{path} {given}");
@@ -79,6 +79,16 @@ async fn reading_takes_a_token_where_the_file_names_one_and_probes_never_do() {
     for path in ["/livez", "/readyz"] {
         assert_eq!(call(banyan.admin(), &format!("GET {path}"), "Host: 10.1.2.3:9901\r\n", "").await.status, 200);
         assert_eq!(call(banyan.admin(), &format!("GET {path}"), "Host: any.name\r\n", "").await.status, 200);
+    }
+    assert_eq!(call(banyan.admin(), "GET /api/v1/stream", "", "").await.status, 401);
+    // The page holds no data: whoever has no token is asked for one there.
+    let page = call(banyan.admin(), "GET /", "", "").await;
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(page.status == 200 && policy.starts_with("default-src 'none'; script-src 'self'"), "{policy}");
+    assert!(!policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert_eq!(call(banyan.admin(), "GET /", "Host: evil.example:9901\r\n", "").await.status, 421);
+    for outside in ["/page/../status.rs", "/page/nothing.js", "/page/vendor", "/page/vendor/README.md"] {
+        assert_eq!(call(banyan.admin(), &format!("GET {outside}"), "", "").await.status, 404, "{outside}");
     }
     assert_eq!(call(banyan.admin(), "GET /api/v1/nothing", &bearer(OPERATE), "").await.status, 404);
     assert_eq!(call(banyan.admin(), "POST /metrics", &format!("{MARKS}{}", bearer(OPERATE)), "").await.status, 405);
@@ -162,7 +172,8 @@ async fn no_answer_of_the_admin_listener_shows_a_secret() {
     let banyan = with_tokens(&monolith).await;
     let kept = fs::read_to_string(banyan.folder().join("state/admin.token")).unwrap();
     let mut answers = Vec::new();
-    for path in ["/livez", "/readyz", "/metrics", "/api/v1/status", "/api/v1/session", "/nothing"] {
+    let paths = ["/livez", "/readyz", "/", "/page/app.js", "/metrics", "/api/v1/status", "/api/v1/chart?route=moving"];
+    for path in paths.into_iter().chain(["/api/v1/config", "/api/v1/session", "/nothing"]) {
         answers.push(call(banyan.admin(), &format!("GET {path}"), &bearer(OPERATE), "").await);
     }
     let marks = format!("{MARKS}{}", bearer(OPERATE));
@@ -172,6 +183,11 @@ async fn no_answer_of_the_admin_listener_shows_a_secret() {
     let refused = call(banyan.admin(), "POST /api/v1/reload", &marks, "{}").await;
     assert_eq!(refused.status, 422, "{}", refused.text());
     answers.push(refused);
+    // With the file in force, the one on disk and its errors.
+    let config = call(banyan.admin(), "GET /api/v1/config", &bearer(OPERATE), "").await;
+    assert!(config.json()["on_disk"].as_str().unwrap().contains("weight: 500"), "{}", config.text());
+    assert!(config.json()["refused"]["report"].as_str().unwrap().contains("`weight` must be between"));
+    answers.push(config);
     for answer in answers {
         let all = text(&answer.head) + &answer.text();
         for secret in [VIEW, OPERATE, kept.trim(), "cookie-secret", "short-secret"] {

@@ -213,6 +213,8 @@ async fn the_listener_for_probes_answers_them_and_nothing_else() {
     let bearer = format!("Authorization: Bearer {}\r\n", kept(&banyan));
     for line in [
         "GET /",
+        "GET /page/app.js",
+        "GET /api/v1/stream",
         "GET /metrics",
         "GET /api/v1/status",
         "GET /api/v1/session",
