@@ -33,21 +33,20 @@ pub(super) struct Args {
 /// One look at a running Banyan.
 struct Look {
     status: Value,
-    numbers: Numbers,
+    /// Of all the time since the start; not of whoever watches.
+    numbers: Option<Numbers>,
 }
 
 pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(path, &args.place)?;
     let terminal = output::colour(&std::io::stdout());
-    let mut before: Option<Look> = None;
     loop {
-        let look = Look::take(&client)?;
+        let look = Look::take(&client, args.watch)?;
         match args.output {
             Format::Json if args.watch => output::data(&look.status.to_string())?,
             Format::Json => output::json(&look.status)?,
             Format::Text => {
-                let since = before.as_ref().map(|before| (&before.numbers, args.every));
-                let text = table::render(&look.status, &look.numbers, since);
+                let text = table::render(&look.status, look.numbers.as_ref());
                 // From the top left, and nothing left over below: no flicker, unlike clearing first.
                 let frame = if args.watch && terminal { format!("\x1b[H\x1b[2J{text}") } else { text };
                 output::data(&frame)?;
@@ -56,7 +55,6 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         if !args.watch {
             return Ok(ExitCode::SUCCESS);
         }
-        before = Some(look);
         sleep(Duration::from_secs(args.every));
     }
 }
@@ -64,10 +62,11 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
 // === impl Look ===
 
 impl Look {
-    fn take(client: &Client) -> anyhow::Result<Self> {
+    fn take(client: &Client, is_watched: bool) -> anyhow::Result<Self> {
         let status = client.get("/api/v1/status")?;
         let status =
             serde_json::from_str(&status).with_context(|| format!("{} is no Banyan of this version", client.base()))?;
-        Ok(Self { status, numbers: Numbers::parse(&client.get("/metrics")?) })
+        let numbers = if is_watched { None } else { Some(Numbers::parse(&client.get("/metrics")?)) };
+        Ok(Self { status, numbers })
     }
 }

@@ -68,17 +68,6 @@ impl Numbers {
 // === impl Arm ===
 
 impl Arm {
-    /// What came since an earlier look.
-    pub(super) fn since(&self, before: &Self) -> Self {
-        let earlier = |bound: f64| before.buckets.iter().find(|(other, _)| *other == bound).map_or(0.0, |(_, n)| *n);
-        Self {
-            answers: (self.answers - before.answers).max(0.0),
-            attempts: (self.attempts - before.attempts).max(0.0),
-            failed: (self.failed - before.failed).max(0.0),
-            buckets: self.buckets.iter().map(|(bound, n)| (*bound, (n - earlier(*bound)).max(0.0))).collect(),
-        }
-    }
-
     /// The time in seconds that 99 of 100 answers stayed below; within a bucket as if answers were spread evenly.
     pub(super) fn p99(&self) -> Option<f64> {
         let mut buckets = self.buckets.clone();
@@ -129,12 +118,5 @@ banyan_http_request_duration_seconds_bucket{route="a",side="legacy",le="+Inf"} 1
         // The other side answered for it; that it is gone must still be seen.
         let dead = Numbers::parse(TEXT).arm("a", "modern");
         assert_eq!((dead.answers, dead.attempts, dead.failed, dead.p99()), (0.0, 5.0, 5.0, None));
-    }
-
-    #[test]
-    fn a_difference_of_two_looks_holds_only_what_came_between() {
-        let arm = Numbers::parse(TEXT).arm("a", "legacy");
-        let none = arm.since(&arm);
-        assert_eq!((none.answers, none.p99()), (0.0, None));
     }
 }

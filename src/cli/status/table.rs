@@ -8,11 +8,11 @@ use crate::cli::output;
 
 use super::numbers::{Arm, Numbers};
 
-/// The whole text. `since` is an earlier look, and how many seconds ago it was: numbers are then of the time between.
-pub(super) fn render(status: &Value, numbers: &Numbers, since: Option<(&Numbers, u64)>) -> String {
+/// The whole text. Without `numbers`, which are of all the time since the start, those of the last seconds are shown, as on the page.
+pub(super) fn render(status: &Value, numbers: Option<&Numbers>) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{}\n", sentence(status));
-    routes(status, numbers, since, &mut out);
+    routes(status, numbers, &mut out);
     upstreams(status, &mut out);
     syncs(status, &mut out);
     cookies(status, &mut out);
@@ -79,38 +79,34 @@ fn sentence(status: &Value) -> String {
     parts.join(" · ")
 }
 
-fn routes(status: &Value, numbers: &Numbers, since: Option<(&Numbers, u64)>, out: &mut String) {
+fn routes(status: &Value, numbers: Option<&Numbers>, out: &mut String) {
     let routes = list(&status["proxy"]["routes"]);
     if routes.is_empty() {
         return;
     }
-    let count = if since.is_some() { "REQ/S" } else { "REQUESTS" };
+    let count = if numbers.is_some() { "REQUESTS" } else { "REQ/S" };
     let heads = ["ROUTE", "STAGE", "WANT", "NOW", "SEEN", count, "LEGACY err p99", "MODERN err p99", "MISMATCH", "WHY"];
     let mut rows = vec![heads.map(str::to_owned)];
     for route in routes {
         let name = text(&route["name"]);
-        let arm = |side: &str| {
-            let all = numbers.arm(name, side);
-            since.map_or(all.clone(), |(before, _)| all.since(&before.arm(name, side)))
+        let recent = &route["recent"];
+        let side = |of: &str| match numbers {
+            Some(numbers) => side(&numbers.arm(name, of)),
+            None => recent_side(&recent[of]),
         };
-        let answers = match since {
-            Some((before, seconds)) => {
-                let between = numbers.answers(name) - before.answers(name);
-                #[expect(clippy::cast_precision_loss, reason = "a few seconds")]
-                let rate = between.max(0.0) / seconds as f64;
-                output::grouped(rate)
-            }
-            None => output::grouped(numbers.answers(name)),
+        let (answers, seen) = match numbers {
+            Some(numbers) => (output::grouped(numbers.answers(name)), &route["weight_seen"]),
+            None => (rate(&recent["requests_per_second"]), &recent["modern_percent"]),
         };
         rows.push([
             name.to_owned(),
             text(&route["stage"]).to_owned(),
             percent(&route["weight_wanted"], 2),
             percent(&route["weight_effective"], 2),
-            percent(&route["weight_seen"], 1),
+            percent(seen, 1),
             answers,
-            side(&arm("legacy")),
-            side(&arm("modern")),
+            side("legacy"),
+            side("modern"),
             mismatch(&route["compare"]),
             route["why"].as_str().unwrap_or_default().to_owned(),
         ]);
@@ -239,9 +235,27 @@ fn side(arm: &Arm) -> String {
     format!("{errors} {:>7}", arm.p99().map_or("–".to_owned(), time))
 }
 
+/// The same of the last seconds.
+fn recent_side(side: &Value) -> String {
+    let Some(errors) = side["error_percent"].as_f64() else { return "–".to_owned() };
+    let p99 = side["p99_ms"].as_f64().map_or("–".to_owned(), |millis| time(millis / 1e3));
+    format!("{errors:.1}% {p99:>7}")
+}
+
+/// `1,204`, `0.4`: what is not nothing is never shown as `0`.
+fn rate(a_second: &Value) -> String {
+    match a_second.as_f64() {
+        None => "–".to_owned(),
+        Some(rate) if rate > 0.0 && rate < 10.0 => format!("{:.1}", rate.max(0.1)),
+        Some(rate) => output::grouped(rate),
+    }
+}
+
+/// Net of noise.
 fn mismatch(compare: &Value) -> String {
+    let noise = compare["noise"].as_f64().unwrap_or_default();
     match (compare["mismatch"].as_f64(), compare["compared"].as_f64()) {
-        (Some(mismatch), Some(compared)) if compared > 0.0 => format!("{:.1}%", mismatch / compared * 100.0),
+        (Some(mismatch), Some(compared)) if compared > 0.0 => format!("{:.1}%", (mismatch - noise) / compared * 100.0),
         _ => "–".to_owned(),
     }
 }
@@ -324,7 +338,7 @@ mod tests {
                 {"flow": "modern_to_legacy", "state": "watching", "lag_seconds": null, "violations": 0, "retained_wal_bytes": null},
             ]}],
         });
-        let text = render(&status, &Numbers::default(), None);
+        let text = render(&status, Some(&Numbers::default()));
         let expected = "\
 All 2 routes as wanted · sync payments 11 ms behind
 
@@ -337,6 +351,27 @@ payments  1 up, 1 ejected          3     20       2            8  open
 
 SYNC      OWNER   LEGACY → MODERN         MODERN → LEGACY  VIOLATIONS  WAL KEPT
 payments  legacy  applying, 11 ms behind  watching                  0      2 MB
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn while_it_is_watched_the_last_seconds_are_shown() {
+        let side = |errors: Value, p99: Value| json!({"error_percent": errors, "p99_ms": p99});
+        let recent = json!({"requests_per_second": 1_204.4, "modern_percent": 24.8, "legacy": side(json!(0.0), json!(81.0)), "modern": side(json!(2.94), json!(1_250.0))});
+        let routes = json!([
+            {"name": "payments", "stage": "canary", "weight_wanted": 25.0, "weight_effective": 25.0, "weight_seen": 50.0, "recent": recent,
+             "compare": {"compared": 1000, "mismatch": 28, "noise": 25}},
+            {"name": "new", "stage": "legacy", "weight_wanted": 0.0, "weight_effective": 0.0, "weight_seen": null, "recent": null, "compare": null},
+        ]);
+        let status = json!({"ready": true, "file": {}, "proxy": {"routes": routes}, "links": []});
+        let text = render(&status, None);
+        let expected = "\
+All 2 routes as wanted
+
+ROUTE     STAGE   WANT  NOW   SEEN  REQ/S  LEGACY err p99  MODERN err p99  MISMATCH  WHY
+payments  canary   25%  25%  24.8%  1,204    0.0%   81 ms    2.9%   1.2 s      0.3%
+new       legacy    0%   0%      –      –               –               –         –
 ";
         assert_eq!(text, expected, "\n{text}");
     }
@@ -372,7 +407,7 @@ COOKIE  SET BY LEGACY ON  BY MODERN ON
 sid     default           payments
   in the browser the later one wins: rename it, or say that it is `shared` (`cookies` of the route)
 ";
-        assert_eq!(render(&status, &Numbers::default(), None), expected);
+        assert_eq!(render(&status, Some(&Numbers::default())), expected);
     }
 
     #[test]
