@@ -73,7 +73,7 @@ pub(crate) struct RouteShard {
     pub(crate) overhead: Histogram,
     /// Only of a route with a rollout.
     pub(super) judged: OnceLock<Box<Judged>>,
-    /// When the newest answer ended, in milliseconds since [`BEGAN`] and one more; 0 before the first.
+    /// When the newest answer ended, in seconds since [`BEGAN`] and one more; 0 before the first.
     pub(super) last: Counter,
 }
 
@@ -180,8 +180,8 @@ impl RouteShard {
         let answered = &self.answered[by.index()];
         answered.codes.count(status).add(1);
         answered.duration.observe(took);
-        let since = (began + took).saturating_duration_since(BEGAN.0).as_millis();
-        self.last.set(u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1));
+        // In whole seconds: anything finer would be a division.
+        self.last.set((began + took).saturating_duration_since(BEGAN.0).as_secs().saturating_add(1));
     }
 
     pub(crate) fn attempt(&self, side: Owner, outcome: Outcome) {
@@ -291,6 +291,6 @@ impl Shards {
 
 /// Seconds since 1970 of what [`RouteShard::last`] holds; `None` where that is no moment.
 pub(super) fn last_to_unix(last: u64) -> Option<u64> {
-    let at = BEGAN.1 + Duration::from_millis(last.checked_sub(1)?);
+    let at = BEGAN.1 + Duration::from_secs(last.checked_sub(1)?);
     at.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
