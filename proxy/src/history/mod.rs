@@ -127,3 +127,40 @@ impl Past {
         self.looks[1] = look;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look_with(compared: &[(&str, u64)]) -> Look {
+        let reading = |count: u64| Reading { compared: count, ..Reading::default() };
+        let routes = compared.iter().map(|(name, count)| ((*name).into(), reading(*count)));
+        Look { at: Instant::now(), routes: routes.collect() }
+    }
+
+    #[test]
+    fn a_slot_holds_what_came_between_two_looks() {
+        let start = look_with(&[("old", 0)]);
+        let mut past = Past { looks: [start.clone(), start], rings: BTreeMap::new() };
+        let slots = |past: &Past, route: &str| -> Vec<(u64, u32)> {
+            past.rings
+                .get(route)
+                .map(Ring::slots)
+                .unwrap_or_default()
+                .iter()
+                .map(|slot| (slot.at, slot.compared))
+                .collect()
+        };
+        past.add(look_with(&[("old", 5)]), 20);
+        past.add(look_with(&[("old", 5), ("new", 9)]), 30);
+        assert_eq!(slots(&past, "old"), [(10, 5)], "nothing is told of ten seconds in which nothing happened");
+        assert_eq!(slots(&past, "new"), [], "nobody knows since when it counts");
+        // Other rules of comparing begin at zero.
+        past.add(look_with(&[("old", 2), ("new", 12)]), 40);
+        assert_eq!((slots(&past, "old"), slots(&past, "new")), (vec![(10, 5), (30, 2)], vec![(30, 3)]));
+        // What is recent counts from the look before the last one.
+        assert_eq!(past.looks[0].routes["new"].compared, 9);
+        past.add(look_with(&[("new", 12)]), 50);
+        assert_eq!(slots(&past, "old"), [], "a route that is gone is forgotten");
+    }
+}

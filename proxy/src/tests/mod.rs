@@ -33,6 +33,7 @@ mod oversized;
 mod parking;
 mod proxy_protocol;
 mod reads;
+mod recent;
 mod reloads;
 mod routing;
 mod secure;
