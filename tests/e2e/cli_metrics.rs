@@ -47,7 +47,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     let routes = format!(
         "upstreams:\n  monolith: {{endpoints: [\"{}\"]}}\n  service: {{endpoints: [\"{}\"], circuit: {{}}, limits: {{adaptive: true}}}}\ndefault: monolith\nidentity: {{ask: monolith, path: /whoami, copy: [x-tenant]}}\nroutes:\n  - name: payments\n    \
          match: {{path_prefix: /payments}}\n    legacy: monolith\n    modern: service\n    weight: 50\n    sticky: [{{header: x-user-id}}]\n    sync: shop\n    \
-         shadow: {{percent: 100}}\n    compare: {{}}\n    rollout: {{steps: [50]}}\n{}",
+         shadow: {{percent: 100}}\n    compare: {{}}\n    rollout: {{steps: [50], gates: {{mismatch_rate: {{max: 1}}}}}}\n{}",
         legacy.url(),
         modern.url(),
         shop.sync("legacy", ""),

@@ -75,6 +75,8 @@ pub const UPSTREAM_EVENTS: &str = "banyan_upstream_events_total";
 pub const ROLLOUT_STEP: &str = "banyan_rollout_step_percent";
 /// 1 for the phase that a route's rollout is in (`walking`, `paused`, `rolled_back`, `done`).
 pub const ROLLOUT_PHASE: &str = "banyan_rollout_phase";
+/// Percent of the comparisons that may differ: the limit of the rollout's gate.
+pub const ROLLOUT_MISMATCH_LIMIT: &str = "banyan_rollout_mismatch_limit_percent";
 /// What the gates said at each look, by verdict (`inside`, `inconclusive`, `failed`).
 pub const ROLLOUT_VERDICTS: &str = "banyan_rollout_verdicts_total";
 /// Rollbacks by route and reason: the gate, or `person`.

@@ -7,15 +7,17 @@ use super::{
     gates::{Lag, Stands},
     walk::Here,
 };
+use crate::config::Rollout;
 use crate::metrics::{
-    LABEL_PHASE, LABEL_REASON, LABEL_ROUTE, LABEL_VERDICT, ROLLOUT_PHASE, ROLLOUT_ROLLBACKS, ROLLOUT_STEP,
-    ROLLOUT_UNKEPT, ROLLOUT_VERDICTS,
+    LABEL_PHASE, LABEL_REASON, LABEL_ROUTE, LABEL_VERDICT, ROLLOUT_MISMATCH_LIMIT, ROLLOUT_PHASE, ROLLOUT_ROLLBACKS,
+    ROLLOUT_STEP, ROLLOUT_UNKEPT, ROLLOUT_VERDICTS,
 };
 
 /// The handles.
 pub(super) struct Metrics {
     step: GaugeVec,
     phase: GaugeVec,
+    mismatch_limit: GaugeVec,
     verdicts: IntCounterVec,
     rollbacks: IntCounterVec,
     unkept: IntCounter,
@@ -29,17 +31,21 @@ impl Metrics {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let step = Opts::new(ROLLOUT_STEP, "The step that a route's rollout is at");
         let phase = Opts::new(ROLLOUT_PHASE, "1 for the phase that a route's rollout is in");
+        let limit =
+            Opts::new(ROLLOUT_MISMATCH_LIMIT, "Percent of the comparisons that may differ, by the rollout's gate");
         let verdicts = Opts::new(ROLLOUT_VERDICTS, "What the gates said, at each look");
         let rollbacks = Opts::new(ROLLOUT_ROLLBACKS, "Rollbacks by reason: the gate that failed, or `person`");
         let metrics = Self {
             step: GaugeVec::new(step, &[LABEL_ROUTE])?,
             phase: GaugeVec::new(phase, &[LABEL_ROUTE, LABEL_PHASE])?,
+            mismatch_limit: GaugeVec::new(limit, &[LABEL_ROUTE])?,
             verdicts: IntCounterVec::new(verdicts, &[LABEL_ROUTE, LABEL_VERDICT])?,
             rollbacks: IntCounterVec::new(rollbacks, &[LABEL_ROUTE, LABEL_REASON])?,
             unkept: IntCounter::new(ROLLOUT_UNKEPT, "Attempts to keep rollouts in `state.dir` that failed")?,
         };
         registry.register(Box::new(metrics.step.clone()))?;
         registry.register(Box::new(metrics.phase.clone()))?;
+        registry.register(Box::new(metrics.mismatch_limit.clone()))?;
         registry.register(Box::new(metrics.verdicts.clone()))?;
         registry.register(Box::new(metrics.rollbacks.clone()))?;
         registry.register(Box::new(metrics.unkept.clone()))?;
@@ -47,10 +53,14 @@ impl Metrics {
     }
 
     /// All that there are now, and no others.
-    pub(super) fn show(&self, standings: &[(&str, &Standing)]) {
+    pub(super) fn show(&self, rollouts: &[(&str, &Rollout, &Standing)]) {
         self.step.reset();
         self.phase.reset();
-        for (route, standing) in standings {
+        self.mismatch_limit.reset();
+        for (route, spec, standing) in rollouts {
+            if let Some(gate) = spec.gates.mismatch_rate {
+                self.mismatch_limit.with_label_values(&[route]).set(gate.max.percent());
+            }
             self.step.with_label_values(&[route]).set(standing.step.percent());
             for phase in Phase::ALL {
                 let is_in = f64::from(u8::from(standing.phase == phase));

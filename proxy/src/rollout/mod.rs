@@ -301,8 +301,9 @@ impl Inner {
 
     /// In the metrics.
     fn show(&self) {
-        self.metrics
-            .show(&self.walks().routes.iter().map(|(name, walk)| (&**name, &walk.standing)).collect::<Vec<_>>());
+        let walks = self.walks();
+        let routes = walks.routes.iter().map(|(name, walk)| (&**name, &walk.spec, &walk.standing));
+        self.metrics.show(&routes.collect::<Vec<_>>());
     }
 
     /// Writes the standings.
