@@ -1,6 +1,6 @@
 //! Words for routes: who moves where, what is new, what is gone.
 
-use banyan_proxy::config::{Config, Match, OneOrMany, Route, ShortOr, Side, Weight};
+use banyan_proxy::config::{Config, Match, OneOrMany, Route, Shadow, ShortOr, Side, Weight};
 
 use super::{Change, plainly, share::Share};
 use crate::config::{Difference, Differs, Of};
@@ -147,7 +147,7 @@ impl Both<'_> {
             ("shadow", Differs::Removed) => self.change(key, "shadow ends"),
             ("shadow.percent", _) => match (&self.old.shadow, &self.new.shadow) {
                 (Some(old), Some(new)) => {
-                    self.change(key, format!("shadow {} % → {} %", old.percent, new.percent)).effect("of the reads")
+                    self.change(key, format!("shadow {} % → {} %", old.percent, new.percent)).effect(format!("of {}", copied(new)))
                 }
                 _ => change,
             },
@@ -200,7 +200,13 @@ fn shadows(route: &Route) -> Option<String> {
         Weight::FULL => format!("`{}`", legacy.0.upstream),
         _ => "the other side".to_owned(),
     };
-    Some(format!("shadows {} % of reads to {to}", shadow.percent))
+    Some(format!("shadows {} % of {} to {to}", shadow.percent, copied(shadow)))
+}
+
+/// `reads`, or `GET and POST`.
+fn copied(shadow: &Shadow) -> String {
+    let Some(methods) = &shadow.methods else { return "reads".to_owned() };
+    methods.iter().map(|method| method.get().as_str()).collect::<Vec<_>>().join(" and ")
 }
 
 /// A route with one side stands at that side's end.

@@ -7,15 +7,25 @@ use garde::Validate;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{HeaderName, Percent};
+use super::{HeaderName, Method, Percent};
 
-/// Copies of reads for the side that does not answer.
+/// Copies of requests for the side that does not answer.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Shadow {
-    /// Share of the reads that are copied.
+    /// Share of the requests that are copied.
     #[garde(skip)]
     pub percent: Percent,
+    /// Methods of the requests that are copied, writes among them: `[GET, POST]`. A write goes out when the other side has answered it. Default:
+    /// reads.
+    #[serde(default)]
+    #[garde(skip)]
+    pub methods: Option<Vec<Method>>,
+    /// Both sides throw away what a copy with `X-Banyan-Shadow: 1` would write, so that writes may be copied although the route has a `sync`.
+    /// Default false.
+    #[serde(default)]
+    #[garde(skip)]
+    pub discards_writes: bool,
     /// How long a shadow may take, all of it. Default 5s.
     #[serde(with = "humantime_serde", default = "five_seconds")]
     #[garde(skip)]
@@ -25,7 +35,7 @@ pub struct Shadow {
     #[serde(default = "sixty_four")]
     #[garde(range(min = 1, max = 10_000))]
     pub concurrency: usize,
-    /// Bytes of a body that are kept for comparing; a longer one is counted as over the bound. Default 256 KiB.
+    /// Bytes of a body that are kept: a longer request is not copied, and a longer answer is compared by its hash. Default 256 KiB.
     #[serde(default = "quarter_mebibyte")]
     #[garde(skip)]
     #[schemars(with = "String")]

@@ -1,4 +1,4 @@
-//! Bytes that all shadows of the process may hold at once, and the heads and bodies that are charged to it.
+//! Bytes that all shadows of the process may hold at once, and the heads and answers that are charged to it.
 
 use std::{
     fmt,
@@ -11,6 +11,7 @@ use std::{
 use http::HeaderMap;
 use xxhash_rust::xxh64::Xxh64;
 
+use super::buffer::Buffer;
 use crate::compare::{Body, LONGEST};
 
 /// What a header line takes besides its text.
@@ -31,12 +32,8 @@ pub(super) struct Charge {
 
 /// An answer's head, and its body as far as a bound, charged to the budget.
 pub(super) struct Kept {
-    budget: Arc<Budget>,
     _head: Option<Charge>,
-    bytes: Vec<u8>,
-    /// Of the body.
-    charged: usize,
-    bound: usize,
+    bytes: Buffer,
     /// Of a body over the bound.
     hash: Option<Box<Xxh64>>,
     length: u64,
@@ -80,9 +77,31 @@ impl Budget {
 
 // === impl Charge ===
 
+impl Charge {
+    /// Of nothing, yet.
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, bytes: 0 }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes so many bytes more; says whether there were as many.
+    pub(super) fn take(&mut self, more: usize) -> bool {
+        let is_taken = self.budget.take(more);
+        self.bytes += if is_taken { more } else { 0 };
+        is_taken
+    }
+
+    pub(super) fn give_back(&mut self) {
+        self.budget.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+        self.give_back();
     }
 }
 
@@ -93,14 +112,14 @@ impl Kept {
     pub(super) fn new(budget: Arc<Budget>, headers: &HeaderMap, bound: usize) -> Self {
         let head = budget.head(headers);
         let end = if head.is_some() { End::Whole } else { End::NoBudget };
-        Self { budget, _head: head, bytes: Vec::new(), charged: 0, bound, hash: None, length: 0, end }
+        Self { _head: head, bytes: Buffer::new(budget, bound), hash: None, length: 0, end }
     }
 
     /// Keeps a copy of a chunk (the chunk itself would hold the whole buffer that it was read into), or what is left of it beyond the bound: its
     /// length and its hash. Says whether more of the body is wanted.
     pub(super) fn push(&mut self, chunk: &[u8]) -> bool {
         self.length += chunk.len() as u64;
-        if self.end == End::Whole && self.bytes.len() + chunk.len() > self.bound {
+        if self.end == End::Whole && !self.bytes.has_room(chunk.len()) {
             self.only_hash();
         }
         match self.end {
@@ -111,9 +130,7 @@ impl Kept {
                 }
             }
             End::Whole => {
-                if self.grow(chunk.len()) {
-                    self.bytes.extend_from_slice(chunk);
-                } else {
+                if self.bytes.push(chunk).is_err() {
                     self.give_up(End::NoBudget);
                 }
             }
@@ -129,7 +146,7 @@ impl Kept {
         }
         if length > LONGEST {
             self.give_up(End::TooLong);
-        } else if usize::try_from(length).map_or(true, |length| length > self.bound) {
+        } else if usize::try_from(length).map_or(true, |length| !self.bytes.has_room(length)) {
             self.only_hash();
         }
     }
@@ -142,7 +159,7 @@ impl Kept {
     /// From here on the body is known by its length and hash alone.
     fn only_hash(&mut self) {
         let mut hash = Box::new(Xxh64::new(0));
-        hash.update(&self.bytes);
+        hash.update(self.bytes.get());
         self.hash = Some(hash);
         self.give_up(End::Hashed);
     }
@@ -150,14 +167,13 @@ impl Kept {
     /// Gives the memory back, and keeps no bytes any more.
     pub(super) fn give_up(&mut self, end: End) {
         self.end = end;
-        self.budget.give_back(std::mem::take(&mut self.charged));
-        self.bytes = Vec::new();
+        self.bytes.clear();
     }
 
     /// What there is to compare; `None` when the budget did not do.
     pub(super) fn body(&self) -> Option<Body<'_>> {
         Some(match self.end {
-            End::Whole => Body::Whole(&self.bytes),
+            End::Whole => Body::Whole(self.bytes.get()),
             End::Hashed => {
                 let hash = self.hash.as_ref().map_or(0, |hash| hash.digest());
                 Body::Long { length: self.length, hash }
@@ -170,33 +186,12 @@ impl Kept {
     pub(super) fn end(&self) -> End {
         self.end
     }
-
-    /// Makes room for so many bytes more, doubling up to the bound.
-    fn grow(&mut self, more: usize) -> bool {
-        let least = self.bytes.len() + more;
-        if least <= self.charged {
-            return true;
-        }
-        let wanted = (self.charged * 2).min(self.bound).max(least);
-        if !self.budget.take(wanted - self.charged) {
-            return false;
-        }
-        self.charged = wanted;
-        self.bytes.reserve_exact(wanted - self.bytes.len());
-        true
-    }
 }
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never what is in it.
         f.debug_struct("Kept").field("length", &self.length).field("end", &self.end).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.budget.give_back(self.charged);
     }
 }
 

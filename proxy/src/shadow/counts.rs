@@ -22,13 +22,13 @@ pub enum Outcome {
     DroppedBusy,
     /// Not sent, or not compared: the process holds all the bytes it may.
     DroppedBudget,
-    /// Not sent: the request has a body.
-    Body,
+    /// Not sent: the request's body is longer than `max_body`.
+    BodyTooLong,
     /// Not over within `timeout`.
     Timeout,
     /// The shadow could not be reached, or its answer broke off.
     Error,
-    /// The client was gone, or got no answer from the other side, before the end.
+    /// The client was gone, or got no answer from the other side, before the end; a write was not sent then.
     Cancelled,
 }
 
@@ -56,8 +56,15 @@ pub(super) struct RouteCounts {
 
 impl Outcome {
     /// Every outcome, so that metrics begin at zero.
-    pub(super) const ALL: [Self; 7] =
-        [Self::Sent, Self::DroppedBusy, Self::DroppedBudget, Self::Body, Self::Timeout, Self::Error, Self::Cancelled];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Sent,
+        Self::DroppedBusy,
+        Self::DroppedBudget,
+        Self::BodyTooLong,
+        Self::Timeout,
+        Self::Error,
+        Self::Cancelled,
+    ];
 
     /// The label's value.
     #[must_use]
@@ -66,7 +73,7 @@ impl Outcome {
             Self::Sent => "sent",
             Self::DroppedBusy => "dropped_busy",
             Self::DroppedBudget => "dropped_budget",
-            Self::Body => "body",
+            Self::BodyTooLong => "body_too_long",
             Self::Timeout => "timeout",
             Self::Error => "error",
             Self::Cancelled => "cancelled",
@@ -78,7 +85,7 @@ impl Outcome {
 
 impl Metrics {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let requests = Opts::new(SHADOW_REQUESTS, "Copies of reads by what became of them");
+        let requests = Opts::new(SHADOW_REQUESTS, "Copies of requests by what became of them");
         let compared = Opts::new(COMPARE, "Comparisons of the shadow's answer with what the client got, by result");
         let noise = Opts::new(
             COMPARE_NOISE,

@@ -7,7 +7,7 @@ use http::{
     HeaderMap, Method, Request,
     header::{CONTENT_LOCATION, LOCATION, SET_COOKIE},
 };
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use tokio::sync::oneshot;
 
 use super::{
@@ -32,7 +32,7 @@ pub(super) struct Job {
     pub(super) to: Owner,
     pub(super) origin: Arc<Origin>,
     pub(super) sync: Option<SyncRoute>,
-    pub(super) request: Request<Empty<Bytes>>,
+    pub(super) request: Request<Full<Bytes>>,
     pub(super) control: oneshot::Receiver<Recorded>,
     pub(super) budget: Arc<Budget>,
     pub(super) max_body: usize,
@@ -41,14 +41,16 @@ pub(super) struct Job {
     /// `None` for most, and where nothing is compared.
     pub(super) again: Option<Box<Again>>,
     /// Given back when the job is over, whatever it came to.
-    pub(super) _held: (Slot, Charge),
+    pub(super) held: (Slot, Charge),
+    /// Of the request's body.
+    pub(super) body_held: Option<Charge>,
 }
 
 /// The same request once more for the side that has answered it.
 #[derive(Debug)]
 pub(super) struct Again {
     pub(super) origin: Arc<Origin>,
-    pub(super) request: Request<Empty<Bytes>>,
+    pub(super) request: Request<Full<Bytes>>,
     pub(super) side: Owner,
     pub(super) _held: Charge,
 }
@@ -66,8 +68,15 @@ pub(super) struct SeenAs {
 // === impl Job ===
 
 impl Job {
+    /// The body of the request, which came after its head.
+    pub(super) fn carry(&mut self, body: Bytes, charge: Charge) {
+        *self.request.body_mut() = Full::new(body);
+        self.body_held = Some(charge);
+    }
+
     pub(super) async fn run(self) {
-        let Self { route, to, origin, sync, request, control, budget, max_body, seen_as, again, _held } = self;
+        let Self { route, to, origin, sync, request, control, budget, max_body, seen_as, again, .. } = self;
+        let _held = (self.held, self.body_held);
         let method = request.method().clone();
         let was_behind = sync.as_ref().is_some_and(SyncRoute::is_behind);
         let is_compared = route.rules.is_some();
@@ -153,7 +162,7 @@ fn compared(
 /// that an answer without end costs no more than the bound.
 async fn fetch(
     origin: &Origin,
-    request: Request<Empty<Bytes>>,
+    request: Request<Full<Bytes>>,
     budget: &Arc<Budget>,
     max_body: usize,
     is_compared: bool,

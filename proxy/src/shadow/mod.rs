@@ -1,10 +1,11 @@
-//! Copies of reads for the side that does not answer. On the answering path a copy is an [`offer`](Shadows::offer) that never waits: it is
+//! Copies of requests for the side that does not answer. On the answering path a copy is an [`offer`](Shadows::offer) that never waits: it is
 //! taken or dropped, and every drop is counted with its reason. The rest (sending, its own connections, deadline and memory, comparing) runs
 //! on the background runtime, and whatever a shadow upstream does stays there.
 //!
 //! What the client gets is recorded by the [`Ticket`] while it passes, and compared with the shadow's answer.
 
 mod budget;
+mod buffer;
 mod counts;
 mod job;
 mod offer;
@@ -13,6 +14,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod waiting;
 
 use std::{
     collections::HashMap,
@@ -29,6 +31,7 @@ use counts::{Metrics, RouteCounts};
 use job::Job;
 pub use offer::{Offer, Shadows};
 pub use ticket::Ticket;
+pub use waiting::Waiting;
 
 /// Copies that wait to be taken up by the background runtime; one more is dropped as busy.
 const QUEUE: usize = 1024;

@@ -15,7 +15,10 @@ use super::{
     counts::{Outcome, RouteCounts},
     job::{Again, Job, SeenAs},
     origin::{Origin, Origins},
+    buffer::Buffer,
     request,
+    ticket::content_length,
+    waiting::Waiting,
 };
 use crate::{
     compare::{CompareStatus, Report, Rules},
@@ -105,7 +108,7 @@ impl Shadows {
     #[must_use]
     pub fn offer(&self, offer: &Offer<'_>) -> Option<Ticket> {
         let shadowed = self.routes.get(offer.found.route.index)?.as_ref()?;
-        if offer.choice.is_write || !shadowed.is_drawn(shadowed.settings.percent) {
+        if !shadowed.is_copied(offer) || !shadowed.is_drawn(shadowed.settings.percent) {
             return None;
         }
         match self.try_offer(shadowed, offer) {
@@ -118,27 +121,29 @@ impl Shadows {
     }
 
     fn try_offer(&self, shadowed: &Arc<ShadowRoute>, offer: &Offer<'_>) -> Result<Ticket, Outcome> {
-        if offer.has_body {
-            return Err(Outcome::Body);
+        let max_body = usize::try_from(shadowed.settings.max_body.as_u64()).unwrap_or(usize::MAX);
+        if offer.has_body && content_length(&offer.head.headers).is_some_and(|length| length > max_body as u64) {
+            return Err(Outcome::BodyTooLong);
         }
         let slot = shadowed.slot().ok_or(Outcome::DroppedBusy)?;
-        let permit = self.shadow.jobs.try_reserve().map_err(|_| Outcome::DroppedBusy)?;
+        let waits = offer.has_body || offer.choice.is_write;
+        let permit = if waits { None } else { Some(self.shadow.jobs.try_reserve().map_err(|_| Outcome::DroppedBusy)?) };
         let route = offer.found.route;
         let to = offer.choice.side.other();
         let target = route.target(to).ok_or(Outcome::Error)?;
         let head = self.shadow.budget.head(&offer.head.headers).ok_or(Outcome::DroppedBudget)?;
         let request = request::copy(offer.head, target, offer.path, offer.found.prefix_end).ok_or(Outcome::Error)?;
-        let max_body = usize::try_from(shadowed.settings.max_body.as_u64()).unwrap_or(usize::MAX);
         let is_head = request.method() == http::Method::HEAD;
         let bound = shadowed.rules.as_ref().map(|_| max_body);
-        let (ticket, control) = Ticket::new(Arc::clone(&self.shadow.budget), bound, is_head);
+        let (mut ticket, control) = Ticket::new(Arc::clone(&self.shadow.budget), bound, is_head);
         let seen_as = shadowed.rules.as_ref().map(|_| {
             let (public, path) = (Public::told(&offer.head.headers), offer.path.to_owned());
             Box::new(SeenAs { route: Arc::clone(route), public, path, prefix_end: offer.found.prefix_end })
         });
-        let is_resent = request.method().is_safe() && shadowed.resend.is_some_and(|percent| shadowed.is_drawn(percent));
+        let is_read = request.method().is_safe() && !waits;
+        let is_resent = is_read && shadowed.resend.is_some_and(|percent| shadowed.is_drawn(percent));
         let again = if is_resent { self.again(shadowed, offer) } else { None };
-        permit.send(Job {
+        let job = Job {
             route: Arc::clone(shadowed),
             to,
             origin: shadowed.origin(to),
@@ -149,8 +154,16 @@ impl Shadows {
             budget: Arc::clone(&self.shadow.budget),
             max_body,
             seen_as,
-            _held: (slot, head),
-        });
+            held: (slot, head),
+            body_held: None,
+        };
+        match permit {
+            Some(permit) => permit.send(job),
+            None => {
+                let body = offer.has_body.then(|| Buffer::new(Arc::clone(&self.shadow.budget), max_body));
+                ticket.wait(Waiting::new(job, self.shadow.jobs.clone(), body, offer.choice.is_write));
+            }
+        }
         Ok(ticket)
     }
 
@@ -191,7 +204,19 @@ impl ShadowRoute {
         Arc::clone(if side == Owner::Legacy { &self.legacy } else { &self.modern })
     }
 
-    /// Whether this read is among so many percent, by chance (SplitMix64).
+    /// Whether requests like this one are copied: reads, or those of the methods that the file names. What is a write although its method is safe
+    /// (an upgrade, or what `reads` says is never one) is not: no method names it.
+    fn is_copied(&self, offer: &Offer<'_>) -> bool {
+        match &self.settings.methods {
+            None => !offer.choice.is_write,
+            Some(named) => {
+                let method = &offer.head.method;
+                named.iter().any(|named| named.get() == method) && !(offer.choice.is_write && method.is_safe())
+            }
+        }
+    }
+
+    /// Whether this request is among so many percent, by chance (SplitMix64).
     fn is_drawn(&self, percent: Percent) -> bool {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let percent = percent.buckets();

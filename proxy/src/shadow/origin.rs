@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response, uri::Scheme};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
@@ -58,8 +58,8 @@ pub(super) struct Connection {
 /// One copy at a time, whatever the protocol.
 #[derive(Debug)]
 enum Sender {
-    One(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>, Scheme),
+    One(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>, Scheme),
 }
 
 /// The origins of one config, made when they are first wanted.
@@ -110,7 +110,7 @@ impl Origin {
     /// Sends a request: on idle connections as long as one turns out to be closed before anything was written, then on a new one.
     pub(super) async fn send(
         &self,
-        mut request: Request<Empty<Bytes>>,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<(Connection, Response<Incoming>), SendError> {
         while let Some(mut connection) = self.take_idle() {
             if connection.sender.ready().await.is_err() {
@@ -177,7 +177,7 @@ impl Origin {
 
 // === impl Sender ===
 
-type Copied = Request<Empty<Bytes>>;
+type Copied = Request<Full<Bytes>>;
 
 impl Sender {
     async fn ready(&mut self) -> hyper::Result<()> {

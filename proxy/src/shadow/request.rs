@@ -1,6 +1,6 @@
 //! The head of a copy: the same request as the answering side gets, marked, without what belongs to one connection or to Banyan.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
     header::{
@@ -10,7 +10,7 @@ use http::{
     request::Parts,
     uri::PathAndQuery,
 };
-use http_body_util::Empty;
+use http_body_util::Full;
 
 use crate::{
     split::WRITES_COOKIE,
@@ -22,16 +22,21 @@ use crate::{
 const MARK: HeaderName = HeaderName::from_static("x-banyan-shadow");
 
 /// The copy for one target; `None` when its path cannot be written, which the answering side would have refused too.
-pub(super) fn copy(head: &Parts, target: &Target, path: &str, prefix_end: usize) -> Option<Request<Empty<Bytes>>> {
+pub(super) fn copy(head: &Parts, target: &Target, path: &str, prefix_end: usize) -> Option<Request<Full<Bytes>>> {
+    // Copied, as the values of headers are: the client's bytes would hold the whole buffer that they were read into.
     let path_and_query = match target.path_and_query(path, prefix_end, head.uri.query()) {
         Some(rewritten) => PathAndQuery::try_from(rewritten).ok()?,
-        None => head.uri.path_and_query()?.clone(),
+        None => PathAndQuery::try_from(head.uri.path_and_query()?.as_str()).ok()?,
     };
-    let mut request = Request::new(Empty::new());
+    let mut request = Request::new(Full::default());
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = Uri::from(path_and_query);
     *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = clean(&head.headers);
+    *request.headers_mut() = apart(clean(&head.headers));
+    if let Some(nothing) = head.headers.get(CONTENT_LENGTH).filter(|length| *length == "0") {
+        // Some servers refuse a write that does not say so; of a body the length is known when it has come.
+        request.headers_mut().insert(CONTENT_LENGTH, nothing.clone());
+    }
     target.shape_request(request.headers_mut());
     Some(request)
 }
@@ -65,6 +70,21 @@ fn clean(given: &HeaderMap) -> HeaderMap {
         headers.append(name, value.clone());
     }
     headers.insert(MARK, HeaderValue::from_static("1"));
+    headers
+}
+
+/// The same headers in a buffer of their own.
+pub(super) fn apart(mut headers: HeaderMap) -> HeaderMap {
+    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    for value in headers.values_mut() {
+        all.extend_from_slice(value.as_bytes());
+        let is_sensitive = value.is_sensitive();
+        // What was a value is one.
+        if let Ok(mut own) = HeaderValue::from_maybe_shared(all.split().freeze()) {
+            own.set_sensitive(is_sensitive);
+            *value = own;
+        }
+    }
     headers
 }
 

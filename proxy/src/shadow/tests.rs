@@ -159,7 +159,7 @@ async fn serve(mut stream: TcpStream, number: usize, script: Script, tell: mpsc:
             return;
         }
         head.push_str(std::str::from_utf8(&piece[..read]).unwrap());
-        if !head.ends_with("\r\n\r\n") {
+        if !head.contains("\r\n\r\n") {
             continue;
         }
         let _ = tell.send(Event::Request(number, std::mem::take(&mut head)));
@@ -235,12 +235,37 @@ async fn connections_of_the_shadow_are_used_again() {
 }
 
 #[tokio::test]
-async fn what_is_no_read_without_a_body_is_not_copied() {
+async fn writes_are_not_copied_unless_they_are_named() {
     let (stage, _events) = Stage::new(Script::Answer(JSON), json!({})).await;
     assert!(stage.offer("POST", true).is_none());
     assert!(stage.offer("DELETE", false).is_none());
-    assert!(stage.offer("GET", true).is_none());
-    stage.came_to(Outcome::Body, 1).await;
+    let named = json!({"shadow": {"percent": 100, "methods": ["DELETE"]}});
+    let (stage, _events) = Stage::new(Script::Answer(JSON), named).await;
+    assert!(stage.offer("POST", true).is_none());
+    assert!(stage.offer("GET", false).is_none());
+    assert!(stage.offer("DELETE", false).is_some());
+}
+
+#[tokio::test]
+async fn a_body_is_charged_until_the_copy_is_over_and_one_that_breaks_off_gives_it_back() {
+    let named = json!({"shadow": {"percent": 100, "methods": ["POST"]}});
+    let (stage, mut events) = Stage::new(Script::Answer(JSON), named).await;
+    let free = || stage.shadow.budget.free.load(Ordering::Relaxed);
+    let mut ticket = stage.offer("POST", true).unwrap();
+    let (upload, before) = (ticket.upload().unwrap(), free());
+    upload.chunk(&Bytes::from_static(&[b'x'; 1000]));
+    assert_eq!(before - free(), 1000);
+    drop((upload, ticket));
+    stage.came_to(Outcome::Cancelled, 1).await;
+
+    ticket = stage.offer("POST", true).unwrap();
+    let upload = ticket.upload().unwrap();
+    upload.chunk(&Bytes::from_static(b"x=1"));
+    answer(&mut ticket, "{}");
+    upload.end();
+    ticket.end();
+    let Event::Request(0, request) = next(&mut events).await else { panic!("no request") };
+    assert!(request.contains("content-length: 3\r\n"), "{request}");
 }
 
 #[tokio::test]

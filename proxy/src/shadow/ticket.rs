@@ -9,7 +9,12 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_LENGTH};
 use tokio::sync::oneshot;
 
-use super::budget::{Budget, End, Kept};
+use super::{
+    budget::{Budget, End, Kept},
+    counts::Outcome,
+    request::apart,
+    waiting::Waiting,
+};
 use crate::compare::Answer;
 
 /// The control of one shadowed request, held by whoever passes the answer on: first [`head`](Self::head), each [`chunk`](Self::chunk), then
@@ -25,6 +30,8 @@ pub struct Ticket {
     since: Instant,
     /// Of a HEAD: its length is that of a body which does not come.
     is_head: bool,
+    /// `None` for a copy that was sent at once.
+    waiting: Option<Waiting>,
 }
 
 /// An answer: what the client got, or the shadow's.
@@ -60,7 +67,17 @@ impl Ticket {
         is_head: bool,
     ) -> (Self, oneshot::Receiver<Recorded>) {
         let (to, from) = oneshot::channel();
-        (Self { recorded: None, to: Some(to), budget, max_body, since: Instant::now(), is_head }, from)
+        (Self { recorded: None, to: Some(to), budget, max_body, since: Instant::now(), is_head, waiting: None }, from)
+    }
+
+    pub(super) fn wait(&mut self, waiting: Waiting) {
+        self.waiting = Some(waiting);
+    }
+
+    /// What is to be told of the request's body as it passes; `None` when nobody needs it.
+    #[must_use]
+    pub fn upload(&self) -> Option<Waiting> {
+        self.waiting.clone().filter(Waiting::wants_body)
     }
 
     /// The head of the final answer, as the upstream gave it; once.
@@ -71,8 +88,13 @@ impl Ticket {
             body.expect(length);
         }
         let is_over = !body.goes_on() || self.max_body.is_none();
-        let headers = if body.end() == End::NoBudget { HeaderMap::new() } else { headers.clone() };
-        self.recorded = Some(Recorded { status, headers, body, took: self.since.elapsed() });
+        let headers = if body.end() == End::NoBudget { HeaderMap::new() } else { apart(headers.clone()) };
+        // A body takes its client's time, which the copy does not wait for.
+        let since = self.waiting.as_ref().and_then(Waiting::ended).unwrap_or(self.since);
+        self.recorded = Some(Recorded { status, headers, body, took: since.elapsed() });
+        if let Some(waiting) = &self.waiting {
+            waiting.answered();
+        }
         if is_over {
             self.hand_over();
         }
@@ -98,6 +120,14 @@ impl Ticket {
         if let (Some(recorded), Some(to)) = (self.recorded.take(), self.to.take()) {
             // The job may have given up: then nobody wants it any more.
             drop(to.send(recorded));
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let (Some(waiting), Some(_)) = (&self.waiting, &self.to) {
+            waiting.give_up(Outcome::Cancelled);
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     links::Owner,
     listen::{Turn, Worker, WorkerTable},
     observe::Note,
+    shadow::Waiting,
     split::Choice,
     table::{Route, Said},
     trace::TraceId,
@@ -70,6 +71,8 @@ pub(crate) struct Prepared {
     pub(super) is_websocket: bool,
     /// What the client knows this place by.
     pub(super) public: Public,
+    /// Of a copy that is made of the request: gets what the client sends behind the head, as it passes.
+    pub(super) upload: Option<Waiting>,
 }
 
 /// What an upstream answered.

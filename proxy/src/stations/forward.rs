@@ -124,14 +124,15 @@ async fn in_time(prepared: Prepared) -> Result<Reply, Failure> {
 /// Taken apart here and not in the future, which would hold all of it twice. What is rare is boxed in it: a request's future is made for each,
 /// and copied.
 fn forward(prepared: Prepared) -> LocalBoxFuture<'static, Result<Reply, Failure>> {
-    let Prepared { chosen: Chosen { located, mut choice }, is_websocket, public } = prepared;
+    let Prepared { chosen: Chosen { located, mut choice }, is_websocket, public, upload } = prepared;
     let Located { checked, route, path, prefix_end, under_way, client, .. } = located;
     let Checked { arrival, seen, .. } = checked;
     let Arrival { head, body, turn, worker, table, began, note } = arrival;
 
     let write = under_way.zip(choice.after_write.take());
     let mut write = write.map(|(under_way, after)| OpenWrite::new(&table, route, after, under_way));
-    let mut outgoing = Outgoing::new(head, body, path, prefix_end, !choice.is_write, seen.idempotency_key, seen.expect);
+    let mut outgoing =
+        Outgoing::new(head, (body, upload), path, prefix_end, !choice.is_write, seen.idempotency_key, seen.expect);
     let is_grpc = seen.form == Form::Grpc;
     let deadline = if is_grpc { outgoing.deadline(began) } else { None };
     let is_hostless = seen.is_hostless;

@@ -54,6 +54,6 @@ impl<S: Service<Prepared, Response = Reply, Error = Failure>> Service<Chosen> fo
         let tracing = arrival.table.compiled.observe.tracing.as_ref();
         hop::pass_on(headers, seen, tracing, arrival.note.as_deref());
         let public = forwarded::tell(headers, arrival.turn.peer(), is_peer_trusted, seen.forwarded);
-        self.0.call(Prepared { chosen, is_websocket, public })
+        self.0.call(Prepared { chosen, is_websocket, public, upload: None })
     }
 }

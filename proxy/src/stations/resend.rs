@@ -11,8 +11,9 @@ use crate::{
     config::Fallback,
     error::Fault,
     listen::Turn,
+    shadow::Waiting,
     table::{self, Route, Target},
-    upstream::{Gate, Replay, RequestBody, UpstreamSpec},
+    upstream::{Gate, Replay, RequestBody, Streamed, UpstreamSpec},
 };
 
 /// One request, ready to be put on the wire more than once.
@@ -30,8 +31,8 @@ pub(super) struct Outgoing {
 
 enum Supply {
     None,
-    /// It can be read once.
-    Once(Incoming),
+    /// It can be read once; with who gets a copy of it.
+    Once(Incoming, Option<Waiting>),
     Kept(Rc<Replay>),
     Spent,
 }
@@ -57,7 +58,7 @@ impl Missed {
 impl Outgoing {
     pub(super) fn new(
         head: Box<request::Parts>,
-        body: Incoming,
+        (body, upload): (Incoming, Option<Waiting>),
         path: Option<String>,
         prefix_end: usize,
         is_read: bool,
@@ -65,7 +66,7 @@ impl Outgoing {
         expects: bool,
     ) -> Self {
         use hyper::body::Body;
-        let body = if body.is_end_stream() { Supply::None } else { Supply::Once(body) };
+        let body = if body.is_end_stream() { Supply::None } else { Supply::Once(body, upload) };
         Self { head, body, path, prefix_end, is_read, has_key, expects }
     }
 
@@ -110,7 +111,9 @@ impl Outgoing {
     /// Makes ready to be sent more than once, if there is a body.
     pub(super) fn keep_body(&mut self, turn: &Rc<Turn>) {
         self.body = match std::mem::replace(&mut self.body, Supply::Spent) {
-            Supply::Once(incoming) => Supply::Kept(Rc::new(Replay::new(incoming, Rc::clone(turn)))),
+            Supply::Once(incoming, upload) => {
+                Supply::Kept(Rc::new(Replay::new(Streamed::new(incoming, Rc::clone(turn), upload))))
+            }
             other => other,
         };
     }
@@ -129,7 +132,9 @@ impl Outgoing {
             Supply::Kept(replay) => replay.body()?,
             Supply::Spent => return None,
             once => match std::mem::replace(once, Supply::Spent) {
-                Supply::Once(incoming) => RequestBody::streamed(incoming, Rc::clone(turn)),
+                Supply::Once(incoming, upload) => {
+                    RequestBody::Streamed(Streamed::new(incoming, Rc::clone(turn), upload))
+                }
                 _ => return None,
             },
         };
@@ -176,8 +181,8 @@ impl Outgoing {
         if self.head.extensions.is_empty() {
             self.head.extensions = head.extensions;
         }
-        if let (Supply::Spent, Some(incoming)) = (&self.body, body.into_unread()) {
-            self.body = Supply::Once(incoming);
+        if let (Supply::Spent, Some((incoming, upload))) = (&self.body, body.into_unread()) {
+            self.body = Supply::Once(incoming, upload);
         }
     }
 
@@ -198,7 +203,7 @@ impl Outgoing {
 
     fn has_body_left(&self) -> bool {
         match &self.body {
-            Supply::None | Supply::Once(_) => true,
+            Supply::None | Supply::Once(..) => true,
             Supply::Kept(replay) => replay.body().is_some(),
             Supply::Spent => false,
         }

@@ -1,5 +1,5 @@
-//! Offers a copy of the request to the side that does not answer, and has the answer recorded while it passes. Never waits: `shadow/` takes
-//! the offer or drops it.
+//! Offers a copy of the request to the side that does not answer, and has its body copied and the answer recorded while they pass. Never
+//! waits: `shadow/` takes the offer or drops it.
 
 use std::{
     future::Future,
@@ -54,8 +54,9 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, prepared: Prepared) -> Self::Future {
+    fn call(&mut self, mut prepared: Prepared) -> Self::Future {
         let copy = offer(&prepared).map(|ticket| (ticket, prepared.chosen.choice.side));
+        prepared.upload = copy.as_ref().and_then(|(ticket, _)| ticket.upload());
         Teeing { inner: self.0.call(prepared), copy }
     }
 }
@@ -63,8 +64,8 @@ where
 fn offer(prepared: &Prepared) -> Option<Ticket> {
     let located = &prepared.chosen.located;
     let arrival = &located.checked.arrival;
-    if located.checked.seen.is_hostless {
-        // A health check, most likely; and no host is known that both sides could be asked for.
+    if located.checked.seen.is_hostless || prepared.is_websocket {
+        // A health check, most likely, and no host is known that both sides could be asked for; or a tunnel, which has no answer to compare.
         return None;
     }
     let path = located.path.as_deref().unwrap_or_else(|| arrival.head.uri.path());

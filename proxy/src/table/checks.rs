@@ -255,10 +255,47 @@ fn shadow(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
                 .hint("expected at most `32MiB`, and better much less"),
         );
     }
+    if let Some(shadow) = &route.shadow {
+        shadowed_methods(at, route, shadow, problems);
+    }
     if route.compare.is_some() && route.shadow.is_none() {
         problems.push(
             Problem::error(format!("{at}.compare"), "there is nothing to compare without `shadow`")
                 .hint("for example `shadow: {percent: 100}`"),
+        );
+    }
+}
+
+fn shadowed_methods(at: &str, route: &config::Route, shadow: &config::Shadow, problems: &mut Vec<Problem>) {
+    let methods = shadow.methods.as_deref();
+    if methods.is_some_and(<[_]>::is_empty) {
+        problems.push(
+            Problem::error(format!("{at}.shadow.methods"), "an empty list of methods copies nothing")
+                .hint("leave `methods` out to copy reads"),
+        );
+    }
+    let reads = route.reads.as_ref().and_then(|reads| reads.methods.as_ref());
+    let is_read = |method: &&config::Method| {
+        method.get().is_safe() || reads.is_some_and(|reads| reads.iter().any(|read| read == *method))
+    };
+    let writes: Vec<&str> =
+        methods.unwrap_or_default().iter().filter(|method| !is_read(method)).map(|write| write.get().as_str()).collect();
+    if let (Some(sync), Some(write), false) = (&route.sync, writes.first(), shadow.discards_writes) {
+        problems.push(
+            Problem::error(
+                format!("{at}.shadow.methods"),
+                format!("a copied {write} would be done twice: what it writes comes to the other side by sync `{sync}` too"),
+            )
+            .hint(format!(
+                "leave {} out, or say `discards_writes: true` if both sides throw away what `X-Banyan-Shadow: 1` would write",
+                writes.join(" and ")
+            )),
+        );
+    }
+    if shadow.discards_writes && writes.is_empty() {
+        problems.push(
+            Problem::warning(format!("{at}.shadow.discards_writes"), "no write is copied that could be discarded")
+                .hint("name the methods, for example `methods: [GET, POST]`, or leave `discards_writes` out"),
         );
     }
 }

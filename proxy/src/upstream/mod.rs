@@ -38,7 +38,7 @@ pub(crate) use leg::Leg;
 use link::Link;
 pub(crate) use link::{Heads, Open, SendError};
 pub(crate) use pool::{Upstream, dial, kept, speaks_http2};
-pub(crate) use request_body::{Gate, Replay, RequestBody};
+pub(crate) use request_body::{Gate, Replay, RequestBody, Streamed};
 pub(crate) use session::target;
 use session::{Exchange, Session};
 pub(crate) use state::{UpstreamSpec, UpstreamState};

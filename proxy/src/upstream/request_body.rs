@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderName, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
-use crate::{listen::Turn, spelling};
+use crate::{listen::Turn, shadow::Waiting, spelling};
 
 /// A body is sent again only if all of it is still here.
 pub(crate) const REPLAY_BYTES: usize = 64 * 1024;
@@ -46,6 +46,8 @@ pub(crate) enum RequestBody {
 pub(crate) struct Streamed {
     incoming: Incoming,
     turn: Rc<Turn>,
+    /// Gets a copy.
+    upload: Option<Waiting>,
 }
 
 /// The client's body with a memory of its first 64 KiB, so that it can be sent more than once.
@@ -67,14 +69,10 @@ pub(crate) struct Gate {
 // === impl RequestBody ===
 
 impl RequestBody {
-    pub(crate) fn streamed(incoming: Incoming, turn: Rc<Turn>) -> Self {
-        Self::Streamed(Streamed { incoming, turn })
-    }
-
-    /// The client's body itself, if it can be read but once: of a request that was never begun.
-    pub(crate) fn into_unread(self) -> Option<Incoming> {
+    /// The client's body itself, if it can be read but once, and who gets a copy of it: of a request that was never begun.
+    pub(crate) fn into_unread(self) -> Option<(Incoming, Option<Waiting>)> {
         match self {
-            Self::Streamed(streamed) => Some(streamed.incoming),
+            Self::Streamed(streamed) => Some((streamed.incoming, streamed.upload)),
             Self::Gated { body, .. } => body.into_unread(),
             Self::None | Self::Replayed { .. } => None,
         }
@@ -137,6 +135,10 @@ impl Body for RequestBody {
 // === impl Streamed ===
 
 impl Streamed {
+    pub(crate) fn new(incoming: Incoming, turn: Rc<Turn>, upload: Option<Waiting>) -> Self {
+        Self { incoming, turn, upload }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
         self.turn.client_is_awaited(polled.is_pending());
@@ -149,6 +151,9 @@ impl Streamed {
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.turn.body_came(frame.data_ref().map_or(0, Bytes::len));
         }
+        if self.upload.is_some() && polled.is_ready() {
+            self.copy(&polled);
+        }
         match &polled {
             // Nothing follows trailers, and nobody asks for more behind them.
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.incoming.is_end_stream() => self.turn.body_moved(),
@@ -156,6 +161,27 @@ impl Streamed {
             _ => {}
         }
         polled
+    }
+
+    /// Tells whoever gets a copy. Of a body that breaks off they hear no end.
+    #[cold]
+    fn copy(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) {
+        let Some(upload) = &self.upload else { return };
+        let is_over = match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(chunk) = frame.data_ref() {
+                    upload.chunk(chunk);
+                }
+                // Nothing follows trailers.
+                !frame.is_data() || self.incoming.is_end_stream()
+            }
+            Poll::Ready(None) => true,
+            _ => false,
+        };
+        if is_over {
+            upload.end();
+            self.upload = None;
+        }
     }
 }
 
@@ -187,13 +213,8 @@ fn strip_trailers(trailers: &mut HeaderMap) {
 // === impl Replay ===
 
 impl Replay {
-    pub(crate) fn new(incoming: Incoming, turn: Rc<Turn>) -> Self {
-        Self {
-            source: RefCell::new(Streamed { incoming, turn }),
-            seen: RefCell::default(),
-            bytes: Cell::new(0),
-            overflowed: Cell::new(false),
-        }
+    pub(crate) fn new(body: Streamed) -> Self {
+        Self { source: RefCell::new(body), seen: RefCell::default(), bytes: Cell::new(0), overflowed: Cell::new(false) }
     }
 
     /// The body from its first byte; `None` when some of it is gone.
