@@ -1,6 +1,6 @@
 //! Words for routes: who moves where, what is new, what is gone.
 
-use banyan_proxy::config::{Config, Match, OneOrMany, Route, Shadow, ShortOr, Side, Weight};
+use banyan_proxy::config::{self, Config, Match, OneOrMany, Route, Shadow, ShortOr, Side, Weight};
 
 use super::{Change, plainly, share::Share};
 use crate::config::{Difference, Differs, Of};
@@ -146,9 +146,9 @@ impl Both<'_> {
             },
             ("shadow", Differs::Removed) => self.change(key, "shadow ends"),
             ("shadow.percent", _) => match (&self.old.shadow, &self.new.shadow) {
-                (Some(old), Some(new)) => {
-                    self.change(key, format!("shadow {} % → {} %", old.percent, new.percent)).effect(format!("of {}", copied(new)))
-                }
+                (Some(old), Some(new)) => self
+                    .change(key, format!("shadow {} % → {} %", old.percent, new.percent))
+                    .effect(format!("of {}", copied(new))),
                 _ => change,
             },
             _ if key == "pin" || key.starts_with("pin.") => {
@@ -203,10 +203,16 @@ fn shadows(route: &Route) -> Option<String> {
     Some(format!("shadows {} % of {} to {to}", shadow.percent, copied(shadow)))
 }
 
-/// `reads`, or `GET and POST`.
+/// `reads`, `GET and POST`, or `the users' reads`.
 fn copied(shadow: &Shadow) -> String {
-    let Some(methods) = &shadow.methods else { return "reads".to_owned() };
-    methods.iter().map(|method| method.get().as_str()).collect::<Vec<_>>().join(" and ")
+    let what = match &shadow.methods {
+        None => "reads".to_owned(),
+        Some(methods) => methods.iter().map(|method| method.get().as_str()).collect::<Vec<_>>().join(" and "),
+    };
+    match shadow.of {
+        config::Of::Requests => what,
+        config::Of::Users => format!("the users' {what}"),
+    }
 }
 
 /// A route with one side stands at that side's end.

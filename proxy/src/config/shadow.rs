@@ -16,6 +16,10 @@ pub struct Shadow {
     /// Share of the requests that are copied.
     #[garde(skip)]
     pub percent: Percent,
+    /// Of what that is the share. Default: `requests`.
+    #[serde(default)]
+    #[garde(skip)]
+    pub of: Of,
     /// Methods of the requests that are copied, writes among them: `[GET, POST]`. A write goes out when the other side has answered it. Default:
     /// reads.
     #[serde(default)]
@@ -40,6 +44,17 @@ pub struct Shadow {
     #[garde(skip)]
     #[schemars(with = "String")]
     pub max_body: ByteSize,
+}
+
+/// What a percentage is a share of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Of {
+    /// Of the requests, by chance.
+    #[default]
+    Requests,
+    /// Of the users (keys): all that such a user sends is copied, the same users on every replica. Requests without a key are copied at 100 alone.
+    Users,
 }
 
 /// How the shadow's answer is compared with what the client got.

@@ -1,6 +1,7 @@
 //! The part of shadowing that runs on the answering path: draw, count, hand over. It never waits.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -12,19 +13,19 @@ use http::request::Parts;
 
 use super::{
     Shadow, Ticket,
+    buffer::Buffer,
     counts::{Outcome, RouteCounts},
     job::{Again, Job, SeenAs},
     origin::{Origin, Origins},
-    buffer::Buffer,
     request,
     ticket::content_length,
     waiting::Waiting,
 };
 use crate::{
     compare::{CompareStatus, Report, Rules},
-    config::{self, Config, Percent},
+    config::{self, Config, Of, Percent},
     links::Owner,
-    split::{BUCKETS, Choice},
+    split::{BUCKETS, Choice, bucket, find_key, keyless, shadow_seed},
     stations::Public,
     table::{Found, Route, RouteTable},
 };
@@ -50,6 +51,8 @@ pub(super) struct ShadowRoute {
     resend: Option<Percent>,
     /// What the next draw comes from.
     draws: AtomicU64,
+    /// Of the users' buckets.
+    seed: u64,
 }
 
 /// One of the copies that a route may have under way.
@@ -69,6 +72,8 @@ pub struct Offer<'r> {
     pub choice: &'r Choice,
     /// It carries a body.
     pub has_body: bool,
+    /// Who sent it, after `trusted_proxies`.
+    pub client: IpAddr,
 }
 
 // === impl Shadow ===
@@ -96,6 +101,7 @@ impl Shadow {
             legacy: origins.get(route.legacy.as_ref()?, Owner::Legacy)?,
             modern: origins.get(route.modern.as_ref()?, Owner::Modern)?,
             draws: AtomicU64::new(getrandom::u64().unwrap_or(route.group.seed)),
+            seed: shadow_seed(&route.group.name),
         })
     }
 }
@@ -108,7 +114,7 @@ impl Shadows {
     #[must_use]
     pub fn offer(&self, offer: &Offer<'_>) -> Option<Ticket> {
         let shadowed = self.routes.get(offer.found.route.index)?.as_ref()?;
-        if !shadowed.is_copied(offer) || !shadowed.is_drawn(shadowed.settings.percent) {
+        if !shadowed.is_copied(offer) || !shadowed.is_in_share(offer) {
             return None;
         }
         match self.try_offer(shadowed, offer) {
@@ -214,6 +220,20 @@ impl ShadowRoute {
                 named.iter().any(|named| named.get() == method) && !(offer.choice.is_write && method.is_safe())
             }
         }
+    }
+
+    /// Whether it is among the percent of requests, or its user among the percent of users.
+    fn is_in_share(&self, offer: &Offer<'_>) -> bool {
+        let percent = self.settings.percent;
+        if self.settings.of == Of::Requests || percent.buckets() >= BUCKETS {
+            return self.is_drawn(percent);
+        }
+        if let Some(id) = &offer.choice.new_id {
+            return bucket(self.seed, id.key()) < percent.buckets();
+        }
+        let route = offer.found.route;
+        let key = find_key(route, &offer.head.headers).or_else(|| keyless(route, offer.client));
+        key.is_some_and(|key| bucket(self.seed, &key.bytes) < percent.buckets())
     }
 
     /// Whether this request is among so many percent, by chance (SplitMix64).

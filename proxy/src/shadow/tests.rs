@@ -84,7 +84,14 @@ impl Stage {
     fn offer_head(&self, head: &Parts, has_body: bool) -> Option<Ticket> {
         let found = self.table.find(&Normal::of(head, "/r/7", [127, 0, 0, 1].into()));
         let choice = self.split.choose(found.route, head, IpAddr::V4(Ipv4Addr::LOCALHOST), Now::read());
-        self.shadows.offer(&Offer { found, head, path: "/r/7", choice: &choice, has_body })
+        self.shadows.offer(&Offer {
+            found,
+            head,
+            path: "/r/7",
+            choice: &choice,
+            has_body,
+            client: [127, 0, 0, 1].into(),
+        })
     }
 
     /// Offers a GET whose control is `body`.
@@ -372,6 +379,38 @@ async fn a_percentage_of_the_reads_is_copied_by_chance() {
     let copied = (0..10_000).filter(|_| stage.offer("GET", false).is_some()).count();
     // Four standard deviations: 4 × √(10,000 × 0.05 × 0.95) ≈ 87.
     assert!((413..=587).contains(&copied), "{copied}");
+}
+
+#[tokio::test]
+async fn a_percentage_of_the_users_is_copied_whatever_they_ask_for() {
+    let settings = json!({"shadow": {"percent": 10, "of": "users", "concurrency": 10_000},
+        "sticky": [{"header": "x-user-id"}], "keyless": "client_address"});
+    let (stage, _events) = Stage::new(Script::Hang, settings).await;
+    let is_copied = |user: &str| {
+        let mut head = head("GET");
+        head.headers.insert("x-user-id", HeaderValue::from_str(user).unwrap());
+        stage.offer_head(&head, false).is_some()
+    };
+    let users: Vec<String> = (0..1000).map(|user| format!("user-{user}")).collect();
+    let copied: Vec<&String> = users.iter().filter(|user| is_copied(user)).collect();
+    // Four standard deviations: 4 × √(1,000 × 0.1 × 0.9) ≈ 38.
+    assert!((62..=138).contains(&copied.len()), "{}", copied.len());
+    for _ in 0..3 {
+        assert_eq!(users.iter().filter(|user| is_copied(user)).collect::<Vec<_>>(), copied);
+    }
+    // Who has no key is known by the address here: all of them, or none.
+    let keyless = (0..20).filter(|_| stage.offer("GET", false).is_some()).count();
+    assert!([0, 20].contains(&keyless), "{keyless}");
+    let golden = crate::split::bucket(crate::split::shadow_seed("r"), &[127, 0, 0, 1]) < 1000;
+    assert_eq!(keyless > 0, golden);
+}
+
+#[tokio::test]
+async fn who_has_no_key_is_copied_where_everybody_is() {
+    for (percent, copied) in [(99, false), (100, true)] {
+        let (stage, _events) = Stage::new(Script::Hang, json!({"shadow": {"percent": percent, "of": "users"}})).await;
+        assert_eq!(stage.offer("GET", false).is_some(), copied);
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,12 @@ pub fn seed(group: &str) -> u64 {
     xxh64(group.as_bytes(), 0)
 }
 
+/// The same for whose requests are copied, where that goes by user: XXH64 with seed 1, so that it says nothing of the side that a user is on.
+#[must_use]
+pub fn shadow_seed(group: &str) -> u64 {
+    xxh64(group.as_bytes(), 1)
+}
+
 /// The bucket of a key: XXH64 of its raw bytes with the group's seed, modulo 10,000. Modern answers iff it is below weight × 100.
 #[must_use]
 pub fn bucket(seed: u64, key: &[u8]) -> u16 {
@@ -38,10 +44,30 @@ mod tests {
     #[test]
     fn the_vectors_in_the_docs_are_the_golden_ones() {
         let page = include_str!("../../../docs/reference/buckets.md");
-        let rows: Vec<(&str, Vec<u8>, u16)> = page.lines().filter_map(row).collect();
-        let golden: Vec<(&str, Vec<u8>, u16)> =
-            GOLDEN.iter().map(|(group, key, bucket)| (*group, key.to_vec(), *bucket)).collect();
-        assert_eq!(rows, golden);
+        let (sides, shadows) = page.split_once("## Shadows").unwrap();
+        for (part, golden) in [(sides, GOLDEN), (shadows, SHADOWED)] {
+            let rows: Vec<(&str, Vec<u8>, u16)> = part.lines().filter_map(row).collect();
+            let golden: Vec<(&str, Vec<u8>, u16)> =
+                golden.iter().map(|(group, key, bucket)| (*group, key.to_vec(), *bucket)).collect();
+            assert_eq!(rows, golden);
+        }
+    }
+
+    #[test]
+    fn the_same_users_are_copied_on_every_replica_and_version() {
+        for (group, key, expected) in SHADOWED {
+            assert_eq!(bucket(shadow_seed(group), key), *expected, "{group} {key:?}");
+        }
+    }
+
+    #[test]
+    fn whose_requests_are_copied_says_nothing_of_their_side() {
+        let (sides, shadows) = (seed("payments"), shadow_seed("payments"));
+        let both = (0..100_000)
+            .map(|user| format!("user-{user}"))
+            .filter(|user| bucket(sides, user.as_bytes()) < 1000 && bucket(shadows, user.as_bytes()) < 1000)
+            .count();
+        assert!((874..=1_126).contains(&both), "{both}");
     }
 
     /// `| `payments` | `ann` | 285 |`, or with `bytes `ff 00` ` or `address `192.0.2.7` ` as the key.
@@ -70,6 +96,15 @@ mod tests {
         // 192.0.2.7, and every address of 2001:db8:0:1::/64.
         ("payments", b"\xc0\x00\x02\x07", 6667),
         ("payments", b"\x20\x01\x0d\xb8\x00\x00\x00\x01", 2708),
+    ];
+
+    const SHADOWED: &[(&str, &[u8], u16)] = &[
+        ("payments", b"ann", 3870),
+        ("payments", b"bob", 1957),
+        ("payments", b"42", 9228),
+        ("payments", b"\xff\x00\x7f", 7188),
+        ("accounts", b"ann", 3460),
+        ("payments", b"\xc0\x00\x02\x07", 1960),
     ];
 
     #[test]

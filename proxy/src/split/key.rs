@@ -33,7 +33,7 @@ pub fn find_key<'r>(route: &Route, headers: &'r HeaderMap) -> Option<Key<'r>> {
 }
 
 /// The key that stands in for a missing one: the client's address where the route says so.
-pub(super) fn keyless(route: &Route, client: IpAddr) -> Option<Key<'static>> {
+pub(crate) fn keyless(route: &Route, client: IpAddr) -> Option<Key<'static>> {
     if route.keyless != Keyless::ClientAddress {
         return None;
     }

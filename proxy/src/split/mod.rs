@@ -16,13 +16,14 @@ mod signer;
 #[cfg(test)]
 mod tests;
 
-pub use bucket::{BUCKETS, bucket, seed};
+pub use bucket::{BUCKETS, bucket, seed, shadow_seed};
 pub(crate) use choose::is_write;
 pub use choose::{AfterWrite, Choice, Moved, Reason, Split};
 pub use cookie::add_private;
 pub(crate) use cookie::find as find_cookie;
 pub use force::{FORCE_SECRET, Force};
 pub use id::{ID_COOKIE, NewId};
+pub(crate) use key::keyless;
 pub use key::{Key, address_key, find_key};
 pub use lowered::Lowered;
 pub use now::Now;

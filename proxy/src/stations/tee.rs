@@ -76,6 +76,7 @@ fn offer(prepared: &Prepared) -> Option<Ticket> {
         path,
         choice: &prepared.chosen.choice,
         has_body: !arrival.body.is_end_stream(),
+        client: located.client,
     })
 }
 

@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 
 use super::{DEFAULT, Problem, cookies, rollouts, users};
 use crate::{
-    config::{self, Config, Fallback, Match, Protocol, Sticky, Wanted, Weight},
+    config::{self, Config, Fallback, Keyless, Match, Of, Percent, Protocol, Sticky, Wanted, Weight},
     links::Owner,
     shadow::SHADOW_MEMORY,
     split::LEAST_SECRET,
@@ -256,6 +256,16 @@ fn shadow(at: &str, route: &config::Route, problems: &mut Vec<Problem>) {
         );
     }
     if let Some(shadow) = &route.shadow {
+        let has_keys = !route.sticky.is_empty() || route.keyless != Keyless::Legacy;
+        if shadow.of == Of::Users && shadow.percent < Percent::FULL && !has_keys {
+            problems.push(
+                Problem::warning(
+                    format!("{at}.shadow.of"),
+                    "only who has the cookie `banyan_id` is copied: the route names nothing else that tells users apart",
+                )
+                .hint("for example `sticky: [{header: x-user-id}]`, or `keyless: client_address`"),
+            );
+        }
         shadowed_methods(at, route, shadow, problems);
     }
     if route.compare.is_some() && route.shadow.is_none() {
@@ -278,8 +288,12 @@ fn shadowed_methods(at: &str, route: &config::Route, shadow: &config::Shadow, pr
     let is_read = |method: &&config::Method| {
         method.get().is_safe() || reads.is_some_and(|reads| reads.iter().any(|read| read == *method))
     };
-    let writes: Vec<&str> =
-        methods.unwrap_or_default().iter().filter(|method| !is_read(method)).map(|write| write.get().as_str()).collect();
+    let writes: Vec<&str> = methods
+        .unwrap_or_default()
+        .iter()
+        .filter(|method| !is_read(method))
+        .map(|write| write.get().as_str())
+        .collect();
     if let (Some(sync), Some(write), false) = (&route.sync, writes.first(), shadow.discards_writes) {
         problems.push(
             Problem::error(
