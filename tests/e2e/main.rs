@@ -46,6 +46,8 @@ mod http_rollout;
 #[cfg(test)]
 mod http_shadow;
 #[cfg(test)]
+mod http_shadow_budget;
+#[cfg(test)]
 mod http_shadow_writes;
 #[cfg(test)]
 mod http_split;

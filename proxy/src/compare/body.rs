@@ -18,7 +18,7 @@ use http::{
 };
 
 use super::{
-    Answer, NotComparable, Place, Seen,
+    Answer, NoRoom, NotComparable, Place, Room, Seen,
     decode::{self, decoded},
     differ::{Differ, Found},
     json::{self, Json},
@@ -43,6 +43,9 @@ pub enum Body<'a> {
     Unread,
 }
 
+/// Bytes that a form's byte may take while it is compared: of members of a letter or two, at worst.
+const FORM: usize = 64;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Json,
@@ -52,57 +55,71 @@ enum Kind {
 }
 
 /// Notes where the bodies differ, or says why they cannot be compared.
-pub(super) fn compare(control: &Answer<'_>, candidate: &Answer<'_>, differ: &mut Differ<'_>) -> Option<NotComparable> {
+pub(super) fn compare(
+    control: &Answer<'_>,
+    candidate: &Answer<'_>,
+    differ: &mut Differ<'_>,
+    room: &mut dyn Room,
+) -> Result<Option<NotComparable>, NoRoom> {
     let same_encoding = control.headers.get(CONTENT_ENCODING) == candidate.headers.get(CONTENT_ENCODING);
     if same_encoding && control.body == candidate.body && control.body != Body::Unread {
-        return None;
+        return Ok(None);
     }
     let kind = match (Kind::of(control.headers), Kind::of(candidate.headers)) {
         (one, other) if one == other => one,
         _ => Kind::Other,
     };
     let (Body::Whole(left), Body::Whole(right)) = (control.body, candidate.body) else {
-        return long(control, candidate, kind, same_encoding, differ);
+        return Ok(long(control, candidate, kind, same_encoding, differ));
     };
-    let (left, right) = match (decoded(control.headers, left), decoded(candidate.headers, right)) {
+    let (left, right) = match (decoded(control.headers, left, room), decoded(candidate.headers, right, room)) {
         (Ok(left), Ok(right)) => (left, right),
-        (Err(decode::Failed::Unknown), _) | (_, Err(decode::Failed::Unknown)) => return Some(NotComparable::Encoded),
-        (Err(decode::Failed::TooLong), _) | (_, Err(decode::Failed::TooLong)) => return Some(NotComparable::TooLong),
+        (Err(decode::Failed::NoRoom), _) | (_, Err(decode::Failed::NoRoom)) => return Err(NoRoom),
+        (Err(decode::Failed::Unknown), _) | (_, Err(decode::Failed::Unknown)) => {
+            return Ok(Some(NotComparable::Encoded));
+        }
+        (Err(decode::Failed::TooLong), _) | (_, Err(decode::Failed::TooLong)) => {
+            return Ok(Some(NotComparable::TooLong));
+        }
         (left_ok, right_ok) => {
             // What one side encodes wrongly no client can read.
             let found = |one: Result<Cow<'_, [u8]>, _>| {
                 one.map_or(Found(Seen::Broken, 0), |bytes| in_bytes(&bytes, Seen::Bytes))
             };
             differ.found(Place::Body, found(left_ok), found(right_ok));
-            return None;
+            return Ok(None);
         }
     };
     if left == right {
-        return None;
+        return Ok(None);
     }
     match kind {
-        Kind::Json => match (json::parse(&left), json::parse(&right)) {
+        Kind::Json => match (json::parse_in(&left, room), json::parse_in(&right, room)) {
             (Ok(left), Ok(right)) => {
                 differ.json(&left, &right);
-                return None;
+                return Ok(None);
             }
+            (Err(json::Refused::NoRoom), _) | (_, Err(json::Refused::NoRoom)) => return Err(NoRoom),
             (Err(json::Refused::TooLarge), _) | (_, Err(json::Refused::TooLarge)) => {
-                return Some(NotComparable::TooLong);
+                return Ok(Some(NotComparable::TooLong));
             }
             _ => {}
         },
         Kind::Form => {
+            if !room.take((left.len() + right.len()) * FORM) {
+                return Err(NoRoom);
+            }
             if let (Some(left), Some(right)) = (form(&left), form(&right)) {
                 differ.json(&left, &right);
-                return None;
+                return Ok(None);
             }
-            return Some(NotComparable::TooLong);
+            return Ok(Some(NotComparable::TooLong));
         }
         Kind::Text | Kind::Other => {}
     }
     let seen = if kind == Kind::Text { Seen::String } else { Seen::Bytes };
     differ.found(Place::Body, in_bytes(&left, seen), in_bytes(&right, seen));
-    None
+    Ok(None)
 }
 
 /// At least one body is over the bound.

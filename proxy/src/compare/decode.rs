@@ -8,11 +8,17 @@ use std::{
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use http::{HeaderMap, header::CONTENT_ENCODING};
 
+use super::Room;
+
 /// Bytes that a body may have when it is decoded. Bodies are decoded where they are compared, one pair a thread at a time.
-const MOST: usize = 8 << 20;
+const MOST: usize = 4 << 20;
 /// The window that zstd may ask for, as RFC 9659 bounds it on the web: 8 MiB.
 const ZSTD_WINDOW: u32 = 23;
 const BROTLI_BUFFER: usize = 4096;
+/// What is read at first; then as much again as there is.
+const FIRST: usize = 16 << 10;
+/// Of what comes out: it is copied to where there is more room for it, and decoders keep a window of it.
+const TAKEN: usize = 3;
 
 /// Why a body could not be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +29,12 @@ pub(super) enum Failed {
     TooLong,
     /// It is not what its coding says.
     Broken,
+    /// There was no more memory for it.
+    NoRoom,
 }
 
 /// The body without its coding.
-pub(super) fn decoded<'b>(headers: &HeaderMap, body: &'b [u8]) -> Result<Cow<'b, [u8]>, Failed> {
+pub(super) fn decoded<'b>(headers: &HeaderMap, body: &'b [u8], room: &mut dyn Room) -> Result<Cow<'b, [u8]>, Failed> {
     let mut lines = headers.get_all(CONTENT_ENCODING).iter();
     let coding = match (lines.next(), lines.next()) {
         (None, _) => return Ok(Cow::Borrowed(body)),
@@ -39,10 +47,10 @@ pub(super) fn decoded<'b>(headers: &HeaderMap, body: &'b [u8]) -> Result<Cow<'b,
     }
     match coding.as_slice() {
         b"identity" => Ok(Cow::Borrowed(body)),
-        b"gzip" | b"x-gzip" => read(MultiGzDecoder::new(body)),
-        b"deflate" => read(ZlibDecoder::new(body)),
-        b"br" => read(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER)),
-        b"zstd" => read(zstd(body).map_err(|_| Failed::Broken)?),
+        b"gzip" | b"x-gzip" => read(MultiGzDecoder::new(body), room),
+        b"deflate" => read(ZlibDecoder::new(body), room),
+        b"br" => read(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER), room),
+        b"zstd" => read(zstd(body).map_err(|_| Failed::Broken)?, room),
         _ => Err(Failed::Unknown),
     }
 }
@@ -53,10 +61,28 @@ fn zstd(body: &[u8]) -> io::Result<impl Read + '_> {
     Ok(reader)
 }
 
-fn read<'b>(reader: impl Read) -> Result<Cow<'b, [u8]>, Failed> {
-    let mut bytes = Vec::new();
-    reader.take(MOST as u64 + 1).read_to_end(&mut bytes).map_err(|_| Failed::Broken)?;
-    if bytes.len() > MOST { Err(Failed::TooLong) } else { Ok(Cow::Owned(bytes)) }
+fn read<'b>(mut reader: impl Read, room: &mut dyn Room) -> Result<Cow<'b, [u8]>, Failed> {
+    let (mut bytes, mut length) = (Vec::new(), 0);
+    loop {
+        if length == bytes.len() {
+            if length > MOST {
+                return Err(Failed::TooLong);
+            }
+            let more = length.clamp(FIRST, MOST + 1);
+            if !room.take(more * TAKEN) {
+                return Err(Failed::NoRoom);
+            }
+            bytes.resize(length + more, 0);
+        }
+        match reader.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(Failed::Broken),
+        }
+    }
+    bytes.truncate(length);
+    if length > MOST { Err(Failed::TooLong) } else { Ok(Cow::Owned(bytes)) }
 }
 
 #[cfg(test)]
@@ -64,7 +90,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::tests::headers;
+    use crate::{compare::Unbounded, tests::headers};
 
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -73,7 +99,7 @@ mod tests {
     }
 
     fn decode(coding: &str, body: &[u8]) -> Result<Vec<u8>, Failed> {
-        decoded(&headers(&[("content-encoding", coding)]), body).map(Cow::into_owned)
+        decoded(&headers(&[("content-encoding", coding)]), body, &mut Unbounded).map(Cow::into_owned)
     }
 
     #[test]

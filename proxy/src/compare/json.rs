@@ -3,10 +3,14 @@
 
 use std::{borrow::Cow, str};
 
+use super::Room;
+
 /// Deeper documents are not comparable.
 const DEEPEST: usize = 64;
-/// Documents with more values are not comparable; this many take about 10 MiB while they are compared.
-pub(super) const MOST: usize = 200_000;
+/// Documents with more values are not comparable.
+pub(super) const MOST: usize = 100_000;
+/// Bytes that a value may take while it is compared: itself, its name, and as much again where a list has grown to hold more than it does.
+const TAKEN: usize = 112;
 
 /// Why a text gives no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +19,8 @@ pub(super) enum Refused {
     NotJson,
     /// It has too many values, or is nested too deeply.
     TooLarge,
+    /// There was no more memory for it.
+    NoRoom,
 }
 
 /// A JSON value that borrows from its text.
@@ -30,7 +36,18 @@ pub(super) enum Json<'a> {
     Object(Vec<(Cow<'a, str>, Json<'a>)>),
 }
 
-/// Reads a whole document.
+/// Reads a whole document, if there is room for so many values as its commas and brackets say that it has at most.
+pub(super) fn parse_in<'a>(text: &'a [u8], room: &mut dyn Room) -> Result<Json<'a>, Refused> {
+    let values = text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() + 1;
+    // Texts with escapes are copied.
+    let copied = if text.contains(&b'\\') { text.len() } else { 0 };
+    if !room.take(values.min(MOST) * TAKEN + copied) {
+        return Err(Refused::NoRoom);
+    }
+    parse(text)
+}
+
+/// The same, whatever it takes.
 pub(super) fn parse(text: &[u8]) -> Result<Json<'_>, Refused> {
     let text = str::from_utf8(text).map_err(|_| Refused::NotJson)?;
     let mut reader = Reader { text, at: 0, left: MOST, is_over: false };

@@ -14,6 +14,7 @@ mod number;
 mod pairs;
 mod pointer;
 mod report;
+mod room;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use latency::Quantiles;
 use near::Near;
 use pointer::Pattern;
 pub use report::{Example, Latencies, NoiseReport, Noisy, Piece, Report, Reported};
+pub use room::{NoRoom, Room, Unbounded};
 pub use tally::{CompareStatus, Compared, DifferenceCount, Sample, Tally};
 pub use verdict::{Difference, NotComparable, Outcome, Place, Seen, Spot, Verdict};
 
@@ -73,11 +75,25 @@ impl Rules {
         }
     }
 
-    /// Compares two answers to one request.
+    /// Compares two answers to one request, whatever memory that takes.
     #[must_use]
     pub fn compare(&self, control: &Answer<'_>, candidate: &Answer<'_>) -> Verdict {
+        let verdict = self.compare_in(control, candidate, &mut Unbounded);
+        verdict.unwrap_or(Verdict::NotComparable(NotComparable::TooLong))
+    }
+
+    /// The same within the memory that there is.
+    ///
+    /// # Errors
+    /// When that was not enough.
+    pub fn compare_in(
+        &self,
+        control: &Answer<'_>,
+        candidate: &Answer<'_>,
+        room: &mut dyn Room,
+    ) -> Result<Verdict, NoRoom> {
         if control.status != candidate.status && (is_conditional(control.status) || is_conditional(candidate.status)) {
-            return Verdict::NotComparable(NotComparable::Conditional);
+            return Ok(Verdict::NotComparable(NotComparable::Conditional));
         }
         let mut differ = Differ::new(self);
         if control.status != candidate.status {
@@ -93,15 +109,15 @@ impl Rules {
                 differ.found(Place::Header(name.to_string()), found(control.headers), found(candidate.headers));
             }
         }
-        let unsaid = body::compare(control, candidate, &mut differ);
-        match differ.finish() {
+        let unsaid = body::compare(control, candidate, &mut differ, room)?;
+        Ok(match differ.finish() {
             (differences, _) if !differences.is_empty() => Verdict::Mismatch(differences),
             (_, some_ignored) => match unsaid {
                 Some(why) => Verdict::NotComparable(why),
                 None if some_ignored => Verdict::Ignored,
                 None => Verdict::Match,
             },
-        }
+        })
     }
 }
 
@@ -137,7 +153,7 @@ pub(crate) fn fuzz(data: &[u8]) {
         match json::parse(document) {
             Ok(_) => assert!(serde_json::from_slice::<serde::de::IgnoredAny>(document).is_ok()),
             Err(json::Refused::NotJson) => assert!(serde_json::from_slice::<serde_json::Value>(document).is_err()),
-            Err(json::Refused::TooLarge) => {}
+            Err(json::Refused::TooLarge | json::Refused::NoRoom) => {}
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Bytes that all shadows of the process may hold at once, and the heads and answers that are charged to it.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{
         Arc,
@@ -9,10 +10,14 @@ use std::{
 };
 
 use http::HeaderMap;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use xxhash_rust::xxh64::Xxh64;
 
-use super::buffer::Buffer;
-use crate::compare::{Body, LONGEST};
+use super::{
+    buffer::Buffer,
+    pool::{PIECE, Pool},
+};
+use crate::compare::{Body, LONGEST, NoRoom, Room};
 
 /// What a header line takes besides its text.
 const LINE: usize = 32;
@@ -21,6 +26,9 @@ const LINE: usize = 32;
 #[derive(Debug)]
 pub(super) struct Budget {
     pub(super) free: AtomicUsize,
+    /// Who compares long bodies.
+    turn: Semaphore,
+    pub(super) pool: Pool,
 }
 
 /// Bytes of the budget that are held until this is dropped.
@@ -57,11 +65,31 @@ pub(super) enum End {
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
-        Self { free: AtomicUsize::new(bytes) }
+        Self { free: AtomicUsize::new(bytes), turn: Semaphore::new(1), pool: Pool::default() }
     }
 
+    /// Waits until nobody else compares long bodies.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turn.acquire().await.ok()
+    }
+
+    /// What the pool keeps for later makes room for what is wanted now.
     fn take(&self, bytes: usize) -> bool {
-        self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(bytes)).is_ok()
+        loop {
+            let less = |free: usize| free.checked_sub(bytes);
+            if self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+                return true;
+            }
+            if !self.pool.free_one() {
+                return false;
+            }
+            self.give_back(PIECE);
+        }
+    }
+
+    /// A piece for a body, used or new; `None` when there is no room for it.
+    pub(super) fn piece(&self) -> Option<Box<[u8; PIECE]>> {
+        self.pool.pop().or_else(|| self.take(PIECE).then(|| Box::new([0; PIECE])))
     }
 
     fn give_back(&self, bytes: usize) {
@@ -83,10 +111,6 @@ impl Charge {
         Self { budget, bytes: 0 }
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Takes so many bytes more; says whether there were as many.
     pub(super) fn take(&mut self, more: usize) -> bool {
         let is_taken = self.budget.take(more);
@@ -94,14 +118,22 @@ impl Charge {
         is_taken
     }
 
-    pub(super) fn give_back(&mut self) {
-        self.budget.give_back(std::mem::take(&mut self.bytes));
+    /// Gives back what is more than this.
+    pub(super) fn keep(&mut self, bytes: usize) {
+        self.budget.give_back(self.bytes.saturating_sub(bytes));
+        self.bytes = self.bytes.min(bytes);
+    }
+}
+
+impl Room for Charge {
+    fn take(&mut self, bytes: usize) -> bool {
+        Self::take(self, bytes)
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.give_back();
+        self.keep(0);
     }
 }
 
@@ -159,7 +191,7 @@ impl Kept {
     /// From here on the body is known by its length and hash alone.
     fn only_hash(&mut self) {
         let mut hash = Box::new(Xxh64::new(0));
-        hash.update(self.bytes.get());
+        self.bytes.pieces().for_each(|piece| hash.update(piece));
         self.hash = Some(hash);
         self.give_up(End::Hashed);
     }
@@ -170,10 +202,18 @@ impl Kept {
         self.bytes.clear();
     }
 
+    /// What there is of it in one: what [`body`](Self::body) borrows from.
+    ///
+    /// # Errors
+    /// When there is no room to join its pieces.
+    pub(super) fn joined(&self, room: &mut dyn Room) -> Result<Cow<'_, [u8]>, NoRoom> {
+        if room.take(self.bytes.joining()) { Ok(self.bytes.joined()) } else { Err(NoRoom) }
+    }
+
     /// What there is to compare; `None` when the budget did not do.
-    pub(super) fn body(&self) -> Option<Body<'_>> {
+    pub(super) fn body<'b>(&self, joined: &'b [u8]) -> Option<Body<'b>> {
         Some(match self.end {
-            End::Whole => Body::Whole(self.bytes.get()),
+            End::Whole => Body::Whole(joined),
             End::Hashed => {
                 let hash = self.hash.as_ref().map_or(0, |hash| hash.digest());
                 Body::Long { length: self.length, hash }
@@ -181,6 +221,11 @@ impl Kept {
             End::TooLong => Body::Unread,
             End::NoBudget => return None,
         })
+    }
+
+    /// Bytes of the body that are held.
+    pub(super) fn kept(&self) -> usize {
+        self.bytes.len()
     }
 
     pub(super) fn end(&self) -> End {
@@ -198,41 +243,58 @@ impl fmt::Debug for Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::Unbounded;
 
+    /// With what the pool keeps.
     fn free(budget: &Budget) -> usize {
-        budget.free.load(Ordering::Relaxed)
+        budget.free.load(Ordering::Relaxed) + budget.pool.free() * PIECE
+    }
+
+    fn body(kept: &Kept) -> Option<(usize, Option<u64>)> {
+        let joined = kept.joined(&mut Unbounded).unwrap();
+        Some(match kept.body(&joined)? {
+            Body::Whole(bytes) => (bytes.len(), None),
+            Body::Long { length, hash } => (usize::try_from(length).unwrap(), Some(hash)),
+            Body::Unread => (usize::MAX, None),
+        })
     }
 
     #[test]
     fn what_is_taken_from_the_budget_is_given_back() {
-        let budget = Arc::new(Budget::new(1000));
-        let mut kept = Kept::new(Arc::clone(&budget), &HeaderMap::new(), 600);
-        for _ in 0..60 {
-            assert!(kept.push(b"0123456789"));
+        let budget = Arc::new(Budget::new(10 * PIECE));
+        let mut kept = Kept::new(Arc::clone(&budget), &HeaderMap::new(), 5 * PIECE);
+        let whole: Vec<u8> = (0..=255).cycle().take(5 * PIECE).collect();
+        for chunk in whole.chunks(1000) {
+            assert!(kept.push(chunk));
         }
-        assert_eq!(free(&budget), 400);
-        assert!(matches!(kept.body(), Some(Body::Whole(bytes)) if bytes.len() == 600));
-        drop(kept);
-        assert_eq!(free(&budget), 1000);
+        assert_eq!(free(&budget), 5 * PIECE);
+        let joined = kept.joined(&mut Unbounded).unwrap();
+        assert_eq!(kept.body(&joined), Some(Body::Whole(&whole)));
+        drop(joined);
+        let mut room = Charge::new(Arc::clone(&budget));
+        assert!(kept.joined(&mut room).is_ok() && kept.joined(&mut room).is_err());
+        drop((kept, room));
+        assert_eq!(free(&budget), 10 * PIECE);
     }
 
     #[test]
     fn a_body_over_its_bound_is_hashed_and_holds_nothing() {
-        let budget = Arc::new(Budget::new(1000));
-        let mut kept = Kept::new(Arc::clone(&budget), &HeaderMap::new(), 600);
-        kept.push(&[7; 600]);
+        let budget = Arc::new(Budget::new(10 * PIECE));
+        let bound = PIECE + 7;
+        let mut kept = Kept::new(Arc::clone(&budget), &HeaderMap::new(), bound);
+        kept.push(&vec![7; bound]);
         assert!(kept.push(b"x"));
-        assert_eq!((kept.end(), free(&budget)), (End::Hashed, 1000));
-        let whole: Vec<u8> = [[7; 600].as_slice(), b"x"].concat();
+        assert_eq!((kept.end(), free(&budget)), (End::Hashed, 10 * PIECE));
+        let whole = [vec![7; bound].as_slice(), b"x"].concat();
         let hash = xxhash_rust::xxh64::xxh64(&whole, 0);
-        assert_eq!(kept.body(), Some(Body::Long { length: 601, hash }));
+        assert_eq!(body(&kept), Some((bound + 1, Some(hash))));
         // In other pieces it is the same.
-        let mut pieces = Kept::new(Arc::clone(&budget), &HeaderMap::new(), 600);
-        pieces.expect(601);
+        let mut pieces = Kept::new(Arc::clone(&budget), &HeaderMap::new(), bound);
+        pieces.expect(bound as u64 + 1);
         for piece in whole.chunks(7) {
             pieces.push(piece);
         }
-        assert_eq!(pieces.body(), kept.body());
+        assert_eq!(body(&pieces), body(&kept));
     }
 
     #[test]
@@ -240,23 +302,27 @@ mod tests {
         let mut kept = Kept::new(Arc::new(Budget::new(1000)), &HeaderMap::new(), 600);
         let piece = vec![0; 1 << 20];
         let pieces = std::iter::repeat_with(|| kept.push(&piece)).take_while(|goes_on| *goes_on).count();
-        assert_eq!((pieces as u64, kept.end(), kept.body()), (LONGEST >> 20, End::TooLong, Some(Body::Unread)));
+        assert_eq!((pieces as u64, kept.end(), body(&kept)), (LONGEST >> 20, End::TooLong, Some((usize::MAX, None))));
     }
 
     #[test]
-    fn bodies_together_never_hold_more_than_the_budget() {
-        let budget = Arc::new(Budget::new(1000));
-        let mut all: Vec<Kept> = (0..4).map(|_| Kept::new(Arc::clone(&budget), &HeaderMap::new(), 600)).collect();
-        for _ in 0..100 {
-            for kept in &mut all {
-                kept.push(&[0; 7]);
+    fn bodies_together_never_hold_more_than_the_budget_and_use_the_same_memory_again() {
+        let budget = Arc::new(Budget::new(10 * PIECE));
+        for _ in 0..3 {
+            let new = || Kept::new(Arc::clone(&budget), &HeaderMap::new(), 6 * PIECE);
+            let mut all: Vec<Kept> = (0..4).map(|_| new()).collect();
+            for _ in 0..100 {
+                all.iter_mut().for_each(|kept| _ = kept.push(&[0; PIECE / 16]));
+                assert!(all.iter().map(Kept::kept).sum::<usize>() <= 10 * PIECE);
             }
-            let held: usize = all.iter().map(|kept| kept.bytes.capacity()).sum();
-            assert!(held <= 1000, "{held}");
+            assert!(all.iter().any(|kept| kept.end() == End::NoBudget));
+            drop(all);
+            assert_eq!(free(&budget), 10 * PIECE);
+            assert!((1..=10).contains(&budget.pool.free()), "{}", budget.pool.free());
+            // What it keeps is there for others, too.
+            assert!(Charge::new(Arc::clone(&budget)).take(10 * PIECE));
+            assert_eq!(budget.pool.free(), 0);
         }
-        assert!(all.iter().any(|kept| kept.end() == End::NoBudget));
-        drop(all);
-        assert_eq!(free(&budget), 1000);
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub enum Outcome {
     Sent,
     /// Not sent: as many as `concurrency` are under way, or the background is behind.
     DroppedBusy,
+    /// Not sent: as many as [`SHADOW_REQUESTS`](super::SHADOW_REQUESTS) are under way, over all routes.
+    DroppedRequests,
+    /// Not sent: as many as [`SHADOW_CONNECTIONS`](super::SHADOW_CONNECTIONS) are open, over all routes.
+    DroppedConnections,
     /// Not sent, or not compared: the process holds all the bytes it may.
     DroppedBudget,
     /// Not sent: the request's body is longer than `max_body`.
@@ -56,9 +60,11 @@ pub(super) struct RouteCounts {
 
 impl Outcome {
     /// Every outcome, so that metrics begin at zero.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Sent,
         Self::DroppedBusy,
+        Self::DroppedRequests,
+        Self::DroppedConnections,
         Self::DroppedBudget,
         Self::BodyTooLong,
         Self::Timeout,
@@ -72,6 +78,8 @@ impl Outcome {
         match self {
             Self::Sent => "sent",
             Self::DroppedBusy => "dropped_busy",
+            Self::DroppedRequests => "dropped_requests",
+            Self::DroppedConnections => "dropped_connections",
             Self::DroppedBudget => "dropped_budget",
             Self::BodyTooLong => "body_too_long",
             Self::Timeout => "timeout",

@@ -6,10 +6,12 @@
 
 mod budget;
 mod buffer;
+mod connections;
 mod counts;
 mod job;
 mod offer;
 mod origin;
+mod pool;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,7 @@ mod waiting;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
 };
 
 use prometheus::Registry;
@@ -26,6 +28,8 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use budget::Budget;
+use connections::Connections;
+pub use connections::SHADOW_CONNECTIONS;
 pub use counts::Outcome;
 use counts::{Metrics, RouteCounts};
 use job::Job;
@@ -33,9 +37,9 @@ pub use offer::{Offer, Shadows};
 pub use ticket::Ticket;
 pub use waiting::Waiting;
 
-/// Copies that wait to be taken up by the background runtime; one more is dropped as busy.
-const QUEUE: usize = 1024;
-/// Bytes of heads and bodies that all shadows of the process hold at once.
+/// Copies of all routes that are under way at once; one more is dropped.
+pub const SHADOW_REQUESTS: usize = 512;
+/// Bytes that all shadows of the process hold at once: heads, bodies, and what their connections read ahead.
 pub const SHADOW_MEMORY: usize = 32 << 20;
 
 /// The shadows of a process. Dropping it ends what is under way.
@@ -43,6 +47,9 @@ pub const SHADOW_MEMORY: usize = 32 << 20;
 pub struct Shadow {
     jobs: mpsc::Sender<Job>,
     budget: Arc<Budget>,
+    connections: Arc<Connections>,
+    /// Copies under way.
+    busy: Arc<AtomicUsize>,
     metrics: Metrics,
     /// By route name, so that a reload keeps them.
     counts: Mutex<HashMap<Arc<str>, Arc<RouteCounts>>>,
@@ -58,12 +65,16 @@ impl Shadow {
     /// When the metrics are already registered.
     pub fn start(background: &Handle, registry: &Registry) -> prometheus::Result<Arc<Self>> {
         let metrics = Metrics::register(registry)?;
-        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (jobs, queue) = mpsc::channel(SHADOW_REQUESTS);
+        let budget = Arc::new(Budget::new(SHADOW_MEMORY));
+        let connections = Arc::new(Connections::new(Arc::clone(&budget)));
         let token = CancellationToken::new();
         background.spawn(token.clone().run_until_cancelled_owned(run(queue)));
         Ok(Arc::new(Self {
             jobs,
-            budget: Arc::new(Budget::new(SHADOW_MEMORY)),
+            budget,
+            connections,
+            busy: Arc::default(),
             metrics,
             counts: Mutex::default(),
             _ends: token.drop_guard(),

@@ -12,7 +12,7 @@ use std::{
 use http::request::Parts;
 
 use super::{
-    Shadow, Ticket,
+    SHADOW_REQUESTS, Shadow, Ticket,
     buffer::Buffer,
     counts::{Outcome, RouteCounts},
     job::{Again, Job, SeenAs},
@@ -55,7 +55,7 @@ pub(super) struct ShadowRoute {
     seed: u64,
 }
 
-/// One of the copies that a route may have under way.
+/// One of so many copies that may be under way.
 #[derive(Debug)]
 pub(super) struct Slot(Arc<AtomicUsize>);
 
@@ -82,7 +82,7 @@ impl Shadow {
     /// Compiles the shadows of a table that was compiled from this config.
     #[must_use]
     pub fn compile(self: &Arc<Self>, config: &Config, table: &RouteTable) -> Shadows {
-        let mut origins = Origins::new(config, table.trusts());
+        let mut origins = Origins::new(config, table.trusts(), &self.connections);
         let routes = table.routes().iter().map(|route| self.route(route, &mut origins).map(Arc::new)).collect();
         Shadows { shadow: Arc::clone(self), routes }
     }
@@ -128,10 +128,13 @@ impl Shadows {
 
     fn try_offer(&self, shadowed: &Arc<ShadowRoute>, offer: &Offer<'_>) -> Result<Ticket, Outcome> {
         let max_body = usize::try_from(shadowed.settings.max_body.as_u64()).unwrap_or(usize::MAX);
-        if offer.has_body && content_length(&offer.head.headers).is_some_and(|length| length > max_body as u64) {
+        let length = if offer.has_body { content_length(&offer.head.headers) } else { None };
+        let length = usize::try_from(length.unwrap_or_default()).unwrap_or(usize::MAX);
+        if length > max_body {
             return Err(Outcome::BodyTooLong);
         }
-        let slot = shadowed.slot().ok_or(Outcome::DroppedBusy)?;
+        let of_route = Slot::take(&shadowed.counts.busy, shadowed.settings.concurrency).ok_or(Outcome::DroppedBusy)?;
+        let of_all = Slot::take(&self.shadow.busy, SHADOW_REQUESTS).ok_or(Outcome::DroppedRequests)?;
         let waits = offer.has_body || offer.choice.is_write;
         let permit = if waits { None } else { Some(self.shadow.jobs.try_reserve().map_err(|_| Outcome::DroppedBusy)?) };
         let route = offer.found.route;
@@ -160,8 +163,7 @@ impl Shadows {
             budget: Arc::clone(&self.shadow.budget),
             max_body,
             seen_as,
-            held: (slot, head),
-            body_held: None,
+            _held: (of_route, of_all, head),
         };
         match permit {
             Some(permit) => permit.send(job),
@@ -248,16 +250,17 @@ impl ShadowRoute {
         draw = (draw ^ (draw >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (draw ^ (draw >> 31)) % u64::from(BUCKETS) < u64::from(percent)
     }
-
-    fn slot(&self) -> Option<Slot> {
-        let busy = &self.counts.busy;
-        // The slot gives it back when it is dropped, also here.
-        let slot = Slot(Arc::clone(busy));
-        (busy.fetch_add(1, Ordering::Relaxed) < self.settings.concurrency).then_some(slot)
-    }
 }
 
 // === impl Slot ===
+
+impl Slot {
+    fn take(busy: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        // Gives it back when it is dropped, also here.
+        let slot = Self(Arc::clone(busy));
+        (busy.fetch_add(1, Ordering::Relaxed) < most).then_some(slot)
+    }
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {

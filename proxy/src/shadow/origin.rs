@@ -3,22 +3,24 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Request, Response, uri::Scheme};
-use http_body_util::Full;
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
 
+use super::{
+    buffer::Upload,
+    connections::{BUFFER, Connections, NoPlace, Place},
+};
 use crate::{
     config::{Config, Protocol},
     error::Fault,
@@ -27,10 +29,8 @@ use crate::{
     upstream::{Trust, dial, speaks_http2, target},
 };
 
-/// Idle connections that are kept; more are closed.
-const IDLE: usize = 64;
-/// The head of a shadow's answer may be as long.
-const HEAD: u32 = 64 << 10;
+/// What may be on its way of HTTP/2: as much as is read ahead of HTTP/1.
+const WINDOW: u32 = BUFFER as u32;
 
 /// One upstream as the shadows see it.
 #[derive(Debug)]
@@ -44,8 +44,9 @@ pub(super) struct Origin {
     idle_time: Duration,
     /// Legacy backends compare header names by their letters.
     title_case: bool,
-    /// Held for a push or a pop, in the background alone.
-    idle: Mutex<Vec<(Connection, Instant)>>,
+    connections: Arc<Connections>,
+    /// What tells its connections from others'.
+    id: u64,
 }
 
 /// One connection; dropping it closes it, whatever its driver waits for.
@@ -53,19 +54,21 @@ pub(super) struct Origin {
 pub(super) struct Connection {
     sender: Sender,
     _driver: JoinSet<()>,
+    _place: Place,
 }
 
 /// One copy at a time, whatever the protocol.
 #[derive(Debug)]
 enum Sender {
-    One(http1::SendRequest<Full<Bytes>>),
-    Http2(http2::SendRequest<Full<Bytes>>, Scheme),
+    One(http1::SendRequest<Upload>),
+    Http2(http2::SendRequest<Upload>, Scheme),
 }
 
 /// The origins of one config, made when they are first wanted.
 pub(super) struct Origins<'c> {
     config: &'c Config,
     trusts: &'c Trusts,
+    connections: &'c Arc<Connections>,
     known: HashMap<(usize, Owner), Arc<Origin>>,
 }
 
@@ -76,13 +79,15 @@ pub(super) enum SendError {
     Connect(#[source] Fault),
     #[error("the shadow upstream broke off")]
     Http(#[source] hyper::Error),
+    #[error("the shadows hold all that they may")]
+    NoPlace(NoPlace),
 }
 
 // === impl Origins ===
 
 impl<'c> Origins<'c> {
-    pub(super) fn new(config: &'c Config, trusts: &'c Trusts) -> Self {
-        Self { config, trusts, known: HashMap::new() }
+    pub(super) fn new(config: &'c Config, trusts: &'c Trusts, connections: &'c Arc<Connections>) -> Self {
+        Self { config, trusts, connections, known: HashMap::new() }
     }
 
     pub(super) fn get(&mut self, target: &Target, side: Owner) -> Option<Arc<Origin>> {
@@ -97,7 +102,8 @@ impl<'c> Origins<'c> {
                 connect_timeout: upstream.connect_timeout,
                 idle_time: upstream.idle_time,
                 title_case: side == Owner::Legacy,
-                idle: Mutex::default(),
+                connections: Arc::clone(self.connections),
+                id: self.connections.origin(),
             })
         };
         Some(Arc::clone(self.known.entry((target.index, side)).or_insert_with(new)))
@@ -110,9 +116,9 @@ impl Origin {
     /// Sends a request: on idle connections as long as one turns out to be closed before anything was written, then on a new one.
     pub(super) async fn send(
         &self,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<Upload>,
     ) -> Result<(Connection, Response<Incoming>), SendError> {
-        while let Some(mut connection) = self.take_idle() {
+        while let Some(mut connection) = self.connections.take(self.id) {
             if connection.sender.ready().await.is_err() {
                 continue;
             }
@@ -131,21 +137,11 @@ impl Origin {
 
     /// Keeps a connection whose answer was read to the end.
     pub(super) fn give_back(&self, connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE {
-            idle.push((connection, Instant::now()));
-        }
-    }
-
-    /// The one that was used last; what was idle for too long is closed.
-    fn take_idle(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = idle.iter().position(|(_, since)| since.elapsed() < self.idle_time).unwrap_or(idle.len());
-        drop(idle.drain(..fresh));
-        idle.pop().map(|(connection, _)| connection)
+        self.connections.keep(self.id, connection, self.idle_time);
     }
 
     async fn connect(&self) -> Result<Connection, SendError> {
+        let place = self.connections.enter().map_err(SendError::NoPlace)?;
         let at = self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len().max(1);
         let endpoint = self.endpoints.get(at).map(String::as_str).unwrap_or_default();
         let socket = dial(endpoint, endpoint, self.trust.as_deref(), self.protocol, self.connect_timeout);
@@ -156,28 +152,32 @@ impl Origin {
         let mut driver = JoinSet::new();
         let sender = if is_http2 {
             let mut http = http2::Builder::new(TokioExecutor::new());
-            let made = http.max_header_list_size(HEAD).handshake(TokioIo::new(socket)).await;
+            http.max_header_list_size(WINDOW).initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+            let made = http.handshake(TokioIo::new(socket)).await;
             let (sender, connection) = made.map_err(SendError::Http)?;
             driver.spawn(async move { drop(connection.await) });
             Sender::Http2(sender, scheme)
         } else {
             let mut http = http1::Builder::new();
-            let made = http
-                .title_case_headers(self.title_case)
-                .max_buf_size(HEAD as usize)
-                .handshake(TokioIo::new(socket))
-                .await;
+            let made =
+                http.title_case_headers(self.title_case).max_buf_size(BUFFER).handshake(TokioIo::new(socket)).await;
             let (sender, connection) = made.map_err(SendError::Http)?;
             driver.spawn(async move { drop(connection.await) });
             Sender::One(sender)
         };
-        Ok(Connection { sender, _driver: driver })
+        Ok(Connection { sender, _driver: driver, _place: place })
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.connections.forget(self.id);
     }
 }
 
 // === impl Sender ===
 
-type Copied = Request<Full<Bytes>>;
+type Copied = Request<Upload>;
 
 impl Sender {
     async fn ready(&mut self) -> hyper::Result<()> {

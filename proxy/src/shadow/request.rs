@@ -1,6 +1,6 @@
 //! The head of a copy: the same request as the answering side gets, marked, without what belongs to one connection or to Banyan.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
     header::{
@@ -10,8 +10,8 @@ use http::{
     request::Parts,
     uri::PathAndQuery,
 };
-use http_body_util::Full;
 
+use super::buffer::Upload;
 use crate::{
     split::WRITES_COOKIE,
     table::Target,
@@ -22,13 +22,13 @@ use crate::{
 const MARK: HeaderName = HeaderName::from_static("x-banyan-shadow");
 
 /// The copy for one target; `None` when its path cannot be written, which the answering side would have refused too.
-pub(super) fn copy(head: &Parts, target: &Target, path: &str, prefix_end: usize) -> Option<Request<Full<Bytes>>> {
+pub(super) fn copy(head: &Parts, target: &Target, path: &str, prefix_end: usize) -> Option<Request<Upload>> {
     // Copied, as the values of headers are: the client's bytes would hold the whole buffer that they were read into.
     let path_and_query = match target.path_and_query(path, prefix_end, head.uri.query()) {
         Some(rewritten) => PathAndQuery::try_from(rewritten).ok()?,
         None => PathAndQuery::try_from(head.uri.path_and_query()?.as_str()).ok()?,
     };
-    let mut request = Request::new(Full::default());
+    let mut request = Request::new(Upload::default());
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = Uri::from(path_and_query);
     *request.version_mut() = Version::HTTP_11;

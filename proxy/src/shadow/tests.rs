@@ -17,7 +17,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Offer, Outcome, SHADOW_MEMORY as MEMORY, Shadow, Shadows, Ticket};
+use super::{
+    Offer, Outcome, SHADOW_CONNECTIONS, SHADOW_MEMORY as MEMORY, SHADOW_REQUESTS, Shadow, Shadows, Ticket,
+    connections::BUFFER, pool::PIECE,
+};
 use crate::{
     compare,
     config::Config,
@@ -109,11 +112,16 @@ impl Stage {
         self.shadow.metrics.compared.with_label_values(&["r", outcome.as_str()]).get()
     }
 
+    /// Bytes that are charged, but for those of connections and of the pool.
+    fn held(&self) -> usize {
+        let (budget, open) = (&self.shadow.budget, self.shadow.connections.open());
+        MEMORY - budget.free.load(Ordering::Relaxed) - open * BUFFER - budget.pool.free() * PIECE
+    }
+
     /// Waits until a copy came to this, and to nothing else, and until its memory and its slot are given back.
     async fn came_to(&self, outcome: Outcome, count: u64) {
         let limit = Instant::now() + Duration::from_secs(10);
-        let budget = |stage: &Self| stage.shadow.budget.free.load(Ordering::Relaxed);
-        while self.copies(outcome) < count || budget(self) < MEMORY {
+        while self.copies(outcome) < count || self.held() > 0 {
             assert!(Instant::now() < limit, "{:?}", Outcome::ALL.map(|o| (o.as_str(), self.copies(o))));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -257,11 +265,10 @@ async fn writes_are_not_copied_unless_they_are_named() {
 async fn a_body_is_charged_until_the_copy_is_over_and_one_that_breaks_off_gives_it_back() {
     let named = json!({"shadow": {"percent": 100, "methods": ["POST"]}});
     let (stage, mut events) = Stage::new(Script::Answer(JSON), named).await;
-    let free = || stage.shadow.budget.free.load(Ordering::Relaxed);
     let mut ticket = stage.offer("POST", true).unwrap();
-    let (upload, before) = (ticket.upload().unwrap(), free());
+    let (upload, before) = (ticket.upload().unwrap(), stage.held());
     upload.chunk(&Bytes::from_static(&[b'x'; 1000]));
-    assert_eq!(before - free(), 1000);
+    assert_eq!(stage.held() - before, PIECE);
     drop((upload, ticket));
     stage.came_to(Outcome::Cancelled, 1).await;
 
@@ -298,6 +305,49 @@ async fn a_shadow_that_hangs_costs_its_slots_and_no_more() {
         }
     }
     assert!(opened <= closed && closed <= 3, "{opened} {closed}");
+}
+
+#[tokio::test]
+async fn requests_and_connections_are_bounded_over_all_routes() {
+    let settings = json!({"shadow": {"percent": 100, "timeout": "60s", "concurrency": 10_000}});
+    let (stage, _events) = Stage::new(Script::Hang, settings).await;
+    let tickets: Vec<Ticket> = (0..2000).filter_map(|_| stage.offer("GET", false)).collect();
+    assert_eq!(tickets.len(), SHADOW_REQUESTS);
+    assert_eq!(stage.copies(Outcome::DroppedRequests), (2000 - SHADOW_REQUESTS) as u64);
+    let limit = Instant::now() + Duration::from_secs(10);
+    while stage.copies(Outcome::DroppedConnections) < (SHADOW_REQUESTS - SHADOW_CONNECTIONS) as u64 {
+        assert!(Instant::now() < limit);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(stage.shadow.connections.open(), SHADOW_CONNECTIONS);
+    drop(tickets);
+    while stage.copies(Outcome::Cancelled) < SHADOW_CONNECTIONS as u64 || stage.shadow.connections.open() > 0 {
+        assert!(Instant::now() < limit);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(stage.held(), 0);
+}
+
+#[tokio::test]
+async fn an_idle_connection_makes_room_whoevers_it_is() {
+    let (mut stage, _events) = Stage::new(Script::Answer(JSON), json!({})).await;
+    let (mut before, mut most) = (Vec::new(), 0);
+    for round in 1..=6 {
+        let tickets: Vec<Ticket> = (0..64).filter_map(|_| stage.offer("GET", false)).collect();
+        for mut ticket in tickets {
+            answer(&mut ticket, r#"{"amount":19.9}"#);
+            ticket.end();
+        }
+        stage.came_to(Outcome::Sent, 64 * round).await;
+        most = most.max(stage.shadow.connections.open());
+        assert!(most <= SHADOW_CONNECTIONS, "{most}");
+        // Others, which know nothing of those connections.
+        let others = stage.shadow.compile(&stage.config, &stage.table);
+        before.push(std::mem::replace(&mut stage.shadows, others));
+    }
+    assert!(most > SHADOW_CONNECTIONS / 2, "{most}");
+    drop(before);
+    assert_eq!(stage.shadow.connections.open(), 0, "whose upstreams are gone have none");
 }
 
 #[tokio::test]
@@ -345,7 +395,7 @@ async fn a_control_over_the_bound_is_hashed_and_not_kept() {
     ] {
         let mut ticket = stage.offer("GET", false).unwrap();
         answer(&mut ticket, body);
-        let heads_alone = MEMORY - stage.shadow.budget.free.load(Ordering::Relaxed);
+        let heads_alone = stage.held();
         assert!(heads_alone < 300, "{heads_alone}");
         ticket.end();
         stage.came_to(Outcome::Sent, sent).await;

@@ -47,9 +47,9 @@ pub(super) struct Recorded {
 // === impl Recorded ===
 
 impl Recorded {
-    /// For comparing; `None` when the budget did not do for its body.
-    pub(super) fn answer(&self) -> Option<Answer<'_>> {
-        Some(Answer { status: self.status, headers: &self.headers, body: self.body.body()? })
+    /// For comparing; `None` when the budget did not do for its body. `joined` is all that was kept of that.
+    pub(super) fn answer<'a>(&'a self, joined: &'a [u8]) -> Option<Answer<'a>> {
+        Some(Answer { status: self.status, headers: &self.headers, body: self.body.body(joined)? })
     }
 }
 

@@ -57,9 +57,8 @@ impl Waiting {
         let mut copied = self.0.borrow_mut();
         if let Some(body) = copied.body.take() {
             copied.ended = Some(Instant::now());
-            let (bytes, charge) = body.into_bytes();
             if let Some(job) = &mut copied.job {
-                job.carry(bytes, charge);
+                job.carry(body.into_body());
             }
             copied.send_if_ready();
         }
