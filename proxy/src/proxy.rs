@@ -26,9 +26,9 @@ use crate::{
     metrics::{Certificates, Holds, NO_ROUTE, Requests, RouteTotals, Shards, SideCounts, Upstreams},
     observe::Recorder,
     rollout::{Phase, RolloutStatus, Rollouts},
-    shadow::Shadow,
+    shadow::{NoRecording, RecordLimits, Recording, Shadow},
     split::{RecentWrites, Signer, Split},
-    table::{Problem, RouteTable, Severity, Stage, SyncRoute, Target},
+    table::{Problem, Route, RouteTable, Severity, Stage, SyncRoute, Target},
     upstream::{TrustWatch, UpstreamSpec, UpstreamStatus, Warden},
 };
 
@@ -328,6 +328,24 @@ impl Proxy {
         let current = self.shared.current.load();
         let is_there = current.table.routes().iter().any(|known| *known.name == *route);
         is_there.then(|| self.history.of(route))
+    }
+
+    /// What comparing came to within the last while, of every route that compares, in the config's order.
+    #[must_use]
+    pub fn reports(&self, within: Duration) -> Vec<(String, Report)> {
+        let current = self.shared.current.load();
+        let report = |route: &Arc<Route>| Some((route.name.to_string(), current.shadows.report(route, within)?));
+        current.table.routes().iter().filter_map(report).collect()
+    }
+
+    /// Begins to record a route's reads.
+    ///
+    /// # Errors
+    /// When there is no such route, the file does not allow it, or a recording goes on.
+    pub fn record(&self, route: &str, limits: RecordLimits) -> Result<Recording, NoRecording> {
+        let current = self.shared.current.load();
+        let route = current.table.routes().iter().find(|known| *known.name == *route).ok_or(NoRecording::NoRoute)?;
+        current.shadows.record(route, limits)
     }
 
     /// Where it listens, in the config's order; with the port that the system chose for port 0.

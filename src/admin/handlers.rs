@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use banyan_proxy::{NoReport, Proxy, history::RouteHistory};
+use banyan_proxy::{NoReport, Proxy, compare::Report, history::RouteHistory};
 use prometheus::Encoder as _;
 use serde::{Deserialize, Serialize};
 
@@ -56,9 +56,23 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
 /// Which report.
 #[derive(Debug, Deserialize)]
 pub(super) struct Asked {
-    route: String,
+    /// `None`: those of all routes.
+    route: Option<String>,
     /// Seconds; a day at most, an hour if left out.
     within: Option<u64>,
+}
+
+/// The reports of all routes that compare, in the file's order.
+#[derive(Debug, Serialize)]
+struct Reports {
+    routes: Vec<RouteReport>,
+}
+
+/// One of them.
+#[derive(Debug, Serialize)]
+struct RouteReport {
+    route: String,
+    report: Report,
 }
 
 pub(super) async fn report(State(app): State<Arc<App>>, asked: Result<Query<Asked>, QueryRejection>) -> Response {
@@ -66,11 +80,16 @@ pub(super) async fn report(State(app): State<Arc<App>>, asked: Result<Query<Aske
         return problem(
             StatusCode::BAD_REQUEST,
             "query",
-            "expected `?route=NAME`, and `&within=SECONDS` if not an hour",
+            "expected `?route=NAME` if not all of them, and `&within=SECONDS` if not an hour",
         );
     };
     let within = Duration::from_secs(asked.within.unwrap_or(3600));
-    match app.with_proxy(|proxy| proxy.report(&asked.route, within)) {
+    let Some(route) = asked.route else {
+        let reports = app.with_proxy(|proxy| proxy.reports(within)).unwrap_or_default();
+        let reports = reports.into_iter().map(|(route, report)| RouteReport { route, report }).collect();
+        return Json(Reports { routes: reports }).into_response();
+    };
+    match app.with_proxy(|proxy| proxy.report(&route, within)) {
         Some(Ok(report)) => Json(report).into_response(),
         Some(Err(NoReport::NoRoute)) => problem(StatusCode::NOT_FOUND, "no_route", &NoReport::NoRoute.to_string()),
         Some(Err(why @ NoReport::NotCompared)) => problem(StatusCode::CONFLICT, "not_compared", &why.to_string()),

@@ -11,11 +11,13 @@ mod keys;
 mod live;
 mod page;
 mod paths;
+mod record;
 mod rollout;
 mod running;
 mod server;
 mod session;
 mod status;
+mod stay;
 
 pub(crate) use config::Admin;
 pub(crate) use door::Door;

@@ -11,7 +11,7 @@ use axum::{
 
 use super::{
     gate::{self, Gate, problem},
-    handlers, live, page, rollout, running, session,
+    handlers, live, page, record, rollout, running, session,
 };
 use crate::app::App;
 
@@ -31,7 +31,7 @@ pub(super) enum Takes {
 }
 
 /// Method, path and what it takes.
-pub(super) const PATHS: [(Method, &str, Takes); 19] = [
+pub(super) const PATHS: [(Method, &str, Takes); 20] = [
     (Method::GET, "/livez", Takes::Nothing),
     (Method::GET, "/readyz", Takes::Nothing),
     (Method::GET, "/", Takes::Page),
@@ -42,6 +42,7 @@ pub(super) const PATHS: [(Method, &str, Takes); 19] = [
     (Method::GET, "/api/v1/chart", Takes::View),
     (Method::GET, "/api/v1/report", Takes::View),
     (Method::GET, "/api/v1/config", Takes::View),
+    (Method::POST, "/api/v1/record", Takes::Operate),
     (Method::GET, "/api/v1/session", Takes::View),
     (Method::POST, "/api/v1/session", Takes::SignIn),
     (Method::DELETE, "/api/v1/session", Takes::SignIn),
@@ -88,6 +89,7 @@ fn handler(method: &Method, path: &str) -> Option<MethodRouter<Arc<App>>> {
         (_, "/api/v1/chart") => on(filter, handlers::chart),
         (_, "/api/v1/report") => on(filter, handlers::report),
         (_, "/api/v1/config") => on(filter, running::config),
+        (_, "/api/v1/record") => on(filter, record::record),
         (_, "/api/v1/reload") => on(filter, handlers::reload),
         (_, "/api/v1/routes/{route}/history") => on(filter, rollout::history),
         (_, "/api/v1/routes/{route}/promote") => on(filter, rollout::promote),

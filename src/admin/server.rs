@@ -1,6 +1,12 @@
 //! The sockets of the admin listener, with bounds on what one client can take: connections, heads, bodies, and time.
 
-use std::{collections::VecDeque, io::ErrorKind, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::ErrorKind,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use axum::{Extension, Router, extract::DefaultBodyLimit};
@@ -17,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{live::Closing, paths};
+use super::{live::Closing, paths, stay::Stay};
 use crate::app::App;
 
 /// One more closes the oldest, so that whoever holds connections open locks nobody out.
@@ -110,6 +116,8 @@ async fn converse(
     let closing = Closing::default();
     let _ends = closing.0.clone().drop_guard();
     let router = router.layer(Extension(closing.clone()));
+    let stay = Stay::default();
+    let router = router.layer(Extension(stay.clone()));
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     tokio::select! {
         // What goes wrong on a connection is its client's to see.
@@ -117,7 +125,8 @@ async fn converse(
         () = async { drop(tokio::time::timeout(LIFETIME, leaves.cancelled()).await) } => {
             connection.as_mut().graceful_shutdown();
             closing.0.cancel();
-            drop(tokio::time::timeout(LAST_ANSWER, connection).await);
+            let end = stay.end(Instant::now()) + LAST_ANSWER;
+            drop(tokio::time::timeout_at(end.into(), connection).await);
         }
     }
 }

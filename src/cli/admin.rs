@@ -24,6 +24,7 @@ const DEFAULT: &str = "http://127.0.0.1:9901";
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Wins over the token that the file's `state.dir` holds.
 const VARIABLE: &str = "BANYAN_ADMIN_TOKEN";
+const NO_TOKEN: &str = "this takes a token: set `BANYAN_ADMIN_TOKEN`, or run it as whoever may read `admin.token` in the file's `state.dir`";
 /// A longer answer is none of Banyan's.
 const LONGEST: usize = 64 << 20;
 
@@ -116,14 +117,56 @@ impl Client {
     /// A call that changes something; its status and its answer.
     pub(super) fn post(&self, path: &str, body: String) -> anyhow::Result<(u16, String)> {
         if self.token.is_none() {
-            bail!(
-                "this takes a token: set `{VARIABLE}`, or run it as whoever may read `admin.token` in the file's `state.dir`"
-            );
+            bail!(NO_TOKEN);
         }
         self.call(&Method::POST, path, body)
     }
 
+    /// A call that changes something, and whose answer comes as long as `patience` lasts: every piece goes to `take`. `Err` of the status and the
+    /// answer where it is not 200.
+    pub(super) fn stream(
+        &self,
+        path: &str,
+        patience: Duration,
+        take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Result<(), (u16, String)>> {
+        if self.token.is_none() {
+            bail!(NO_TOKEN);
+        }
+        let request = self.request(&Method::POST, path, String::new())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let streamed =
+            runtime.block_on(async { tokio::time::timeout(patience, self.exchange(request, Some(take))).await });
+        let Ok(streamed) = streamed else { bail!("{} did not end within {patience:?}", self.base) };
+        let (status, answer) = streamed?;
+        self.judge(status, path)?;
+        Ok(if status == 200 { Ok(()) } else { Err((status, answer)) })
+    }
+
     fn call(&self, method: &Method, path: &str, body: String) -> anyhow::Result<(u16, String)> {
+        let request = self.request(method, path, body)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let none = None::<fn(&[u8]) -> anyhow::Result<()>>;
+        let answered = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.exchange(request, none)).await });
+        let (status, answer) = match answered {
+            Ok(answered) => answered?,
+            Err(_) => bail!("{} did not answer within {PATIENCE:?}", self.base),
+        };
+        self.judge(status, path)?;
+        Ok((status, answer))
+    }
+
+    /// What is wrong with who asks, or how.
+    fn judge(&self, status: u16, path: &str) -> anyhow::Result<()> {
+        match status {
+            401 => bail!("{}{path} takes a token that it knows: set `{VARIABLE}`", self.base),
+            403 => bail!("{}{path} takes a token that may operate", self.base),
+            421 => bail!("{} is no name that this Banyan knows; add it to `admin.hosts`", self.base),
+            _ => Ok(()),
+        }
+    }
+
+    fn request(&self, method: &Method, path: &str, body: String) -> anyhow::Result<Request<Full<Bytes>>> {
         let uri: Uri = format!("{}{path}", self.base).parse()?;
         let target = uri.path_and_query().map_or(path, |both| both.as_str());
         let mut request = Request::builder().method(method).uri(target).header(header::CONNECTION, "close");
@@ -136,34 +179,32 @@ impl Client {
         if *method == Method::POST {
             request = request.header(header::CONTENT_TYPE, "application/json").header("x-banyan-request", "1");
         }
-        let request = request.body(Full::new(Bytes::from(body)))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answered = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.exchange(request)).await });
-        let (status, answer) = match answered {
-            Ok(answered) => answered?,
-            Err(_) => bail!("{} did not answer within {PATIENCE:?}", self.base),
-        };
-        match status {
-            401 => bail!("{}{path} takes a token that it knows: set `{VARIABLE}`", self.base),
-            403 => bail!("{}{path} takes a token that may operate", self.base),
-            421 => bail!("{} is no name that this Banyan knows; add it to `admin.hosts`", self.base),
-            _ => Ok((status, answer)),
-        }
+        Ok(request.body(Full::new(Bytes::from(body)))?)
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(u16, String)> {
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        take: Option<impl FnMut(&[u8]) -> anyhow::Result<()>>,
+    ) -> anyhow::Result<(u16, String)> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let nobody = || format!("no Banyan answers at {}; name another with `--admin URL`", self.base);
         let stream = TcpStream::connect((host, self.port)).await.with_context(nobody)?;
-        let Some(tls) = &self.tls else { return self.send(stream, request).await };
+        let Some(tls) = &self.tls else { return self.send(stream, request, take).await };
         let name = ServerName::try_from(host.to_owned())?;
         match TlsConnector::from(Arc::clone(tls)).connect(name, stream).await {
-            Ok(stream) => self.send(stream, request).await,
+            Ok(stream) => self.send(stream, request, take).await,
             Err(error) => Err(self.failed(error)),
         }
     }
 
-    async fn send<S>(&self, stream: S, request: Request<Full<Bytes>>) -> anyhow::Result<(u16, String)>
+    /// With `take`, the body of a 200 goes there piece by piece.
+    async fn send<S>(
+        &self,
+        stream: S,
+        request: Request<Full<Bytes>>,
+        take: Option<impl FnMut(&[u8]) -> anyhow::Result<()>>,
+    ) -> anyhow::Result<(u16, String)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -172,6 +213,14 @@ impl Client {
         let conversation = async move {
             let answer = sender.send_request(request).await.map_err(|error| self.failed(error))?;
             let status = answer.status().as_u16();
+            if let Some(mut take) = take.filter(|_| status == 200) {
+                let mut body = answer.into_body();
+                while let Some(frame) = body.frame().await {
+                    let frame = frame.map_err(|error| self.failed(error))?;
+                    frame.data_ref().map_or(Ok(()), |piece| take(piece))?;
+                }
+                return Ok((status, String::new()));
+            }
             let body = Limited::new(answer.into_body(), LONGEST).collect().await.map_err(|error| anyhow!(error))?;
             Ok((status, String::from_utf8(body.to_bytes().to_vec())?))
         };

@@ -193,7 +193,7 @@ impl Missed {
     }
 }
 
-fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(super) fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("expected `name: value`")?;
     let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("`{name}` is no header name"))?;
     let value = HeaderValue::from_str(value.trim()).map_err(|_| "the value holds control characters".to_owned())?;

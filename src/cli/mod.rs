@@ -10,9 +10,11 @@ pub(crate) mod demo;
 mod explain;
 pub(crate) mod output;
 mod plan;
+mod record;
 #[cfg(test)]
 mod reference;
 mod reload;
+mod replay;
 mod report;
 mod rollout;
 mod run;
@@ -71,6 +73,10 @@ enum Verb {
     Rollback(rollout::Args),
     /// Show what happened to a route's rollout: who, when, what, why.
     History(rollout::HistoryArgs),
+    /// Keep a route's reads, and what they are answered, in a file.
+    Record(record::Args),
+    /// Send recorded reads again to a side or a place, and compare what comes with what was recorded.
+    Replay(replay::Args),
     /// Print the JSON Schema of the file, for editors.
     Schema,
     /// Print a completion script for a shell.
@@ -97,6 +103,8 @@ pub(crate) fn main() -> ExitCode {
         Verb::Resume(args) => rollout::act(&cli.config, "resume", args),
         Verb::Rollback(args) => rollout::act(&cli.config, "rollback", args),
         Verb::History(args) => rollout::history(&cli.config, args),
+        Verb::Record(args) => record::run(&cli.config, args),
+        Verb::Replay(args) => replay::run(&cli.config, args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
     };

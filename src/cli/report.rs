@@ -15,16 +15,23 @@ use super::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The route's name.
-    route: String,
+    /// The route's name. Left out: one line for each route that compares.
+    route: Option<String>,
     #[command(flatten)]
     place: Place,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
     /// How far back, a day at most; in steps of five minutes.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = while_)]
     since: Duration,
+    #[command(flatten)]
+    judged: Judged,
+}
+
+/// How reports are printed, and what a pipeline takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Judged {
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(super) output: Format,
     /// Exit with 1 when more than so much of what was compared differs, for example `0.1%`; also when nothing was compared.
     #[arg(long, value_name = "PERCENT", value_parser = share)]
     fail_over: Option<f64>,
@@ -35,7 +42,7 @@ pub(super) struct Args {
 
 /// How a report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// For people.
     #[default]
     Text,
@@ -47,27 +54,68 @@ enum Format {
 
 pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(path, &args.place)?;
-    let route: String = form_urlencoded::byte_serialize(args.route.as_bytes()).collect();
-    let (status, answer) = client.ask(&format!("/api/v1/report?route={route}&within={}", args.since.as_secs()))?;
-    let report: Value = serde_json::from_str(&answer).with_context(|| {
+    let asked = args.route.as_ref().map(|route| {
+        let route: String = form_urlencoded::byte_serialize(route.as_bytes()).collect();
+        format!("route={route}&")
+    });
+    let query = format!("{}within={}", asked.unwrap_or_default(), args.since.as_secs());
+    let (status, answer) = client.ask(&format!("/api/v1/report?{query}"))?;
+    let answer: Value = serde_json::from_str(&answer).with_context(|| {
         format!("{}/api/v1/report was answered {status}, and not by a Banyan of this version", client.base())
     })?;
+    let Some(route) = &args.route else { return all(&answer, &args.judged) };
     if status != 200 {
-        let detail = report["detail"].as_str().unwrap_or("no reason was given");
-        bail!("route `{}`: {detail}", args.route);
+        let detail = answer["detail"].as_str().unwrap_or("no reason was given");
+        bail!("route `{route}`: {detail}");
     }
-    match args.output {
-        Format::Text => output::data(&render::text(&args.route, &report))?,
-        Format::Json => output::json(&report)?,
-        Format::Markdown => output::data(&render::markdown(&args.route, &report))?,
+    print(route, &answer, args.judged.output)?;
+    args.judged.judge(&[(route, &answer)])
+}
+
+/// Those of all routes.
+fn all(answer: &Value, judged: &Judged) -> anyhow::Result<ExitCode> {
+    let Some(routes) = answer["routes"].as_array() else { bail!("this Banyan has no report of all routes") };
+    let reports: Vec<(&str, &Value)> =
+        routes.iter().map(|one| (one["route"].as_str().unwrap_or_default(), &one["report"])).collect();
+    if reports.is_empty() {
+        bail!("no route compares anything: none has a `shadow` with `compare`");
     }
-    let Some(limit) = args.fail_over else { return Ok(ExitCode::SUCCESS) };
-    match verdict(&report, limit, args.at_least) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(why) => {
-            output::error(&why);
-            Ok(ExitCode::from(FAILED))
-        }
+    match judged.output {
+        Format::Text => output::data(&render::lines(&reports))?,
+        Format::Json => output::json(answer)?,
+        Format::Markdown => output::data(&render::rows(&reports))?,
+    }
+    judged.judge(&reports)
+}
+
+/// Prints the report of one route.
+pub(super) fn print(route: &str, report: &Value, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Text => output::data(&render::text(route, report))?,
+        Format::Json => output::json(report)?,
+        Format::Markdown => output::data(&render::markdown(route, report))?,
+    }
+    Ok(())
+}
+
+// === impl Judged ===
+
+impl Judged {
+    /// Whether a pipeline asks.
+    pub(super) fn is_asked(&self) -> bool {
+        self.fail_over.is_some()
+    }
+
+    /// Says of every route why a pipeline may not go on.
+    pub(super) fn judge(&self, reports: &[(&str, &Value)]) -> anyhow::Result<ExitCode> {
+        let Some(limit) = self.fail_over else { return Ok(ExitCode::SUCCESS) };
+        let verdicts = reports.iter().filter_map(|(route, report)| {
+            let why = verdict(report, limit, self.at_least).err()?;
+            Some(if reports.len() > 1 { why.context(format!("route `{route}`")) } else { why })
+        });
+        let failed: Vec<anyhow::Error> = verdicts.collect();
+        failed.iter().for_each(output::error);
+        Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     }
 }
 

@@ -6,7 +6,7 @@ use super::{node::Step, stand_in::Form};
 type Above = &'static [&'static str];
 
 const KEYS: &[(Above, &[&str])] = &[
-    (&["routes", "compare"], &["record", "latency"]),
+    (&["routes", "compare"], &["latency"]),
     (&["syncs", "*"], &["format", "schemas", "apply"]),
     (&["syncs", "*", "legacy"], &["mysql"]),
     (&["syncs", "*", "modern"], &["mysql"]),
@@ -284,7 +284,7 @@ mod tests {
     fn a_key_is_later_only_where_it_will_stand() {
         assert!(later_key(&Step::parse("routes[3].compare.latency")));
         assert!(later_key(&Step::parse("syncs.payments.format")));
-        assert!(later_key(&Step::parse("routes[0].compare.record")));
+        assert!(later_key(&Step::parse("routes[0].compare.latency")));
         assert!(!later_key(&Step::parse("rollout")));
         assert!(!later_key(&Step::parse("routes[0].rolout")));
         assert!(later_value(&Step::parse("syncs.payments.order"), "key"));

@@ -287,6 +287,12 @@ async fn a_report_says_in_what_the_sides_differ_and_stops_a_pipeline() {
     assert_eq!((&json["compared"], &json["differences"][0]["place"]), (&json!(3), &json!("/amount")));
     assert!(out(&banyan.verb(&["report", "pay", "-o", "markdown"])).contains("| `/amount` | 3 of 3 |"));
 
+    let all = out(&banyan.verb(&["report"]));
+    assert_eq!((all.lines().count(), all.starts_with("pay   last ")), (1, true), "{all}");
+    let rows = out(&banyan.verb(&["report", "-o", "markdown"]));
+    assert!(rows.ends_with("| pay | 3 | 100 % | `/amount` |\n"), "{rows}");
+    assert_eq!(code(&banyan.verb(&["report", "--fail-over", "0.1%"])), 1);
+
     let stopped = banyan.verb(&["report", "pay", "--fail-over", "0.1%"]);
     assert_eq!(code(&stopped), 1);
     assert!(err(&stopped).contains("3 of 3 differ, which is 100 % and more than 0.1 %"), "{}", err(&stopped));

@@ -42,6 +42,8 @@ mod http_keys;
 #[cfg(test)]
 mod http_replicas;
 #[cfg(test)]
+mod http_replay;
+#[cfg(test)]
 mod http_rollout;
 #[cfg(test)]
 mod http_shadow;

@@ -75,6 +75,19 @@ impl Rules {
         }
     }
 
+    /// The headers that are compared.
+    #[must_use]
+    pub fn headers(&self) -> &[HeaderName] {
+        &self.headers
+    }
+
+    /// The same rules with fewer headers.
+    #[must_use]
+    pub fn without_headers(mut self, are_gone: impl Fn(&HeaderName) -> bool) -> Self {
+        self.headers.retain(|name| !are_gone(name));
+        self
+    }
+
     /// Compares two answers to one request, whatever memory that takes.
     #[must_use]
     pub fn compare(&self, control: &Answer<'_>, candidate: &Answer<'_>) -> Verdict {

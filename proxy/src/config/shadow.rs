@@ -83,6 +83,9 @@ pub struct Compare {
     /// Learns which places differ by themselves. Default: off, and every difference counts.
     #[garde(skip)]
     pub noise: Option<Noise>,
+    /// `banyan record` may keep reads and their answers in a file, bodies included, for `banyan replay`. Default false.
+    #[garde(skip)]
+    pub record: bool,
     /// Redacted samples kept a route: type and length of what differed, never a value. Default 0 = off.
     #[garde(range(max = 1000))]
     pub samples: usize,

@@ -1,12 +1,16 @@
 //! What became of a route's copies, and what comparing them gave.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
+use super::record::Recorder;
 use crate::{
     compare::{self, CompareStatus, Compared, Report, Tally, Verdict},
     config::Compare,
@@ -54,6 +58,10 @@ pub(super) struct RouteCounts {
     noise: IntCounter,
     /// Never locked on the answering path.
     tally: Mutex<(Option<Compare>, Tally)>,
+    /// As `tally`.
+    recorder: Mutex<Option<Arc<Recorder>>>,
+    /// What the answering path sees of it.
+    is_recorded: AtomicBool,
 }
 
 // === impl Outcome ===
@@ -122,6 +130,8 @@ impl RouteCounts {
                 .map(|result| metrics.compared.with_label_values(&[&**route, result.as_str()])),
             noise: metrics.noise.with_label_values(&[&**route]),
             tally: Mutex::new((None, Tally::new(0))),
+            recorder: Mutex::default(),
+            is_recorded: AtomicBool::new(false),
         }
     }
 
@@ -159,6 +169,38 @@ impl RouteCounts {
         use compare::Outcome::{Ignored, Match, Mismatch};
         let of = |result: compare::Outcome| self.compared[result as usize].get();
         (of(Match) + of(Mismatch) + of(Ignored), of(Mismatch).saturating_sub(self.noise.get()))
+    }
+
+    /// Whether requests are to be told to a recording.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.is_recorded.load(Ordering::Relaxed)
+    }
+
+    /// The recording that goes on.
+    pub(super) fn recorder(&self) -> Option<Arc<Recorder>> {
+        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorder.as_ref().is_some_and(|recorder| recorder.is_over()) {
+            *recorder = None;
+            self.is_recorded.store(false, Ordering::Relaxed);
+        }
+        recorder.clone()
+    }
+
+    /// Begins a recording; says whether it is the only one.
+    pub(super) fn record(&self, new: Recorder) -> bool {
+        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorder.as_ref().is_some_and(|recorder| !recorder.is_over()) {
+            return false;
+        }
+        *recorder = Some(Arc::new(new));
+        self.is_recorded.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// Ends the recording, if there is one.
+    pub(super) fn end_recording(&self) {
+        *self.recorder.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.is_recorded.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn status(&self) -> CompareStatus {

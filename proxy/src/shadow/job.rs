@@ -16,6 +16,7 @@ use super::{
     counts::Outcome,
     offer::{ShadowRoute, Slot},
     origin::{Origin, SendError},
+    record::Told,
     ticket::{Recorded, content_length},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub(super) struct Job {
     pub(super) seen_as: Option<Box<SeenAs>>,
     /// `None` for most, and where nothing is compared.
     pub(super) again: Option<Box<Again>>,
+    /// What a recording is told of the request; `None` where none goes on.
+    pub(super) told: Option<Told>,
     /// Given back when the job is over, whatever it came to.
     pub(super) _held: (Slot, Slot, Charge),
 }
@@ -82,16 +85,33 @@ impl Job {
     }
 
     pub(super) async fn run(self) {
-        let Self { route, to, origin, sync, request, control, budget, max_body, seen_as, again, _held } = self;
+        let Self { route, to, origin, sync, request, control, budget, max_body, seen_as, again, told, _held } = self;
         let method = request.method().clone();
         let was_behind = sync.as_ref().is_some_and(SyncRoute::is_behind);
-        let is_compared = route.rules.is_some();
-        let both = async {
-            tokio::try_join!(fetch(&origin, request, &budget, max_body, is_compared), async {
-                control.await.map_err(|_| Outcome::Cancelled)
-            })
+        let (is_compared, is_told) = (route.rules.is_some(), told.is_some());
+        let control = async {
+            let control = control.await.map_err(|_| Outcome::Cancelled)?;
+            if let Some((told, recorder)) = told.zip(route.counts.recorder()) {
+                recorder.record(told, to.other(), &control, &budget);
+            }
+            Ok(control)
         };
-        let result = tokio::time::timeout(route.settings.timeout, both).await.unwrap_or(Err(Outcome::Timeout));
+        let candidate = fetch(&origin, request, &budget, max_body, is_compared);
+        let result = match is_told {
+            false => {
+                let both = async { tokio::try_join!(candidate, control) };
+                tokio::time::timeout(route.settings.timeout, both).await.unwrap_or(Err(Outcome::Timeout))
+            }
+            // A recording wants the control whatever becomes of the shadow.
+            true => {
+                let (candidate, control) = tokio::join!(
+                    tokio::time::timeout(route.settings.timeout, candidate),
+                    tokio::time::timeout(route.settings.timeout, control)
+                );
+                let result = |one: Result<Result<Recorded, Outcome>, _>| one.unwrap_or(Err(Outcome::Timeout));
+                result(candidate).and_then(|candidate| Ok((candidate, result(control)?)))
+            }
+        };
         match result {
             Ok((mut candidate, control)) => {
                 if let Some(seen_as) = &seen_as {
@@ -119,7 +139,7 @@ impl Job {
 // === impl SeenAs ===
 
 impl SeenAs {
-    fn shape(&self, side: Owner, headers: &mut HeaderMap) {
+    pub(super) fn shape(&self, side: Owner, headers: &mut HeaderMap) {
         let names_itself = [LOCATION, CONTENT_LOCATION, SET_COOKIE].iter().any(|name| headers.contains_key(name));
         if let Some(target) = self.route.target(side) {
             target.shape_answer(headers, names_itself, || self.public.with_prefix(&self.path, self.prefix_end));
@@ -213,7 +233,7 @@ impl Pair {
 
 /// Sends the copy and reads its answer. A connection goes back to the pool only when its answer was read to the end; else it is closed, so
 /// that an answer without end costs no more than the bound.
-async fn fetch(
+pub(super) async fn fetch(
     origin: &Origin,
     request: Request<Upload>,
     budget: &Arc<Budget>,

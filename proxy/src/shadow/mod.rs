@@ -12,6 +12,8 @@ mod job;
 mod offer;
 mod origin;
 mod pool;
+mod record;
+mod replay;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,8 @@ pub use counts::Outcome;
 use counts::{Metrics, RouteCounts};
 use job::Job;
 pub use offer::{Offer, Shadows};
+pub use record::{BadLine, BodyKept, End, Head, Line, NoRecording, Read, RecordLimits, Recording, WhyEnded};
+pub use replay::{Against, NoReplay, Played, Replay};
 pub use ticket::Ticket;
 pub use waiting::Waiting;
 

@@ -17,6 +17,7 @@ use super::{
     counts::{Outcome, RouteCounts},
     job::{Again, Job, SeenAs},
     origin::{Origin, Origins},
+    record::{Asked, NoRecording, RecordLimits, Recorder, Recording, Secrets, Told},
     request,
     ticket::content_length,
     waiting::Waiting,
@@ -53,6 +54,9 @@ pub(super) struct ShadowRoute {
     draws: AtomicU64,
     /// Of the users' buckets.
     seed: u64,
+    /// The file allows recordings.
+    records: bool,
+    secrets: Arc<Secrets>,
 }
 
 /// One of so many copies that may be under way.
@@ -83,15 +87,21 @@ impl Shadow {
     #[must_use]
     pub fn compile(self: &Arc<Self>, config: &Config, table: &RouteTable) -> Shadows {
         let mut origins = Origins::new(config, table.trusts(), &self.connections);
-        let routes = table.routes().iter().map(|route| self.route(route, &mut origins).map(Arc::new)).collect();
+        let secrets = Arc::new(Secrets::of(config));
+        let route = |route: &Arc<Route>| self.route(route, &mut origins, &secrets).map(Arc::new);
+        let routes = table.routes().iter().map(route).collect();
         Shadows { shadow: Arc::clone(self), routes }
     }
 
-    fn route(&self, route: &Route, origins: &mut Origins<'_>) -> Option<ShadowRoute> {
+    fn route(&self, route: &Route, origins: &mut Origins<'_>, secrets: &Arc<Secrets>) -> Option<ShadowRoute> {
         let settings = route.shadow.clone()?;
         let counts = self.counts(&route.name);
         if let Some(compare) = &route.compare {
             counts.compare_by(compare);
+        }
+        let records = route.compare.as_ref().is_some_and(|compare| compare.record);
+        if !records {
+            counts.end_recording();
         }
         Some(ShadowRoute {
             settings,
@@ -102,6 +112,8 @@ impl Shadow {
             modern: origins.get(route.modern.as_ref()?, Owner::Modern)?,
             draws: AtomicU64::new(getrandom::u64().unwrap_or(route.group.seed)),
             seed: shadow_seed(&route.group.name),
+            records,
+            secrets: Arc::clone(secrets),
         })
     }
 }
@@ -149,6 +161,13 @@ impl Shadows {
             let (public, path) = (Public::told(&offer.head.headers), offer.path.to_owned());
             Box::new(SeenAs { route: Arc::clone(route), public, path, prefix_end: offer.found.prefix_end })
         });
+        // A read only, and where a recording goes on.
+        let told = (!offer.choice.is_write && shadowed.records && shadowed.counts.is_recorded()).then(|| {
+            match offer.has_body {
+                true => Told::WithBody,
+                false => Told::Read(Box::new(Asked::of(offer, &shadowed.secrets))),
+            }
+        });
         let is_read = request.method().is_safe() && !waits;
         let is_resent = is_read && shadowed.resend.is_some_and(|percent| shadowed.is_drawn(percent));
         let again = if is_resent { self.again(shadowed, offer) } else { None };
@@ -157,6 +176,7 @@ impl Shadows {
             to,
             origin: shadowed.origin(to),
             again,
+            told,
             sync: route.sync.clone(),
             request,
             control,
@@ -195,6 +215,18 @@ impl Shadows {
     pub(crate) fn compared(&self, route: &Route) -> (u64, u64) {
         let shadowed = self.routes.get(route.index).and_then(Option::as_ref);
         shadowed.map_or((0, 0), |shadowed| shadowed.counts.net())
+    }
+
+    /// Begins to record a route's reads.
+    ///
+    /// # Errors
+    /// When the file does not allow it, or a recording goes on.
+    pub fn record(&self, route: &Route, limits: RecordLimits) -> Result<Recording, NoRecording> {
+        let shadowed = self.routes.get(route.index).and_then(Option::as_ref).filter(|shadowed| shadowed.records);
+        let shadowed = shadowed.ok_or(NoRecording::NotAllowed)?;
+        let headers = shadowed.rules.as_ref().map(Rules::headers).unwrap_or_default();
+        let (recorder, recording) = Recorder::new(&route.name, limits, headers, &shadowed.secrets);
+        if shadowed.counts.record(recorder) { Ok(recording) } else { Err(NoRecording::Busy) }
     }
 
     /// What comparing gave within the last while; `None` for a route that compares nothing.

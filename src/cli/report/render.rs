@@ -32,6 +32,25 @@ pub(super) fn text(route: &str, report: &Value) -> String {
     out
 }
 
+/// One line a route.
+pub(super) fn lines(reports: &[(&str, &Value)]) -> String {
+    let width = reports.iter().map(|(route, _)| route.chars().count()).max().unwrap_or_default();
+    reports.iter().map(|(route, report)| format!("{route:width$}   {}\n", summary(report))).collect()
+}
+
+/// One row a route, for a merge request.
+pub(super) fn rows(reports: &[(&str, &Value)]) -> String {
+    let row = |(route, report): &(&str, &Value)| {
+        let (compared, mismatch) = (count(report, "compared"), count(report, "mismatch"));
+        let share = percent(mismatch, compared);
+        let commonest =
+            report["differences"][0]["place"].as_str().map(|place| format!("`{}`", place.replace('|', "\\|")));
+        format!("| {route} | {} | {share} | {} |\n", grouped(compared), commonest.unwrap_or_default())
+    };
+    let rows: String = reports.iter().map(row).collect();
+    format!("| route | compared | mismatch | most in |\n| --- | ---: | ---: | --- |\n{rows}")
+}
+
 /// For a merge request.
 pub(super) fn markdown(route: &str, report: &Value) -> String {
     let mut out = format!("### {route}\n\n{}\n", summary(report));
