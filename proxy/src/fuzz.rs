@@ -13,6 +13,7 @@ use crate::{
     config::{Config, Observe, State},
     links::{DataLinks, SyncLink},
     listen::{meter, proxy_protocol},
+    shadow,
     split::own_writes,
     stations::forwarded,
     table::{DEFAULT, Normal, RouteTable, normalise, path, query, renames},
@@ -28,7 +29,7 @@ mod mutate;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in `fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("path", path::fuzz),
     ("query", query::fuzz),
     ("matcher", matcher),
@@ -40,6 +41,8 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("forwarded", forwarded::fuzz),
     ("traceparent", trace::fuzz),
     ("compare", compare::fuzz),
+    ("answers", compare::fuzz_answers),
+    ("recording", shadow::fuzz_recording),
 ];
 
 /// Runs one of them.

@@ -298,6 +298,15 @@ async fn a_report_says_in_what_the_sides_differ_and_stops_a_pipeline() {
     assert!(err(&stopped).contains("3 of 3 differ, which is 100 % and more than 0.1 %"), "{}", err(&stopped));
     assert_eq!(code(&banyan.verb(&["report", "pay", "--fail-over", "100%"])), 0);
     assert_eq!(code(&banyan.verb(&["report", "pay", "--fail-over", "100%", "--at-least", "4"])), 1);
+    let file = std::fs::read_to_string(banyan.file()).unwrap();
+    std::fs::write(banyan.file(), file.replace("compare: {}", "compare: {samples: full}")).unwrap();
+    eventually(secs(10), "values are shown", async || {
+        Raw::get(banyan.http(), "/pay/7").await;
+        out(&banyan.verb(&["report", "pay"])).contains("GET \"19.90\" against 19.9")
+    })
+    .await;
+    let metrics = Raw::get(banyan.admin(), "/metrics").await.text();
+    assert!(!metrics.contains("19.9") && !banyan.log().contains("19.9"), "values stay out of metrics and log");
     for (route, why) in
         [("plain", "this route compares nothing: it has no `compare`"), ("gone", "there is no such route")]
     {

@@ -1,7 +1,7 @@
 //! Walks two JSON values side by side and collects where they differ, each folded place once.
 
 use super::{
-    Difference, Place, Rules, Seen, Spot,
+    Difference, Place, Rules, Seen, Spot, Values,
     json::Json,
     number,
     pairs::paired,
@@ -34,9 +34,14 @@ impl<'r> Differ<'r> {
 
     /// Notes a difference.
     pub(super) fn found(&mut self, place: Place, control: Found, candidate: Found) {
+        self.found_with(place, control, candidate, || None);
+    }
+
+    fn found_with(&mut self, place: Place, control: Found, candidate: Found, values: impl FnOnce() -> Option<Values>) {
         let difference = Difference { place, control: control.0, candidate: candidate.0 };
         if self.found.len() < MOST && !self.found.iter().any(|spot| spot.difference == difference) {
-            self.found.push(Spot { difference, control_length: control.1, candidate_length: candidate.1 });
+            let (control_length, candidate_length, values) = (control.1, candidate.1, values());
+            self.found.push(Spot { difference, control_length, candidate_length, values });
         }
     }
 
@@ -87,10 +92,29 @@ impl<'r> Differ<'r> {
             (Some(left), Some(right)) if self.rules.near.is_near(place, left, right) => {}
             _ => {
                 self.looked_at += 1;
-                self.found(Place::Pointer(folded(place)), Found::in_json(control), Found::in_json(candidate));
+                let shows_values = self.rules.shows_values;
+                let values = || Values { control: control.and_then(shown), candidate: candidate.and_then(shown) };
+                let (left, right) = (Found::in_json(control), Found::in_json(candidate));
+                self.found_with(Place::Pointer(folded(place)), left, right, || shows_values.then(values));
             }
         }
     }
+}
+
+/// A single value as JSON, as far as it is not too long to be read.
+fn shown(json: &Json<'_>) -> Option<String> {
+    const LONGEST: usize = 120;
+    let text = match json {
+        Json::Null => "null".to_owned(),
+        Json::Bool(value) => value.to_string(),
+        Json::Number(text) => (*text).to_owned(),
+        Json::String(text) => {
+            let begin: String = text.chars().take(LONGEST).collect();
+            serde_json::to_string(&begin).ok()?
+        }
+        Json::Array(_) | Json::Object(_) => return None,
+    };
+    Some(if text.chars().count() > LONGEST { text.chars().take(LONGEST).chain(['…']).collect() } else { text })
 }
 
 fn is_same(left: Option<&Json<'_>>, right: Option<&Json<'_>>) -> bool {

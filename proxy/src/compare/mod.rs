@@ -31,7 +31,7 @@ use pointer::Pattern;
 pub use report::{Example, Latencies, NoiseReport, Noisy, Piece, Report, Reported};
 pub use room::{NoRoom, Room, Unbounded};
 pub use tally::{CompareStatus, Compared, DifferenceCount, Sample, Tally};
-pub use verdict::{Difference, NotComparable, Outcome, Place, Seen, Spot, Verdict};
+pub use verdict::{Difference, NotComparable, Outcome, Place, Seen, Spot, Values, Verdict};
 
 use crate::config;
 
@@ -44,6 +44,7 @@ pub struct Rules {
     unordered: Vec<(Pattern, Pattern)>,
     near: Near,
     null_is_missing: bool,
+    shows_values: bool,
 }
 
 /// One answer.
@@ -72,6 +73,7 @@ impl Rules {
             unordered: compare.unordered.iter().map(|(at, key)| (Pattern::new(at), Pattern::new(key))).collect(),
             near: Near::new(compare),
             null_is_missing: compare.null_is_missing,
+            shows_values: compare.samples == config::Samples::Full,
         }
     }
 
@@ -168,5 +170,40 @@ pub(crate) fn fuzz(data: &[u8]) {
             Err(json::Refused::NotJson) => assert!(serde_json::from_slice::<serde_json::Value>(document).is_err()),
             Err(json::Refused::TooLarge | json::Refused::NoRoom) => {}
         }
+    }
+}
+
+/// A `content-type`, a `content-encoding` and a body, whatever an upstream may send: it is like itself, in whatever coding; it takes no more memory than there is; and
+/// with less of it the verdict is the same, or none.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_answers(data: &[u8]) {
+    struct Bounded(usize);
+    impl Room for Bounded {
+        fn take(&mut self, bytes: usize) -> bool {
+            let is_there = bytes <= self.0;
+            self.0 -= if is_there { bytes } else { 0 };
+            is_there
+        }
+    }
+    let mut lines = data.splitn(3, |byte| *byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (kind, coding, body) = (line(), line(), line());
+    let mut headers = HeaderMap::new();
+    let (kind, coding) = (http::HeaderValue::from_bytes(kind), http::HeaderValue::from_bytes(coding));
+    headers.extend(kind.ok().map(|kind| (CONTENT_TYPE, kind)));
+    let plain = headers.clone();
+    headers.extend(coding.ok().map(|coding| (http::header::CONTENT_ENCODING, coding)));
+    let rules = Rules::new(&config::Compare::default());
+    let answer = |headers, body| Answer { status: StatusCode::OK, headers, body: Body::Whole(body) };
+    let (coded, other) = (answer(&headers, body), answer(&plain, b"{\"a\": [1, 2]}"));
+    assert_eq!(rules.compare(&coded, &coded), Verdict::Match);
+    // A bomb ends where there is no more room.
+    let within = |bytes| rules.compare_in(&coded, &other, &mut Bounded(bytes));
+    let (little, more) = (within(64 << 10), within(1 << 20));
+    assert!(little.is_err() || little == more);
+    if let Ok(bytes) = decode::decoded(&headers, body, &mut Bounded(1 << 20)) {
+        // Without the coding it is the same.
+        let verdict = rules.compare(&coded, &answer(&plain, &bytes));
+        assert!(matches!(verdict, Verdict::Match | Verdict::NotComparable(_)), "{verdict:?}");
     }
 }

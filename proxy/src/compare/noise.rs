@@ -70,6 +70,7 @@ mod tests {
             },
             control_length: 1,
             candidate_length: 1,
+            values: None,
         };
         Verdict::Mismatch(places.iter().map(spot).collect())
     }

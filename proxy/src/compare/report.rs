@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Difference, NotComparable, Place, latency::Quantiles};
+use super::{Difference, NotComparable, Place, Values, latency::Quantiles};
 
 /// The comparisons of one route in a while.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -70,7 +70,7 @@ pub struct Noisy {
     pub differed: u64,
 }
 
-/// One difference, redacted: lengths, never a value.
+/// One difference; redacted, it has lengths and never a value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Example {
     /// Seconds since 1970.
@@ -81,6 +81,9 @@ pub struct Example {
     pub control_length: usize,
     /// Of what the candidate had there.
     pub candidate_length: usize,
+    /// What stood there, where the file says `samples: full`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<Values>,
 }
 
 /// Both sides beside each other.

@@ -117,7 +117,7 @@ pub struct DifferenceCount {
     pub at_most_too_high: u64,
 }
 
-/// One comparison that differed, without any value.
+/// One comparison that differed, without any value unless the file says `samples: full`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sample {
     /// Seconds since 1970.
@@ -214,6 +214,7 @@ impl Tally {
             method: method.as_str().to_owned(),
             control_length: spot.control_length,
             candidate_length: spot.candidate_length,
+            values: spot.values.clone(),
         };
         let new = |inherited| Counted {
             difference: spot.difference.clone(),
@@ -373,7 +374,7 @@ mod tests {
     fn mismatch(pointer: &str) -> Verdict {
         let difference =
             Difference { place: Place::Pointer(pointer.to_owned()), control: Seen::String, candidate: Seen::Number };
-        Verdict::Mismatch(vec![Spot { difference, control_length: 5, candidate_length: 4 }])
+        Verdict::Mismatch(vec![Spot { difference, control_length: 5, candidate_length: 4, values: None }])
     }
 
     fn add(tally: &mut Tally, verdict: Verdict) {

@@ -32,6 +32,39 @@ fn a_text_against_a_number_is_a_difference_of_types() {
 }
 
 #[test]
+fn values_are_shown_where_the_file_says_so_and_never_those_of_headers() {
+    let long = "x".repeat(500);
+    let (left, right) = (format!(r#"{{"a":"19.90","b":[1],"c":"{long}"}}"#), r#"{"a":19.9,"b":null,"c":"é\n"}"#);
+    let full = rules(&json!({"samples": "full", "headers": ["x-told"]}));
+    let (one, other) = (
+        headers(&[("content-type", "application/json"), ("x-told", "hunter")]),
+        headers(&[("content-type", "application/json")]),
+    );
+    let answer = |headers, body| Answer { status: StatusCode::OK, headers, body: Body::Whole(body) };
+    let Verdict::Mismatch(spots) = full.compare(&answer(&one, left.as_bytes()), &answer(&other, right.as_bytes()))
+    else {
+        panic!()
+    };
+    let shown: Vec<Option<(Option<&str>, Option<&str>)>> = spots
+        .iter()
+        .map(|spot| spot.values.as_ref().map(|values| (values.control.as_deref(), values.candidate.as_deref())))
+        .collect();
+    let cut = format!("\"{}…", "x".repeat(119));
+    assert_eq!(
+        shown,
+        [
+            None,
+            Some((Some("\"19.90\""), Some("19.9"))),
+            Some((None, Some("null"))),
+            Some((Some(cut.as_str()), Some("\"é\\n\"")))
+        ]
+    );
+    assert!(!serde_json::to_string(&spots).unwrap().contains("hunter"));
+    let Verdict::Mismatch(spots) = compare_json(&left, right, &[]) else { panic!() };
+    assert!(spots.iter().all(|spot| spot.values.is_none()) && !serde_json::to_string(&spots).unwrap().contains("19.9"));
+}
+
+#[test]
 fn differing_items_of_a_list_are_one_place() {
     let verdict = compare_json(r#"{"l":[{"a":1},{"a":2},{"a":3}]}"#, r#"{"l":[{"a":2},{"a":3}]}"#, &[]);
     assert_eq!(differences(&verdict), ["/l/*/a Number Number", "/l/* Object Missing"]);

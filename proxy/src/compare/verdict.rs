@@ -65,6 +65,18 @@ pub struct Spot {
     pub control_length: usize,
     /// The same of the candidate.
     pub candidate_length: usize,
+    /// What stands there, where the file says `samples: full`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<Values>,
+}
+
+/// What two JSON bodies have in one place: the beginning of it, as JSON. Never of a header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Values {
+    /// In the control; `None`: nothing, or more than one value.
+    pub control: Option<String>,
+    /// In the candidate.
+    pub candidate: Option<String>,
 }
 
 /// Where two answers differ.

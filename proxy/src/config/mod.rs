@@ -39,7 +39,7 @@ pub use rate_limit::{RateKey, RateLimit};
 pub use reads::{AlsoRead, Reads};
 pub use rollout::{Gates, LatencyP99, MismatchRate, OnFail, Rollout, SuccessRate, SyncLag};
 pub use route::{Fallback, HeaderChanges, Headers, Keyless, Rewrite, Route, Side, Sticky};
-pub use shadow::{Compare, Noise, Of, Period, Pointer, Shadow, Tolerance};
+pub use shadow::{Compare, Noise, Of, Period, Pointer, Samples, Shadow, Tolerance};
 pub use short::{OneOrMany, Short, ShortOr, TEXT_OR_MAP};
 pub use upstream::{Endpoint, IdempotencyKey, Protocol, Upstream};
 pub use upstream_rules::{Adaptive, AdaptiveForm, Circuit, Ejection, Health, Retries, UpstreamLimits};

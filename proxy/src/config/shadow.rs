@@ -1,6 +1,6 @@
 //! `shadow:` and `compare:` of a route — copies for the side that does not answer, and how its answers are held against the client's.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
 use bytesize::ByteSize;
 use garde::Validate;
@@ -86,9 +86,19 @@ pub struct Compare {
     /// `banyan record` may keep reads and their answers in a file, bodies included, for `banyan replay`. Default false.
     #[garde(skip)]
     pub record: bool,
-    /// Redacted samples kept a route: type and length of what differed, never a value. Default 0 = off.
-    #[garde(range(max = 1000))]
-    pub samples: usize,
+    /// Mismatches kept a route, up to 1000, redacted: type and length of what differed, never a value. `full` keeps 20, and shows the values of JSON bodies,
+    /// in the report as well: users' data is seen by whoever may view then. Default 0 = off.
+    #[garde(skip)]
+    pub samples: Samples,
+}
+
+/// Which mismatches are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Samples {
+    /// So many, without values.
+    Redacted(usize),
+    /// With values.
+    Full,
 }
 
 /// How places that differ by themselves are learnt.
@@ -112,6 +122,69 @@ pub struct Period(#[serde(with = "humantime_serde")] pub Duration);
 /// How far two numbers may lie apart; above 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance(f64);
+
+// === impl Samples ===
+
+impl Samples {
+    const MOST: u64 = 1000;
+
+    /// How many.
+    #[must_use]
+    pub fn count(self) -> usize {
+        match self {
+            Self::Redacted(count) => count,
+            Self::Full => 20,
+        }
+    }
+}
+
+impl Default for Samples {
+    fn default() -> Self {
+        Self::Redacted(0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Samples {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl de::Visitor<'_> for Form {
+            type Value = Samples;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number from 0 to 1000, or `full`")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Samples, E> {
+                let count = usize::try_from(number).ok().filter(|_| number <= Samples::MOST);
+                count.map(Samples::Redacted).ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Samples, E> {
+                u64::try_from(number)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+                    .and_then(|number| self.visit_u64(number))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Samples, E> {
+                match text {
+                    "full" => Ok(Samples::Full),
+                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl JsonSchema for Samples {
+    fn schema_name() -> Cow<'static, str> {
+        "Samples".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0, "maximum": 1000 }, { "type": "string", "enum": ["full"] }] })
+    }
+}
 
 // === impl Pointer ===
 

@@ -160,7 +160,7 @@ impl RouteCounts {
     pub(super) fn compare_by(&self, compare: &Compare) {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         if tally.0.as_ref() != Some(compare) {
-            *tally = (Some(compare.clone()), Tally::new(compare.samples));
+            *tally = (Some(compare.clone()), Tally::new(compare.samples.count()));
         }
     }
 

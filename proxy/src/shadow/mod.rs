@@ -36,6 +36,8 @@ pub use counts::Outcome;
 use counts::{Metrics, RouteCounts};
 use job::Job;
 pub use offer::{Offer, Shadows};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use record::fuzz_recording;
 pub use record::{BadLine, BodyKept, End, Head, Line, NoRecording, Read, RecordLimits, Recording, WhyEnded};
 pub use replay::{Against, NoReplay, Played, Replay};
 pub use ticket::Ticket;

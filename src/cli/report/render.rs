@@ -152,9 +152,12 @@ fn differences(report: &Value) -> Vec<Line> {
         let example = &one["example"];
         let or_more = if one["may_be_more"].as_bool() == Some(true) { " or more" } else { "" };
         let length = |key: &str| example[key].as_u64().unwrap_or_default();
-        let side = |word: &str, length: u64| match word {
-            "string" | "number" | "array" | "object" | "bytes" => format!("{word} of {length}"),
-            other => other.to_owned(),
+        let side = |word: &str, which: &str| match (word, example["values"][which].as_str()) {
+            (_, Some(value)) => value.replace('|', "\\|"),
+            ("string" | "number" | "array" | "object" | "bytes", None) => {
+                format!("{word} of {}", length(&format!("{which}_length")))
+            }
+            (other, None) => other.to_owned(),
         };
         Line {
             place: text("place").to_owned(),
@@ -164,8 +167,8 @@ fn differences(report: &Value) -> Vec<Line> {
             example: format!(
                 "{} {} against {}",
                 example["method"].as_str().unwrap_or_default(),
-                side(text("control"), length("control_length")),
-                side(text("candidate"), length("candidate_length"))
+                side(text("control"), "control"),
+                side(text("candidate"), "candidate")
             ),
         }
     };

@@ -209,3 +209,17 @@ pub(super) fn answer_headers(answer: &Answer<'_>, wanted: impl Fn(&HeaderName) -
     // What is no text is not compared by anybody who could have written it into the file.
     lines.filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))).collect()
 }
+
+/// A line of a file that anybody may have written: what can be read is written the same way, and what it says can be used, or is refused.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let Ok(line) = Line::parse(data) else { return };
+    let written = line.to_bytes();
+    assert_eq!(Line::parse(&written).map(|again| again.to_bytes()), Ok(written));
+    if let Line::Read(read) = line
+        && let Ok((.., body)) = read.answer()
+    {
+        let _ = read.body.body(&body);
+        drop(headers(&read.headers));
+    }
+}

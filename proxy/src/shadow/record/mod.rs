@@ -15,6 +15,8 @@ use bytes::Bytes;
 use tokio::{sync::mpsc, time::Instant};
 
 pub(super) use asked::{Asked, Told};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use line::fuzz as fuzz_recording;
 pub(super) use line::headers;
 pub use line::{BadLine, BodyKept, End, Head, Line, Read, WhyEnded};
 pub(super) use recorder::Recorder;
