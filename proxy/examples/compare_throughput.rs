@@ -15,6 +15,7 @@ use banyan_proxy::{
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use serde_json::Value;
 
+#[expect(clippy::print_stdout, reason = "the measuring script reads it")]
 fn main() {
     let mut arguments = env::args().skip(1);
     let seconds: f64 = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(1.0);

@@ -66,7 +66,7 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
         bail!("route `{}`: {}", args.route, answer["detail"].as_str().unwrap_or("no reason was given"));
     }
-    file.as_mut().map_or(Ok(()), |file| file.flush()).with_context(|| format!("`{name}` cannot be written"))?;
+    file.as_mut().map_or(Ok(()), std::io::Write::flush).with_context(|| format!("`{name}` cannot be written"))?;
     let Some(end) = end.end() else {
         output::error(&anyhow::anyhow!("the recording broke off; what is in `{name}` can be replayed"));
         return Ok(ExitCode::from(FAILED));

@@ -53,7 +53,7 @@ async fn recorded(compare: &str) -> (Banyan, Upstream, Upstream) {
 }
 
 /// Records while so many reads come, each with secrets in every place that clients put them.
-async fn record(banyan: &Banyan, name: &str, reads: usize, more: &[&str]) -> Output {
+fn record(banyan: &Banyan, name: &str, reads: usize, more: &[&str]) -> Output {
     let (file, http) = (banyan.folder().join(name), banyan.http());
     let arguments = [&["record", "pay", "--for", "4s", "-o", file.to_str().unwrap()], more].concat();
     std::thread::scope(|scope| {
@@ -91,7 +91,7 @@ async fn record(banyan: &Banyan, name: &str, reads: usize, more: &[&str]) -> Out
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_recorded_is_replayed_against_a_build_that_is_wrong_in_one_of_ten() {
     let (banyan, legacy, _modern) = recorded("{record: true, headers: [content-type, set-cookie]}").await;
-    let done = record(&banyan, "reads.jsonl", 40, &[]).await;
+    let done = record(&banyan, "reads.jsonl", 40, &[]);
     assert_eq!(code(&done), 0, "{}", err(&done));
     assert!(
         err(&done).contains("40 reads in ")
@@ -164,7 +164,7 @@ async fn what_was_recorded_is_replayed_against_a_build_that_is_wrong_in_one_of_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_recorded_that_the_file_does_not_allow_and_no_more_than_was_asked_for() {
     let (banyan, legacy, modern) = recorded("{record: true}").await;
-    let small = record(&banyan, "small.jsonl", 40, &["--max-size", "3KB"]).await;
+    let small = record(&banyan, "small.jsonl", 40, &["--max-size", "3KB"]);
     assert_eq!(code(&small), 0, "{}", err(&small));
     assert!(err(&small).contains("then it was as large as it may be"), "{}", err(&small));
     let length = fs::metadata(banyan.folder().join("small.jsonl")).unwrap().len();

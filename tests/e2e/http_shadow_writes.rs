@@ -12,7 +12,8 @@ use tokio::{
 use crate::harness::{Front, Raw, Script, Upstream, eventually, front::request, secs};
 
 /// A route `pay` under `/pay` that shadows what `shadow` says, and more.
-fn pay(shadow: Value, more: Value) -> Value {
+fn pay(shadow: impl Into<Value>, more: impl Into<Value>) -> Value {
+    let (shadow, more) = (shadow.into(), more.into());
     let mut settings = json!({"percent": 100});
     settings.as_object_mut().unwrap().extend(shadow.as_object().unwrap().clone());
     let mut route = json!({"name": "pay", "match": {"path_prefix": "/pay"}, "legacy": "monolith", "modern": "service",

@@ -40,9 +40,9 @@ mod http_differential;
 #[cfg(test)]
 mod http_keys;
 #[cfg(test)]
-mod http_replicas;
-#[cfg(test)]
 mod http_replay;
+#[cfg(test)]
+mod http_replicas;
 #[cfg(test)]
 mod http_rollout;
 #[cfg(test)]
