@@ -6,7 +6,7 @@ use super::{Place, Verdict};
 /// Places that are counted; those that come later are not, so that a map keyed by chance takes no memory.
 const KEPT: usize = 128;
 /// Before so many reads were sent twice, nothing is called noise.
-const LEAST: u64 = 20;
+pub(super) const LEAST: u64 = 20;
 /// A place that differed once may have been changed by somebody between the two.
 const TWICE: u64 = 2;
 

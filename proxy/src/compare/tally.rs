@@ -11,13 +11,15 @@ use serde::Serialize;
 use super::{
     Difference, NotComparable, Outcome, Place, Seen, Spot, Verdict,
     latency::Latency,
-    noise::Noise,
+    noise::{LEAST, Noise},
     report::{Example, Latencies, NoiseReport, Noisy, Piece, Report, Reported},
 };
 
 /// Differences that are counted by themselves. The commonest ones stay, however many others pass by (the space-saving rule: a new one takes
 /// the place, and the count, of the rarest).
 const KEPT: usize = 128;
+/// Where so many reads should have been sent twice and fewer than [`LEAST`] were, they never will be.
+const GIVEN_UP: f64 = 200.0;
 /// Differences that `status` shows.
 const SHOWN: usize = 10;
 /// Seconds of a slot.
@@ -148,6 +150,15 @@ impl Tally {
     /// Adds what comparing two answers of the side that answers gave.
     pub fn add_noise(&mut self, verdict: Verdict) {
         self.noise.add(verdict);
+    }
+
+    /// Whether nobody can say yet what is noise, where `resend` percent of the reads are sent twice. Where far too few of them ever come, since
+    /// all answers set a cookie for example, there is nothing to wait for.
+    #[must_use]
+    pub fn is_learning(&self, resend: f64) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "counts of comparisons are far below 2^52")]
+        let resent = self.compared() as f64 * resend / 100.0;
+        self.noise.compared < LEAST && resent < GIVEN_UP
     }
 
     /// Adds one comparison. Says whether it differs in noise alone.

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -56,6 +56,8 @@ pub(super) struct RouteCounts {
     requests: [IntCounter; Outcome::ALL.len()],
     compared: [IntCounter; compare::Outcome::ALL.len()],
     noise: IntCounter,
+    /// What a rollout is judged by: comparisons, and those that differ in more than noise; only while it is known what is noise.
+    judged: [AtomicU64; 2],
     /// Never locked on the answering path.
     tally: Mutex<(Option<Compare>, Tally)>,
     /// As `tally`.
@@ -129,6 +131,7 @@ impl RouteCounts {
             compared: compare::Outcome::ALL
                 .map(|result| metrics.compared.with_label_values(&[&**route, result.as_str()])),
             noise: metrics.noise.with_label_values(&[&**route]),
+            judged: Default::default(),
             tally: Mutex::new((None, Tally::new(0))),
             recorder: Mutex::default(),
             is_recorded: AtomicBool::new(false),
@@ -140,10 +143,20 @@ impl RouteCounts {
     }
 
     pub(super) fn compared(&self, compared: Compared) {
-        self.compared[compared.verdict.outcome() as usize].inc();
+        let outcome = compared.verdict.outcome();
+        self.compared[outcome as usize].inc();
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        if tally.1.add(compared, SystemTime::now()) {
+        let (rules, tally) = &mut *tally;
+        let resend = rules.as_ref().and_then(|rules| rules.noise).map(|noise| noise.resend.percent());
+        let is_learning = resend.is_some_and(|resend| tally.is_learning(resend));
+        let is_noise = tally.add(compared, SystemTime::now());
+        if is_noise {
             self.noise.inc();
+        }
+        if !is_learning && outcome != compare::Outcome::NotComparable {
+            let differs = outcome == compare::Outcome::Mismatch && !is_noise;
+            self.judged[0].fetch_add(1, Ordering::Relaxed);
+            self.judged[1].fetch_add(u64::from(differs), Ordering::Relaxed);
         }
     }
 
@@ -164,11 +177,12 @@ impl RouteCounts {
         }
     }
 
-    /// All that were compared since the start, and of these those that differ in more than noise.
+    /// All that were compared since the start while it was known what is noise, and of these those that differ in more. Neither ever falls.
     pub(super) fn net(&self) -> (u64, u64) {
-        use compare::Outcome::{Ignored, Match, Mismatch};
-        let of = |result: compare::Outcome| self.compared[result as usize].get();
-        (of(Match) + of(Mismatch) + of(Ignored), of(Mismatch).saturating_sub(self.noise.get()))
+        let [compared, differ] = &self.judged;
+        // In this order: what is counted meanwhile must not differ before it was compared.
+        let differ = differ.load(Ordering::Relaxed);
+        (compared.load(Ordering::Relaxed), differ)
     }
 
     /// Whether requests are to be told to a recording.
@@ -205,5 +219,49 @@ impl RouteCounts {
 
     pub(super) fn status(&self) -> CompareStatus {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).1.status()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::compare::{Difference, Place, Seen, Spot};
+
+    fn differs() -> Verdict {
+        let difference =
+            Difference { place: Place::Pointer("/at".to_owned()), control: Seen::Number, candidate: Seen::Number };
+        Verdict::Mismatch(vec![Spot { difference, control_length: 1, candidate_length: 1 }])
+    }
+
+    fn compare(counts: &RouteCounts, times: u64) {
+        for _ in 0..times {
+            let took = Duration::from_millis(3);
+            counts.compared(Compared { method: http::Method::GET, verdict: differs(), legacy: took, modern: took });
+        }
+    }
+
+    #[test]
+    fn no_rollout_is_judged_by_comparisons_before_noise_was_learnt() {
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let counts = RouteCounts::new(&metrics, &Arc::from("payments"));
+        let rules = |json| -> Compare { serde_json::from_value(json).unwrap() };
+        counts.compare_by(&rules(serde_json::json!({"noise": {"resend": 1}})));
+        compare(&counts, 50);
+        assert_eq!(counts.net(), (0, 0), "a time in each answer, that nobody knows yet to be one");
+        (0..20).for_each(|_| counts.resent(differs()));
+        compare(&counts, 10);
+        assert_eq!(counts.net(), (10, 0));
+
+        // Other rules: it is learnt anew.
+        counts.compare_by(&rules(serde_json::json!({"noise": {"resend": 1}, "ignore": ["/id"]})));
+        compare(&counts, 50);
+        assert_eq!(counts.net(), (10, 0));
+
+        // Nobody wants it to be learnt.
+        counts.compare_by(&rules(serde_json::json!({})));
+        compare(&counts, 5);
+        assert_eq!(counts.net(), (15, 5));
     }
 }
