@@ -11,7 +11,10 @@ use std::{
 use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use tower::{Layer, Service};
 
-use super::arrival::{Arrival, Failure, Reply};
+use super::{
+    arrival::{Arrival, Failure, Reply},
+    grpc,
+};
 use crate::{
     body::{Answer, Kind, Told},
     metrics::Answerer,
@@ -116,8 +119,10 @@ fn theirs(reply: Reply, mut told: Told) -> Response<Answer> {
     }
     let is_https = told.turn.is_https();
     told.write = write;
-    // What another side answered in fallback says nothing of the chosen one, whose failure is counted.
-    told.judged = (is_walked && choice.reason == Reason::Weight && choice.side == side).then_some(side);
+    // What another side answered in fallback says nothing of the chosen one, whose failure is counted; nor does what breaks off behind a failure.
+    let is_well = !head.status.is_server_error() && !grpc::is_failure(&head.headers);
+    let is_judged = is_walked && is_well && choice.reason == Reason::Weight && choice.side == side;
+    told.judged = is_judged.then_some(side);
     if let Some(write) = &mut told.write
         && let Some(cookie) = write.answered()
     {

@@ -427,17 +427,21 @@ fn outcome(fault: Fault) -> Outcome {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
+        let mut judged = self.outcome;
         if self.outcome == Outcome::Cancelled && self.way.turn.is_overdue() {
             self.outcome = Outcome::Timeout;
+            // A client that did not come to the end of its own request says nothing of the upstream.
+            let is_client_late = self.way.turn.is_client_awaited();
+            judged = if is_client_late { Outcome::Cancelled } else { Outcome::Timeout };
             let target = self.way.table.route(self.way.route).target(self.side);
-            if let Some(target) = target.filter(|_| self.is_sent && !self.way.turn.is_client_awaited()) {
+            if let Some(target) = target.filter(|_| self.is_sent && !is_client_late) {
                 self.way.table.upstreams[target.index].gave_up();
             }
         }
         let shard = self.way.table.shard(Some(self.way.route));
         shard.attempt(self.side, self.outcome);
         if let Some(began) = self.began {
-            shard.judge(self.side, self.outcome, began.elapsed());
+            shard.judge(self.side, judged, began.elapsed());
         }
     }
 }

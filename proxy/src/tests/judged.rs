@@ -13,8 +13,8 @@ async fn bench(modern: SocketAddr, weight: u32, more: &Value) -> (Bench, Upstrea
     let mut route = json!({"name": "payments", "match": {"path_prefix": "/payments"}, "legacy": "legacy", "modern": "modern",
         "weight": 100, "sticky": [{"header": "x-user-id"}], "rollout": {"steps": [weight]}});
     route.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let modern = Setup::new(legacy.address).upstream("modern", modern, &json!({"body_idle": "300ms"}));
-    (modern.route(route).start(), legacy)
+    let setup = Setup::new(legacy.address).upstream("modern", modern, &json!({"body_idle": "300ms"}));
+    (setup.route(route).start(), legacy)
 }
 
 fn arms(bench: &Bench) -> (Arm, Arm) {
@@ -108,4 +108,39 @@ async fn a_failure_that_legacy_mends_is_modern_s_all_the_same() {
     let answer = bench.ask("GET /payments HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(answer.text(), "legacy");
     until(&bench, [0, 0, 0, 1]).await;
+}
+
+#[tokio::test]
+async fn a_failure_whose_answer_breaks_off_is_one_failure() {
+    let modern = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        wire.send("HTTP/1.1 503 No\r\nContent-Length: 8\r\n\r\nhalf").await?;
+        wire.reset();
+        Ok(())
+    })
+    .await;
+    let (bench, _legacy) = bench(modern.address, 100, &json!({})).await;
+    for _ in 0..3 {
+        ask(&bench, "GET /payments HTTP/1.1\r\n").await;
+    }
+    let broken = || bench.proxy.shared().clients().0 == 0;
+    super::eventually("all connections are closed", broken).await;
+    assert_eq!(counts(&bench), [0, 0, 0, 3]);
+}
+
+#[tokio::test]
+async fn a_client_that_is_too_slow_with_its_own_body_is_nobodys_failure() {
+    let modern = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await
+    })
+    .await;
+    let (bench, _legacy) = bench(modern.address, 100, &json!({"deadline": "300ms"})).await;
+    let mut client = bench.client().await;
+    client.send("POST /payments HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab").await;
+    let mut all = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut client.stream, &mut all).await;
+    assert!(!all.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&all));
+    ask(&bench, "GET /payments HTTP/1.1\r\n").await;
+    until(&bench, [0, 0, 1, 0]).await;
 }
