@@ -53,7 +53,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(format!("there is no `{shown}`: this is the first start, or it was lost"));
             }
-            Err(error) => return Err(format!("`{shown}` cannot be read ({error})")),
+            Err(error) => return Err(self.put_aside(&format!("cannot be read ({error})"))),
         };
         match serde_json::from_slice::<Kept<Standings, Demands>>(&text) {
             Ok(kept) if kept.version == VERSION => Ok((kept.routes, kept.demands)),
@@ -106,5 +106,17 @@ mod tests {
         fs::write(dir.path().join("rollouts.json"), "{").unwrap();
         assert!(store.load().unwrap_err().contains("rollouts.json.broken"));
         assert!(dir.path().join("rollouts.json.broken").exists());
+    }
+
+    #[test]
+    fn what_cannot_even_be_read_is_put_aside_and_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        // No test may take away its own rights as root; a folder cannot be read either.
+        fs::create_dir(dir.path().join("rollouts.json")).unwrap();
+        let why = store.load().unwrap_err();
+        assert!(why.contains("cannot be read") && why.contains("rollouts.json.broken"), "{why}");
+        store.save(&Standings::new(), &Demands::new()).unwrap();
+        assert!(dir.path().join("rollouts.json.broken").is_dir());
     }
 }
