@@ -389,6 +389,29 @@ fn steps_that_change_lead_never_forward() {
     let here = Here { route: "payments", spec: &spec, ceiling: Weight::FULL, now: 0 };
     assert_eq!(here.follow(&mut test.standing), None);
     assert_eq!(here.effective(&test.standing), weight(40.0));
+
+    // Where all of them are above it, it stays until the gates let it go to the first.
+    let mut test = Test::new(&serde_json::json!({}));
+    test.goes_on(HEALTHY, HEALTHY);
+    test.spec.steps = vec![weight(20.0), weight(80.0)];
+    let here = Here { route: "payments", spec: &test.spec, ceiling: Weight::FULL, now: 0 };
+    assert_eq!(here.follow(&mut test.standing), None);
+    assert_eq!((here.effective(&test.standing), test.standing.counts.modern.all()), (weight(5.0), 100));
+    test.walk_to(20.0);
+    assert_eq!(test.now / 60, 10);
+}
+
+#[test]
+fn a_promotion_right_behind_a_weight_that_was_raised_rests_on_what_more_users_saw() {
+    let mut test = Test::new(&serde_json::json!({}));
+    test.walk_to(25.0);
+    test.ceiling = weight(5.0);
+    for _ in 0..30 {
+        test.goes_on(HEALTHY, HEALTHY);
+    }
+    test.ceiling = Weight::FULL;
+    let refused = test.act(Act::Promote).unwrap_err();
+    assert!(refused.contains("≥ 500 requests, now 0"), "{refused}");
 }
 
 #[test]

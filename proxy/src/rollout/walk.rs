@@ -85,9 +85,10 @@ impl Here<'_> {
             return Some(self.again(standing, before, "file", &format!("generation {}", self.spec.generation)));
         }
         if !self.spec.steps.contains(&standing.step) {
-            // Never forward: that takes the gates.
-            let below = self.spec.steps.iter().copied().rfind(|step| *step <= standing.step);
-            standing.begin_step(below.or(self.spec.steps.first().copied()).unwrap_or_default(), self.now);
+            // Never forward: that takes the gates. Below all of them it stays, and the first one is its next.
+            if let Some(below) = self.spec.steps.iter().copied().rfind(|step| *step <= standing.step) {
+                standing.begin_step(below, self.now);
+            }
         }
         if standing.phase == Phase::Done && self.next(standing).is_some() {
             standing.phase = Phase::Walking;
@@ -129,13 +130,8 @@ impl Here<'_> {
 
     /// Adds what an interval saw, and says whether a gate fails by it.
     pub(super) fn watch(self, standing: &mut Standing, seen: &Seen) -> Option<Failed> {
-        let effective = self.effective(standing);
-        if effective > standing.counted_at {
-            // What fewer users saw says nothing of so many.
-            standing.forget();
-            standing.ran_millis = 0;
-        }
-        standing.counted_at = effective;
+        self.forget_what_fewer_saw(standing);
+        standing.counted_at = self.effective(standing);
         standing.looks += 1;
         standing.counts.add(&seen.counts);
         standing.recent.push_back(seen.counts.clone());
@@ -143,6 +139,14 @@ impl Here<'_> {
             standing.recent.pop_front();
         }
         self.failed(standing, seen)
+    }
+
+    /// It says nothing of so many users as there are now.
+    fn forget_what_fewer_saw(self, standing: &mut Standing) {
+        if self.effective(standing) > standing.counted_at {
+            standing.forget();
+            standing.ran_millis = 0;
+        }
     }
 
     /// What must hold before the next step, and what does.
@@ -190,6 +194,8 @@ impl Here<'_> {
             let ceiling = self.ceiling;
             return Err(format!("the next step is {next} %, and the file's weight is {ceiling} %: raise it first"));
         }
+        // The file may have raised the weight since the last look.
+        self.forget_what_fewer_saw(standing);
         let findings = self.findings(standing, lag);
         let missing: Vec<&str> = findings
             .iter()
