@@ -82,8 +82,15 @@ pub(super) enum Lag {
 /// One in a hundred may be slower than the 99th percentile.
 const TAIL: f64 = 0.01;
 
-/// Why the step must be left, looking at several spans of it. `before`, where legacy has no share: what it did when it had one.
-pub(super) fn abort(spec: &Rollout, spans: &[&Counts], before: Option<&Arm>, look: u64) -> Option<Failed> {
+/// Why the step must be left, looking at several spans of it, of which the last one is all of it. `before`, where legacy has no share: what it did
+/// when it had one. `last`: what it did at the step before this one.
+pub(super) fn abort(
+    spec: &Rollout,
+    spans: &[&Counts],
+    before: Option<&Arm>,
+    last: Option<&Arm>,
+    look: u64,
+) -> Option<Failed> {
     let limits = [
         spec.gates.success_rate.and_then(|gate| gate.min).is_some(),
         spec.gates.success_rate.and_then(|gate| gate.below_legacy).is_some(),
@@ -92,8 +99,12 @@ pub(super) fn abort(spec: &Rollout, spans: &[&Counts], before: Option<&Arm>, loo
         spec.gates.mismatch_rate.is_some(),
     ];
     let tests = (limits.into_iter().filter(|is_given| *is_given).count() * spans.len()) as u64;
+    let whole = spans.last().map(|step| &step.legacy);
     spans.iter().find_map(|span| {
-        let judge = Judge { span, legacy: legacy_of(span, before), look, tests };
+        // Where its share is so small that nobody came to it meanwhile, what it did at this step until then, or at the last one.
+        let known = [before, Some(&span.legacy), whole, last];
+        let legacy = known.into_iter().flatten().find(|legacy| legacy.all() > 0).unwrap_or(&span.legacy);
+        let judge = Judge { span, legacy, look, tests };
         judge.success(spec).or_else(|| judge.latency(spec)).or_else(|| judge.mismatches(spec))
     })
 }

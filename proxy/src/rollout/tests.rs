@@ -415,6 +415,25 @@ fn a_promotion_right_behind_a_weight_that_was_raised_rests_on_what_more_users_sa
 }
 
 #[test]
+fn where_nobody_came_to_legacy_it_is_held_against_what_legacy_did_before() {
+    let mut test = Test::new(&serde_json::json!({"holdback": 1, "bake": "24h", "min_requests": 20}));
+    test.walk_to(100.0);
+    // Ten requests an interval: of the one percent held back nobody comes for minutes.
+    let of = |legacy: u64, ok: u64, failed: u64| Counts {
+        legacy: Arm { ok: legacy, ..Arm::default() },
+        modern: Arm { ok, failed, ..Arm::default() },
+        ..Counts::default()
+    };
+    for interval in 0..300 {
+        let counts = of(u64::from(interval % 10 == 0), 10, 0);
+        assert_eq!(test.look(&Seen { took: INTERVAL, counts, ..Seen::default() }), None);
+    }
+    let dead = Seen { took: INTERVAL, counts: of(0, 0, 10), ..Seen::default() };
+    let after = (1..=60).find(|_| test.look(&dead).is_some());
+    assert!(after.is_some_and(|after| after <= 6), "{after:?}");
+}
+
+#[test]
 fn lost_state_is_the_first_step_paused_and_says_so() {
     let test = Test::new(&serde_json::json!({}));
     let (standing, event) = test.here().begin(Found::Unknown("there is no `rollouts.json`"));

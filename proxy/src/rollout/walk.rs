@@ -217,7 +217,8 @@ impl Here<'_> {
         let mut recent = Counts::default();
         standing.recent.iter().for_each(|counts| recent.add(counts));
         let spans = [&seen.counts, &recent, &standing.counts];
-        let failed = gates::abort(self.spec, &spans, before_of(standing), standing.looks);
+        let (before, last) = (before_of(standing), standing.before.as_ref());
+        let failed = gates::abort(self.spec, &spans, before, last, standing.looks);
         failed.or_else(|| gates::lags(self.spec, seen.lag))
     }
 
