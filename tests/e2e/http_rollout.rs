@@ -288,13 +288,15 @@ async fn every_event_is_told_to_the_webhook_signed_and_again_until_it_is_taken()
     let file = yaml(&legacy, &modern, &quick(&json!({"every": "1h"})), &webhook);
     let banyan = Banyan::with(&file).env("HOOK", SECRET).start().await;
     ok(&banyan.verb(&["rollback", "payments", "--reason", "a drill"]));
-    eventually(secs(30), "a call that is taken", async || hook.seen().len() >= 2).await;
+    eventually(secs(30), "calls that are taken", async || hook.seen().len() >= 3).await;
     let seen = hook.seen();
     let body = |seen: &crate::harness::upstream::Seen| -> Value { serde_json::from_slice(&seen.body).unwrap() };
-    let (first, second) = (body(&seen[0]), body(&seen[1]));
+    let (first, second, third) = (body(&seen[0]), body(&seen[1]), body(&seen[2]));
     assert_eq!(first, second, "the same call again");
     assert_eq!(seen[1].line(), "POST /hook?room=1 HTTP/1.1");
-    let event = &second["event"];
+    let at_the_start = &first["event"];
+    assert_eq!((&at_the_start["what"], &at_the_start["by"]), (&json!("paused"), &json!("start")), "{first}");
+    let event = &third["event"];
     assert_eq!(
         (&event["what"], &event["route"], &event["why"], &event["by"], &event["to"]),
         (&json!("rolled_back"), &json!("payments"), &json!("a drill"), &json!("admin.token"), &json!(0.0))
@@ -306,7 +308,7 @@ async fn every_event_is_told_to_the_webhook_signed_and_again_until_it_is_taken()
     let wanted: String = signer.sign(&signed).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, wanted);
     eventually(secs(10), "the count", async || {
-        banyan.metrics().await.sum("banyan_webhook_calls_total", &[("outcome", "delivered")]) == 1.0
+        banyan.metrics().await.sum("banyan_webhook_calls_total", &[("outcome", "delivered")]) == 2.0
     })
     .await;
     assert!(!banyan.log().contains(SECRET) && !banyan.log().contains("room=1"), "{}", banyan.log());

@@ -68,6 +68,8 @@ struct Inner {
     /// Another process decides meanwhile.
     is_waiting: AtomicBool,
     events: broadcast::Sender<Event>,
+    /// What happened since the start, until somebody listens.
+    first: Mutex<Option<broadcast::Receiver<Event>>>,
     metrics: Metrics,
     /// Whom it is shared with; `None`: this process is alone.
     replicas: Option<Arc<dyn Replicas>>,
@@ -163,12 +165,14 @@ impl Rollouts {
             Ok((rest, demands)) => Walks { rest, demands, others, ..Walks::default() },
             Err(why) => Walks { unknown: Some(why).filter(|_| has_rollouts), others, ..Walks::default() },
         };
+        let (events, first) = broadcast::channel(EVENTS);
         let inner = Inner {
             store,
             walks: Mutex::new(walks),
             keeping: tokio::sync::Mutex::default(),
             is_waiting: AtomicBool::new(is_waiting),
-            events: broadcast::Sender::new(EVENTS),
+            events,
+            first: Mutex::new(Some(first)),
             metrics: Metrics::register(registry)?,
             replicas,
             done: Notify::new(),
@@ -223,10 +227,11 @@ impl Rollouts {
         RolloutsHandle(Arc::clone(&self.inner))
     }
 
-    /// What happens from now on.
+    /// What happens from now on; to whoever listens first, what has happened since the start as well.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner.events.subscribe()
+        let first = self.inner.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.unwrap_or_else(|| self.inner.events.subscribe())
     }
 
     /// How a route's rollout stands; `None` without one.
