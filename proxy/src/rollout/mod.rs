@@ -9,6 +9,8 @@ mod event;
 mod gates;
 mod metrics;
 mod shared;
+#[cfg(test)]
+mod shared_tests;
 mod standing;
 mod stats;
 mod status;
@@ -77,6 +79,8 @@ struct Inner {
     done: Notify,
     /// Something was heard of them that is to be kept.
     is_changed: AtomicBool,
+    /// Counting begins anew somewhere: at once, and not at the next tick.
+    begins_anew: Notify,
 }
 
 #[derive(Default)]
@@ -87,8 +91,6 @@ struct Walks {
     /// Why nobody knows what there was before the start; until the first config has been followed.
     unknown: Option<String>,
     has_begun: bool,
-    /// More than one config was followed.
-    has_begun_before: bool,
     others: Option<Others>,
     /// Of routes that are not followed yet.
     demands: Demands,
@@ -100,8 +102,8 @@ struct Walk {
     ceiling: Weight,
     cap: Arc<Cap>,
     standing: Standing,
-    /// All that was counted until the last look.
-    counted: Counts,
+    /// All that was counted until the last look; `None`: what was counted until now is not this step's.
+    counted: Option<Counts>,
     looked: Instant,
     /// Since then.
     lag: Lag,
@@ -177,6 +179,7 @@ impl Rollouts {
             replicas,
             done: Notify::new(),
             is_changed: AtomicBool::new(false),
+            begins_anew: Notify::new(),
         };
         Ok(Self { inner: Arc::new(inner), _ends: CancellationToken::new().drop_guard() })
     }
@@ -199,16 +202,17 @@ impl Rollouts {
     pub(crate) fn follow(&self, config: &Config, table: &RouteTable) {
         let told = self.inner.walks().follow(config, table, !self.inner.is_waiting.load(Ordering::Acquire));
         told.iter().for_each(|event| self.inner.tell(event));
+        self.inner.begins_anew.notify_one();
         self.inner.show();
     }
 
     /// The process before this one has ended: from now on this one decides, with what that one left.
     pub(crate) fn decide(&self) {
         if self.inner.is_waiting.load(Ordering::Acquire) {
-            if let Ok((kept, _)) = self.inner.store.load() {
-                self.inner.walks().adopt(&kept);
-            }
+            let (kept, demands) = self.inner.store.load().unwrap_or_default();
+            let told = self.inner.walks().adopt(kept, demands);
             self.inner.is_waiting.store(false, Ordering::Release);
+            told.iter().for_each(|event| self.inner.tell(event));
             self.inner.show();
         }
     }
@@ -274,6 +278,7 @@ impl RolloutsHandle {
             return Ok(Done { event, unkept: unkept.or_else(|| (!is_shared).then_some(unshared)) });
         }
         let event = inner.walks().act(route, act, by, why)?;
+        inner.begins_anew.notify_one();
         inner.tell(&event);
         inner.show();
         let unkept = Inner::keep(inner).await.err();
@@ -358,7 +363,10 @@ async fn watch(inner: Arc<Inner>, shared: Arc<Shared>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_unkept = false;
     loop {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = inner.begins_anew.notified() => {}
+        }
         inner.tick(&shared, &mut is_unkept).await;
     }
 }
@@ -377,7 +385,6 @@ impl Walks {
         let mut told = Vec::new();
         let now = unix_now();
         let wanted = |name: &str| config.routes.iter().find(|route| route.name == name && route.rollout.is_some());
-        self.has_begun_before = self.has_begun;
         for (name, walk) in std::mem::take(&mut self.routes) {
             if wanted(&name).is_some() {
                 self.routes.insert(name, walk);
@@ -393,11 +400,14 @@ impl Walks {
             let ceiling = route.weight.unwrap_or_default();
             let here = Here { route: &route.name, spec, ceiling, now };
             if let Some(walk) = self.routes.get_mut(&*route.name) {
+                let before = walk.effective(&route.name);
                 (walk.spec, walk.ceiling, walk.cap) = (spec.clone(), ceiling, cap);
                 // Among replicas, the one that decides follows the file.
-                if walk.among.is_none() {
-                    told.extend(here.follow(&mut walk.standing));
+                let event = if walk.among.is_none() { here.follow(&mut walk.standing) } else { None };
+                if event.is_some() || walk.effective(&route.name) != before {
+                    walk.begin_anew();
                 }
+                told.extend(event);
             } else {
                 let (kept, is_shared) = (self.rest.remove(&route.name), self.others.is_some());
                 let is_known = kept.is_some() || !is_shared;
@@ -411,14 +421,13 @@ impl Walks {
                     (None, why) => {
                         let found = why.as_deref().filter(|_| !self.has_begun).map_or(Found::New, Found::Unknown);
                         let (standing, event) = here.begin(found);
-                        if decides {
-                            told.push(event);
-                        }
+                        told.push(event);
                         standing
                     }
                 };
                 let demand = self.demands.remove(&route.name);
-                let among = is_shared.then(|| Among::new(&standing, demand));
+                let is_heard = is_known && self.others.as_ref().is_some_and(|others| others.is_current);
+                let among = is_shared.then(|| Among::new(&standing, demand, !self.has_begun, is_heard));
                 let walk = Walk {
                     is_known,
                     among,
@@ -427,7 +436,7 @@ impl Walks {
                     ceiling,
                     cap,
                     standing,
-                    counted: Counts::default(),
+                    counted: None,
                     looked: Instant::now(),
                     lag: Lag::Unseen,
                     circuit_was_open: false,
@@ -439,19 +448,38 @@ impl Walks {
         self.has_begun = true;
         self.forget_the_oldest();
         self.cap();
-        told
+        // Else it is told when this process decides, if it still holds then.
+        if decides { told } else { Vec::new() }
     }
 
-    /// What the process before this one has decided since this one began.
-    fn adopt(&mut self, kept: &Standings) {
+    /// What the process before this one has decided since this one began; gives what this one's file makes of it.
+    fn adopt(&mut self, mut kept: Standings, mut demands: Demands) -> Vec<Event> {
+        let mut told = Vec::new();
         for (name, walk) in &mut self.routes {
-            if let Some(kept) = kept.get(&**name) {
-                walk.standing = kept.clone();
-                let here = Here { route: name, spec: &walk.spec, ceiling: walk.ceiling, now: unix_now() };
-                here.follow(&mut walk.standing);
+            let (kept, demand) = (kept.remove(&**name), demands.remove(&**name));
+            walk.begin_anew();
+            if let Some(among) = &mut walk.among {
+                // The log may have said more meanwhile.
+                if let Some(kept) = kept.filter(|kept| !walk.is_known || kept.revision > walk.standing.revision) {
+                    (walk.standing, walk.is_known) = (kept, true);
+                }
+                among.demand = among.demand.take().or(demand);
+                continue;
+            }
+            let here = Here { route: name, spec: &walk.spec, ceiling: walk.ceiling, now: unix_now() };
+            if let Some(kept) = kept {
+                walk.standing = kept;
+                told.extend(here.follow(&mut walk.standing));
+            } else {
+                // It began here, and nobody was told.
+                let history = &walk.standing.history;
+                told.extend(history.back().filter(|event| history.len() == 1 && event.by == "start").cloned());
             }
         }
+        self.rest.extend(kept);
+        self.forget_the_oldest();
         self.cap();
+        told
     }
 
     fn act(&mut self, route: &str, act: Act, by: &str, why: &str) -> Result<Event, Refusal> {
@@ -459,8 +487,7 @@ impl Walks {
         let here = Here { route: name, spec: &walk.spec, ceiling: walk.ceiling, now: unix_now() };
         let event = here.act(&mut walk.standing, act, by, why, walk.last_lag).map_err(Refusal::NotNow)?;
         walk.cap.set(here.effective(&walk.standing));
-        // What is under way belongs to the weight before.
-        walk.looked = Instant::now();
+        walk.begin_anew();
         Ok(event)
     }
 
@@ -472,19 +499,24 @@ impl Walks {
             walk.sample(route, shared);
             // A tick comes a little early or late.
             let took = now.duration_since(walk.looked);
-            if took + TICK / 2 < walk.spec.interval {
+            let is_due = took + TICK / 2 >= walk.spec.interval;
+            if !is_due && walk.counted.is_some() {
                 continue;
             }
             let (legacy, modern) = shared.shards.judged(name);
             let (compared, differ) = current.shadows.compared(route);
             let counted = Counts { legacy, modern, compared, differ };
+            let before = walk.counted.get_or_insert_with(|| counted.clone());
+            if !is_due {
+                continue;
+            }
             let seen = Seen {
                 took,
-                counts: counted.since(&walk.counted),
+                counts: counted.since(before),
                 lag: std::mem::take(&mut walk.lag),
                 circuit_was_open: std::mem::take(&mut walk.circuit_was_open),
             };
-            (walk.counted, walk.looked, walk.last_lag) = (counted, now, seen.lag);
+            (walk.counted, walk.looked, walk.last_lag) = (Some(counted), now, seen.lag);
             walk.had_open_circuit = seen.circuit_was_open;
             looked.has_looked = true;
             if walk.among.is_some() {
@@ -547,6 +579,12 @@ impl Walk {
     /// What holds of the weight.
     fn effective(&self, name: &str) -> Weight {
         shared::effective(self, self.here(name))
+    }
+
+    /// What was seen until now belongs to what held until now.
+    pub(super) fn begin_anew(&mut self) {
+        (self.counted, self.looked) = (None, Instant::now());
+        (self.lag, self.circuit_was_open) = (Lag::Unseen, false);
     }
 
     /// What is no count: how its upstream and its sync are now.

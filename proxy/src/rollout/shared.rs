@@ -62,8 +62,8 @@ pub(super) struct Others {
     me: String,
     /// What each of the others has seen, by its name; and when it was heard.
     sights: BTreeMap<String, (Instant, BTreeMap<String, Sight>)>,
-    /// What was asked for and is not done.
-    demands: BTreeMap<String, Demand>,
+    /// What was asked for and is not done, in the order of the log.
+    demands: Vec<Demand>,
     /// Demands of this process that were taken away, done or not.
     ended_demands: BTreeSet<String>,
     /// The log was read to its end once.
@@ -76,6 +76,10 @@ pub(super) struct Others {
 pub(super) struct Among {
     /// A standing of it stands in the log.
     is_heard: bool,
+    /// The newest one there is not the one that is in force: Kafka may keep it alone.
+    is_outdated: bool,
+    /// It stood in the file that this process was started with.
+    is_from_start: bool,
     /// What this process alone has seen at this step.
     own: Standing,
     /// Written, and not read back.
@@ -94,9 +98,10 @@ const LOST: u64 = 330;
 // === impl Among ===
 
 impl Among {
-    pub(super) fn new(standing: &Standing, demand: Option<Demand>) -> Self {
+    pub(super) fn new(standing: &Standing, demand: Option<Demand>, is_from_start: bool, is_heard: bool) -> Self {
         let own = Standing::at(standing.step, standing.generation, standing.since);
-        Self { is_heard: false, own, pending: None, demand, looked: BTreeMap::new() }
+        let looked = BTreeMap::new();
+        Self { is_heard, is_outdated: false, is_from_start, own, pending: None, demand, looked }
     }
 }
 
@@ -107,7 +112,7 @@ impl Others {
         Self {
             me,
             sights: BTreeMap::new(),
-            demands: BTreeMap::new(),
+            demands: Vec::new(),
             ended_demands: BTreeSet::new(),
             is_current: false,
             was_empty: true,
@@ -149,12 +154,15 @@ impl Inner {
                     }
                 }
                 (Some(("demand", id)), Some(value)) => {
-                    if let Ok(demand) = serde_json::from_slice(value) {
-                        others.demands.insert(id.to_owned(), demand);
+                    if let Ok(demand) = serde_json::from_slice::<Demand>(value)
+                        && demand.id == id
+                        && !others.demands.contains(&demand)
+                    {
+                        others.demands.push(demand);
                     }
                 }
                 (Some(("demand", id)), None) => {
-                    others.demands.remove(id);
+                    others.demands.retain(|demand| demand.id != id);
                     others.ended(id);
                     is_done = true;
                     for (name, walk) in &mut walks.routes {
@@ -179,6 +187,7 @@ impl Inner {
         self.show();
         if is_done || !told.is_empty() {
             self.done.notify_waiters();
+            self.begins_anew.notify_one();
             self.is_changed.store(true, std::sync::atomic::Ordering::Release);
         }
     }
@@ -230,7 +239,8 @@ fn append_gone(replicas: &dyn Replicas, demand: &str) {
 
 impl Walks {
     /// A standing that was read back.
-    fn adopt_shared(&mut self, route: &str, standing: Standing, is_mine: bool) -> Vec<Event> {
+    fn adopt_shared(&mut self, route: &str, mut standing: Standing, is_mine: bool) -> Vec<Event> {
+        let is_current = self.others.as_ref().is_some_and(|others| others.is_current);
         let Some((name, walk)) = self.routes.iter_mut().find(|(name, _)| &***name == route) else {
             let is_newer = self.rest.get(route).is_none_or(|known| standing.revision > known.revision);
             if is_newer {
@@ -240,10 +250,14 @@ impl Walks {
         };
         let Some(among) = &mut walk.among else { return Vec::new() };
         if among.is_heard && standing.revision <= walk.standing.revision {
+            // Heard twice, or from one that was stopped while another one decided.
+            standing.recent.clone_from(&walk.standing.recent);
+            among.is_outdated = standing != walk.standing;
             return Vec::new();
         }
-        among.is_heard = true;
-        let mut standing = standing;
+        // What happened before this replica came was told by others.
+        let is_old = !walk.is_known && !is_current;
+        (among.is_heard, among.is_outdated) = (true, false);
         if let Some((_, pending)) = among.pending.take_if(|(_, pending)| pending.revision <= standing.revision)
             && is_mine
             && pending.revision == standing.revision
@@ -260,15 +274,20 @@ impl Walks {
             among.own.begin_step(standing.step, standing.since);
             among.own.phase = standing.phase;
         }
+        // Somebody's act, in the middle of an interval.
+        let is_act = is_other && new.last().is_some_and(|event| event.id.is_some());
         among.own.before.clone_from(&standing.before);
         walk.standing = standing;
         walk.is_known = true;
         walk.cap.set(walk.effective(name));
-        new
+        if is_act {
+            walk.begin_anew();
+        }
+        if is_old { Vec::new() } else { new }
     }
 
     /// What a person asks for, if it would be done as things are known here.
-    fn demand(&mut self, route: &str, act: Act, by: &str, why: &str) -> Result<Demand, Refusal> {
+    pub(super) fn demand(&mut self, route: &str, act: Act, by: &str, why: &str) -> Result<Demand, Refusal> {
         let (name, walk) = self.routes.iter_mut().find(|(name, _)| &***name == route).ok_or(Refusal::NoRollout)?;
         let here = Here { route: name, spec: &walk.spec, ceiling: walk.ceiling, now: unix_now() };
         here.act(&mut walk.standing.clone(), act, by, why, walk.last_lag).map_err(Refusal::NotNow)?;
@@ -325,23 +344,24 @@ impl Walks {
         let sights: BTreeMap<&str, Sight> = self
             .routes
             .iter()
-            .map(|(name, walk)| {
-                let sight = Sight { counts: walk.counted.clone(), circuit_was_open: walk.had_open_circuit };
-                (&**name, sight)
+            .filter_map(|(name, walk)| {
+                let sight = Sight { counts: walk.counted.clone()?, circuit_was_open: walk.had_open_circuit };
+                Some((&**name, sight))
             })
             .collect();
         if let Some(others) = &mut self.others {
             replicas.append(format!("seen/{}", others.me), serde_json::to_vec(&sights).ok());
-            // Asked for again until it is done: the log may have lost it.
+            // Asked for again until it is done: the log may have lost it. Whether it was done while this process was away is known when it is read.
             for demand in self.routes.values().filter_map(|walk| walk.among.as_ref()?.demand.as_ref()) {
-                append(replicas, demand);
+                if others.is_current {
+                    append(replicas, demand);
+                }
             }
         }
     }
 
     /// Decides, if that is this replica's part: what people asked for, what the file says, and, for routes that are due, what all have seen.
     pub(super) fn decide(&mut self, replicas: &dyn Replicas, due: &[(String, Seen)]) {
-        let has_begun = self.has_begun_before;
         let Some(others) = &mut self.others else { return };
         if !others.is_current || !replicas.decides() {
             return;
@@ -364,35 +384,44 @@ impl Walks {
             }
             let here = Here { route: name, spec: &walk.spec, ceiling: walk.ceiling, now: unix_now() };
             let mut standing = walk.standing.clone();
-            let mut is_new = false;
+            let mut is_new = among.is_outdated;
+            // Whoever was taken back stays there, whatever became of the log.
+            let is_back = walk.is_known && standing.phase == Phase::RolledBack;
             if !among.is_heard {
                 let why = format!("nothing stands in {}: this is the first start, or it was lost", replicas.name());
-                let found = if others.was_empty && !has_begun { Found::Unknown(&why) } else { Found::New };
-                standing = here.begin(found).0;
+                let is_lost = others.was_empty && among.is_from_start;
+                if !is_back {
+                    standing = here.begin(if is_lost { Found::Unknown(&why) } else { Found::New }).0;
+                }
                 is_new = true;
             }
             is_new |= here.follow(&mut standing).is_some() || standing != walk.standing;
-            let asked: Vec<Demand> = others.demands.values().filter(|demand| demand.route == **name).cloned().collect();
+            let asked: Vec<Demand> = others.demands.iter().filter(|demand| demand.route == **name).cloned().collect();
             for demand in asked {
                 let is_done = standing.history.iter().any(|event| event.id.as_ref() == Some(&demand.id));
                 if !is_done && demand.apply(here, &mut standing, walk.last_lag) {
                     is_new = true;
+                    // What is under way belongs to what held before.
+                    among.looked.clear();
                     break;
                 }
                 // Done, or it does not fit any more.
-                others.demands.remove(&demand.id);
+                others.demands.retain(|open| open.id != demand.id);
                 append_gone(replicas, &demand.id);
             }
             if !is_new && let Some((_, own)) = due.iter().find(|(due, _)| *due == **name) {
                 let mut seen = Seen { counts: Counts::default(), ..own.clone() };
-                let before = among.looked.insert(others.me.clone(), walk.counted.clone());
-                seen.counts.add(&walk.counted.since(before.as_ref().unwrap_or(&walk.counted)));
-                for (replica, (_, sights)) in &others.sights {
+                let counted = walk.counted.clone().unwrap_or_default();
+                let before = among.looked.insert(others.me.clone(), counted.clone());
+                seen.counts.add(&counted.since(before.as_ref().unwrap_or(&counted)));
+                for (replica, (heard, sights)) in &others.sights {
                     let Some(sight) = sights.get(&**name) else { continue };
                     // Of one that was not known before, only what comes from now on.
                     let before = among.looked.insert(replica.clone(), sight.counts.clone());
                     seen.counts.add(&sight.counts.since(before.as_ref().unwrap_or(&sight.counts)));
-                    seen.circuit_was_open |= sight.circuit_was_open;
+                    // What it said in this interval; one that is gone goes on saying its last word for a while.
+                    let is_news = before.is_some() && heard.elapsed() <= own.took;
+                    seen.circuit_was_open |= sight.circuit_was_open && is_news;
                 }
                 among.looked.retain(|replica, _| *replica == others.me || others.sights.contains_key(replica));
                 here.look(&mut standing, &seen);

@@ -144,3 +144,49 @@ async fn a_client_that_is_too_slow_with_its_own_body_is_nobodys_failure() {
     ask(&bench, "GET /payments HTTP/1.1\r\n").await;
     until(&bench, [0, 0, 1, 0]).await;
 }
+
+/// What was counted before a rollout began, or began anew, says nothing of it.
+#[tokio::test]
+async fn a_rollout_that_is_taken_out_of_the_file_and_put_in_again_counts_from_then_on() {
+    let modern = Upstream::scripted(|mut wire| async move {
+        wire.request().await?;
+        wire.send("HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await
+    })
+    .await;
+    let legacy = Upstream::named("legacy").await;
+    let setup = |rollout: &Value| {
+        let mut route = json!({"name": "payments", "match": {"path_prefix": "/payments"}, "legacy": "legacy",
+            "modern": "modern", "weight": 100, "fallback": "none"});
+        if rollout.is_object() {
+            route["rollout"] = rollout.clone();
+        }
+        Setup::new(legacy.address).upstream("modern", modern.address, &json!({})).route(route)
+    };
+    let rollout = json!({"steps": [100], "interval": "1s", "gates": {"success_rate": {"min": 90}}});
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = setup(&rollout);
+    first.config.state.dir = folder.path().to_owned();
+    let bench = first.start();
+    for _ in 0..40 {
+        ask(&bench, "GET /payments HTTP/1.1\r\n").await;
+    }
+    until(&bench, [0, 0, 0, 40]).await;
+    let what = || bench.proxy.status().routes.iter().find_map(|route| Some(route.rollout.as_ref()?.phase));
+    let phase = |wanted: &str| what().is_some_and(|phase| phase.as_str() == wanted);
+    super::eventually("the rollback", || phase("rolled_back")).await;
+    let reload = |rollout: &Value| {
+        let mut next = setup(rollout);
+        next.config.state.dir = folder.path().to_owned();
+        bench.proxy.reload(&next.config, &next.links).unwrap();
+    };
+    reload(&Value::Null);
+    let mut again = rollout;
+    again["generation"] = json!(2);
+    reload(&again);
+    // Two looks.
+    let verdicts =
+        || bench.metric("banyan_rollout_verdicts_total", &[("route", "payments"), ("verdict", "inconclusive")]);
+    let before = verdicts();
+    super::eventually("two looks", || verdicts() >= before + 2.0 || !phase("walking")).await;
+    assert!(phase("walking"), "{:?}", what());
+}
