@@ -57,6 +57,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between tries; there is one more of them.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)];
+/// Of that, behind the head of the answer.
+const REST: Duration = Duration::from_secs(1);
 /// What an answer says is read, so that the peer can send it, and no farther.
 const ANSWER: usize = 64 << 10;
 
@@ -158,12 +160,17 @@ where
         let status = answer.status();
         let mut body = answer.into_body();
         let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, Bytes::len);
-            if read > ANSWER {
-                break;
+        let rest = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                read += frame.data_ref().map_or(0, Bytes::len);
+                if read > ANSWER {
+                    break;
+                }
             }
-        }
+        };
+        // The status has said it: a body that does not come to its end must not have the call made again.
+        let _ = timeout(REST, rest).await;
+        drop(body);
         if status.is_success() { Ok(()) } else { bail!("it answered {}", status.as_u16()) }
     };
     let (answered, _) = tokio::join!(conversation, connection);
@@ -189,4 +196,41 @@ fn a_url_is_judged_by_its_form() {
     for wrong in ["hooks.example", "ftp://hooks.example/", "https://ann:secret@hooks.example/", "http://", ""] {
         assert!(wrong_with(wrong).is_some(), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_without_end_does_not_make_a_call_that_was_taken_fail() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let endless = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 1024];
+        let _ = stream.read(&mut head).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        while stream.write_all(b"400\r\n").await.is_ok()
+            && stream.write_all(&[b'x'; 0x400]).await.is_ok()
+            && stream.write_all(b"\r\n").await.is_ok()
+        {}
+    });
+    let webhook = Webhook { url, secret: "hook-secret-0123456789abcdef0123456789".to_owned().into() };
+    timeout(PATIENCE, call(&webhook, b"{}")).await.unwrap().unwrap();
+    endless.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_stops_behind_its_head_was_given() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let silent = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 1024];
+        let _ = stream.read(&mut head).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    let webhook = Webhook { url, secret: "hook-secret-0123456789abcdef0123456789".to_owned().into() };
+    timeout(PATIENCE, call(&webhook, b"{}")).await.unwrap().unwrap();
+    silent.await.unwrap();
 }

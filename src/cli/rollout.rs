@@ -44,7 +44,7 @@ pub(super) fn act(path: &Path, act: &str, args: &Args) -> anyhow::Result<ExitCod
     let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
     match status {
         200 => {}
-        404 | 409 | 503 => {
+        400 | 404 | 409 | 503 => {
             let why = answer["detail"].as_str().unwrap_or("the answer is of another version");
             output::say(&format!("error: {} was not {}: {why}", args.route, done(act)));
             return Ok(ExitCode::from(FAILED));
