@@ -25,6 +25,7 @@ pub(super) fn check(at: &str, route: &Route, problems: &mut Vec<Problem>) {
         ),
     }
     steps(&at, rollout, problems);
+    nobody_to_compare_with(&at, rollout, problems);
     times(&at, rollout, problems);
     gates(&at, route, &rollout.gates, problems);
 }
@@ -63,6 +64,21 @@ fn steps(at: &str, rollout: &Rollout, problems: &mut Vec<Problem>) {
     }
     if rollout.holdback == Weight::FULL {
         problems.push(Problem::error(format!("{at}.holdback"), "this holds everybody back").hint("for example `1`"));
+    }
+}
+
+/// At 100 % without a step before it there is no legacy, and never was.
+fn nobody_to_compare_with(at: &str, rollout: &Rollout, problems: &mut Vec<Problem>) {
+    let gates = &rollout.gates;
+    let has_limit = gates.success_rate.is_some_and(|gate| gate.min.is_some());
+    if rollout.steps.first() == Some(&Weight::FULL) && rollout.holdback == Weight::ZERO && !has_limit {
+        problems.push(
+            Problem::warning(
+                format!("{at}.steps[0]"),
+                "from 0 to 100 % at once there is no legacy to compare failures with",
+            )
+            .hint("begin with a smaller step, add `holdback: 1`, or write `gates: {success_rate: {min: 99}}`"),
+        );
     }
 }
 
