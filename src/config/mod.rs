@@ -443,7 +443,7 @@ fn secrets_of_lines(text: &Text) -> Vec<Span> {
     let mut found = Vec::new();
     let mut start = 0;
     for line in text.as_str().split_inclusive('\n') {
-        let key = ["secret", "postgres", "mysql", "password", "token", "view:", "operate:"]
+        let key = ["secret", "postgres", "mysql", "password", "token", "view:", "operate:", "webhook", "url:"]
             .iter()
             .find_map(|key| line.find(key));
         let credentials = line.find("://").filter(|at| line[*at..].contains('@'));
@@ -456,5 +456,6 @@ fn secrets_of_lines(text: &Text) -> Vec<Span> {
 }
 
 fn is_secret(key: &str) -> bool {
-    matches!(key, "secret" | "postgres" | "mysql" | "password" | "token" | "tokens")
+    // Whoever knows the URL of a chat room's hook may write there.
+    matches!(key, "secret" | "postgres" | "mysql" | "password" | "token" | "tokens" | "webhook")
 }

@@ -99,6 +99,7 @@ mod tests {
     fn no_secret_is_left_and_all_else_is_as_it_stands() {
         let text = r#"version: 1
 secret: hidden-1   # for cookies
+webhook: {url: "https://hooks.example/services/hidden-8", secret: "${HOOK}"}
 # the old one, token: hidden-2
 admin: {tokens: {view: "hidden-3", operate: "${OPERATE}"}}
 upstreams: {monolith: {endpoints: ["http://127.0.0.1:7001"]}}

@@ -107,7 +107,8 @@ fn new_routes_and_gone_ones_say_what_becomes_of_their_requests() {
 fn nothing_that_could_be_a_secret_is_shown() {
     let more = |n: u32| {
         format!(
-            "secret: \"hunter-{n}-with-thirty-two-bytes-or-more\"\nkafka: {{brokers: \"127.0.0.1:9092\"}}\nsyncs:\n  payments:\n    owner: legacy\n    \
+            "secret: \"hunter-{n}-with-thirty-two-bytes-or-more\"\nwebhook: {{url: \"https://hooks.example/hunter{n}\", \
+             secret: hunter-hook-with-thirty-two-bytes-or-more}}\nkafka: {{brokers: \"127.0.0.1:9092\"}}\nsyncs:\n  payments:\n    owner: legacy\n    \
              max_lag: {n}s\n    legacy: {{postgres: \"postgres://a:hunter{n}@h/d\"}}\n    modern: {{postgres: \"postgres://${{A}}:b@h{n}/d\"}}\n    \
              tables: [public.payments]\n"
         )
@@ -126,6 +127,7 @@ fn nothing_that_could_be_a_secret_is_shown() {
         lines,
         [
             ("secret".to_owned(), "changed", false),
+            ("webhook".to_owned(), "url changed", false),
             ("r".to_owned(), "match changed", false),
             ("sync payments".to_owned(), "max_lag 1s → 2s", false),
             ("sync payments".to_owned(), "legacy.postgres changed", true),
