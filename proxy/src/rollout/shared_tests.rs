@@ -124,7 +124,10 @@ impl Replica {
     fn rollbacks(&self) -> f64 {
         let families = self.registry.gather();
         let counted = families.iter().filter(|family| family.name() == crate::metrics::ROLLOUT_ROLLBACKS);
-        counted.flat_map(|family| family.get_metric()).map(|metric| metric.get_counter().get_value()).sum()
+        counted
+            .flat_map(prometheus::proto::MetricFamily::get_metric)
+            .map(|metric| metric.get_counter().get_value())
+            .sum()
     }
 }
 
@@ -260,7 +263,7 @@ fn the_circuit_of_a_replica_that_is_gone_rolls_nobody_back() {
     let sights = json!({"payments": {"counts": Counts::default(), "circuit_was_open": true}}).to_string();
     let gone: Record = ("seen/0123".to_owned(), Some(sights.into_bytes()));
     // It stands in the log from days ago.
-    replica.hear(&[gone.clone()]);
+    replica.hear(std::slice::from_ref(&gone));
     let seen = Seen { took: std::time::Duration::from_secs(10), ..Seen::default() };
     let due = [("payments".to_owned(), seen)];
     let said = replica.decide(&due);

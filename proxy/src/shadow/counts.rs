@@ -232,7 +232,7 @@ mod tests {
     fn differs() -> Verdict {
         let difference =
             Difference { place: Place::Pointer("/at".to_owned()), control: Seen::Number, candidate: Seen::Number };
-        Verdict::Mismatch(vec![Spot { difference, control_length: 1, candidate_length: 1 }])
+        Verdict::Mismatch(vec![Spot { difference, control_length: 1, candidate_length: 1, values: None }])
     }
 
     fn compare(counts: &RouteCounts, times: u64) {
