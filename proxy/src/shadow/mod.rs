@@ -1,6 +1,6 @@
 //! Copies of requests for the side that does not answer. On the answering path a copy is an [`offer`](Shadows::offer) that never waits: it is
 //! taken or dropped, and every drop is counted with its reason. The rest (sending, its own connections, deadline and memory, comparing) runs
-//! on the background runtime, and whatever a shadow upstream does stays there.
+//! on a thread of its own, and whatever a shadow upstream does stays there.
 //!
 //! What the client gets is recorded by the [`Ticket`] while it passes, and compared with the shadow's answer.
 
@@ -48,6 +48,10 @@ pub const SHADOW_REQUESTS: usize = 512;
 /// Bytes that all shadows of the process hold at once: heads, bodies, and what their connections read ahead.
 pub const SHADOW_MEMORY: usize = 32 << 20;
 
+/// What `nice` knows as the lowest.
+#[cfg(target_os = "linux")]
+const LOWEST_PRIORITY: i32 = 19;
+
 /// The shadows of a process. Dropping it ends what is under way.
 #[derive(Debug)]
 pub struct Shadow {
@@ -75,7 +79,7 @@ impl Shadow {
         let budget = Arc::new(Budget::new(SHADOW_MEMORY));
         let connections = Arc::new(Connections::new(Arc::clone(&budget)));
         let token = CancellationToken::new();
-        background.spawn(token.clone().run_until_cancelled_owned(run(queue)));
+        of_its_own(background, token.clone().run_until_cancelled_owned(run(queue)));
         Ok(Arc::new(Self {
             jobs,
             budget,
@@ -92,6 +96,26 @@ impl Shadow {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || Arc::new(RouteCounts::new(&self.metrics, route));
         Arc::clone(counts.entry(Arc::clone(route)).or_insert_with(new))
+    }
+}
+
+/// Does the work on a thread that gives way to every other: where Banyan has few cores, a shadow must not take the turn of an answer. What
+/// comparing spawns inherits that.
+fn of_its_own(background: &Handle, work: impl Future<Output = Option<()>> + Send + 'static) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        background.spawn(work);
+        return;
+    };
+    let thread = std::thread::Builder::new().name("banyan-shadow".to_owned());
+    let started = thread.spawn(move || {
+        // Elsewhere it would be the whole process's.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
+        runtime.block_on(work);
+        runtime.shutdown_background();
+    });
+    if let Err(error) = started {
+        tracing::error!(%error, "no thread for shadows: there are none until a restart");
     }
 }
 
