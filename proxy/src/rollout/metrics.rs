@@ -1,5 +1,10 @@
 //! What Prometheus sees of rollouts.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::{
@@ -7,10 +12,12 @@ use super::{
     gates::{Lag, Stands},
     walk::Here,
 };
-use crate::config::Rollout;
-use crate::metrics::{
-    LABEL_PHASE, LABEL_REASON, LABEL_ROUTE, LABEL_VERDICT, ROLLOUT_MISMATCH_LIMIT, ROLLOUT_PHASE, ROLLOUT_ROLLBACKS,
-    ROLLOUT_STEP, ROLLOUT_UNKEPT, ROLLOUT_VERDICTS,
+use crate::{
+    config::Rollout,
+    metrics::{
+        LABEL_PHASE, LABEL_REASON, LABEL_ROUTE, LABEL_VERDICT, ROLLOUT_MISMATCH_LIMIT, ROLLOUT_PHASE,
+        ROLLOUT_ROLLBACKS, ROLLOUT_STEP, ROLLOUT_UNKEPT, ROLLOUT_VERDICTS,
+    },
 };
 
 /// The handles.
@@ -18,6 +25,8 @@ pub(super) struct Metrics {
     step: GaugeVec,
     phase: GaugeVec,
     mismatch_limit: GaugeVec,
+    /// The routes that these three show.
+    shown: Mutex<BTreeSet<String>>,
     verdicts: IntCounterVec,
     rollbacks: IntCounterVec,
     unkept: IntCounter,
@@ -37,6 +46,7 @@ impl Metrics {
         let rollbacks = Opts::new(ROLLOUT_ROLLBACKS, "Rollbacks by reason: the gate that failed, or `person`");
         let metrics = Self {
             step: GaugeVec::new(step, &[LABEL_ROUTE])?,
+            shown: Mutex::default(),
             phase: GaugeVec::new(phase, &[LABEL_ROUTE, LABEL_PHASE])?,
             mismatch_limit: GaugeVec::new(limit, &[LABEL_ROUTE])?,
             verdicts: IntCounterVec::new(verdicts, &[LABEL_ROUTE, LABEL_VERDICT])?,
@@ -54,12 +64,24 @@ impl Metrics {
 
     /// All that there are now, and no others.
     pub(super) fn show(&self, rollouts: &[(&str, &Rollout, &Standing)]) {
-        self.step.reset();
-        self.phase.reset();
-        self.mismatch_limit.reset();
+        // What is gone is taken away by itself: a scrape in between must not miss the rest.
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.retain(|route| {
+            let stays = rollouts.iter().any(|(name, ..)| name == route);
+            if !stays {
+                drop(self.step.remove_label_values(&[route]));
+                drop(self.mismatch_limit.remove_label_values(&[route]));
+                for phase in Phase::ALL {
+                    drop(self.phase.remove_label_values(&[route, phase.as_str()]));
+                }
+            }
+            stays
+        });
         for (route, spec, standing) in rollouts {
-            if let Some(gate) = spec.gates.mismatch_rate {
-                self.mismatch_limit.with_label_values(&[route]).set(gate.max.percent());
+            shown.insert((*route).to_owned());
+            match spec.gates.mismatch_rate {
+                Some(gate) => self.mismatch_limit.with_label_values(&[route]).set(gate.max.percent()),
+                None => drop(self.mismatch_limit.remove_label_values(&[route])),
             }
             self.step.with_label_values(&[route]).set(standing.step.percent());
             for phase in Phase::ALL {

@@ -536,7 +536,7 @@ impl Walks {
             if !due.is_empty() {
                 self.publish(replicas);
             }
-            self.decide(replicas, &due);
+            self.decide(replicas, &due, metrics);
         }
         looked
     }

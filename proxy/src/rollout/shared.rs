@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     Act, Counts, Event, Inner, Phase, Refusal, Standing, Walk, Walks,
     gates::Failed,
+    metrics::Metrics,
     unix_now,
     walk::{Found, Here, Seen},
 };
@@ -361,7 +362,7 @@ impl Walks {
     }
 
     /// Decides, if that is this replica's part: what people asked for, what the file says, and, for routes that are due, what all have seen.
-    pub(super) fn decide(&mut self, replicas: &dyn Replicas, due: &[(String, Seen)]) {
+    pub(super) fn decide(&mut self, replicas: &dyn Replicas, due: &[(String, Seen)], metrics: &Metrics) {
         let Some(others) = &mut self.others else { return };
         if !others.is_current || !replicas.decides() {
             return;
@@ -424,7 +425,8 @@ impl Walks {
                     seen.circuit_was_open |= sight.circuit_was_open && is_news;
                 }
                 among.looked.retain(|replica, _| *replica == others.me || others.sights.contains_key(replica));
-                here.look(&mut standing, &seen);
+                let event = here.look(&mut standing, &seen);
+                metrics.judged(here, &standing, event.as_ref(), seen.lag);
                 is_new = standing != walk.standing;
             }
             if is_new {

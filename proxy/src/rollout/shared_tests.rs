@@ -88,7 +88,8 @@ impl Replica {
 
     /// One look of the one that decides; gives what it has appended.
     fn decide(&self, due: &[(String, Seen)]) -> Vec<Record> {
-        self.rollouts.inner.walks().decide(&*self.wire, due);
+        let inner = &self.rollouts.inner;
+        inner.walks().decide(&*self.wire, due, &inner.metrics);
         self.appended()
     }
 
