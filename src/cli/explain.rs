@@ -56,6 +56,8 @@ struct Answer {
     itself: Option<String>,
     /// Who would be asked whom the request comes from; what `-H` gives counts instead.
     identity: Option<Identity>,
+    /// The route has a rollout: its weight is only as far as that may go.
+    weight_is_ceiling: bool,
     side: Owner,
     upstream: Option<String>,
     reason: &'static str,
@@ -108,9 +110,10 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     let config = accepted.loaded.proxy;
-    let Ok((table, _)) = RouteTable::compile(&config, &FileLinks::in_step(&config)) else {
+    let Ok((mut table, _)) = RouteTable::compile(&config, &FileLinks::in_step(&config)) else {
         bail!("the routes do not compile; `banyan check` says why");
     };
+    table.uncap();
     let headers: HeaderMap = args.headers.iter().cloned().collect();
     let (raw, query) =
         args.path.split_once('?').map_or((args.path.as_str(), None), |(path, query)| (path, Some(query)));
@@ -145,6 +148,7 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         path: explanation.path.clone(),
         itself: route.itself.as_ref().map(|itself| itself.in_words(&asked)),
         identity: config.identity.as_ref().filter(|_| route.itself.is_none()).map(Identity::of),
+        weight_is_ceiling: config.routes.iter().any(|known| known.name == *route.name && known.rollout.is_some()),
         side: choice.side,
         upstream: target.map(|target| target.upstream.to_string()),
         reason: choice.reason.as_str(),
@@ -258,6 +262,9 @@ fn sentences(answer: &Answer, explanation: &Explanation, choice: &Choice, raw: &
         line("identity", &identity.ask, &text);
     }
     line("side", answer.side.as_str(), &side_sentence(answer, &explanation.route, choice));
+    if answer.weight_is_ceiling {
+        line("rollout", "", "the weight is its ceiling: `banyan status` says what holds now");
+    }
     if let Some(limit) = &explanation.route.rate_limit {
         let settings = limit.settings();
         let mut keys: Vec<String> = limit.sources().map(ToString::to_string).collect();

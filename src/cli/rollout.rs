@@ -46,7 +46,8 @@ pub(super) fn act(path: &Path, act: &str, args: &Args) -> anyhow::Result<ExitCod
         200 => {}
         400 | 404 | 409 | 503 => {
             let why = answer["detail"].as_str().unwrap_or("the answer is of another version");
-            output::say(&format!("error: {} was not {}: {why}", args.route, done(act)));
+            let hint = if status == 404 { "; a route without one goes back by its `weight` in the file" } else { "" };
+            output::say(&format!("error: {} was not {}: {why}{hint}", args.route, done(act)));
             return Ok(ExitCode::from(FAILED));
         }
         _ => bail!("{}/api/v1/routes/{}/{act} was answered {status}", client.base(), args.route),

@@ -1,5 +1,7 @@
 //! Words for routes: who moves where, what is new, what is gone.
 
+use std::cmp::Ordering;
+
 use banyan_proxy::config::{self, Config, Match, OneOrMany, Route, Shadow, ShortOr, Side, Weight};
 
 use super::{Change, plainly, share::Share};
@@ -73,6 +75,7 @@ impl Both<'_> {
             one.key == key && upstream(before) != upstream(after) || one.key == format!("{key}.upstream")
         };
         one.key == "match"
+            || one.key == "rollout" && self.old.rollout.is_none()
             || one.key.starts_with("match.")
             || side("legacy", &self.old.legacy, &self.new.legacy)
             || side("modern", &self.old.modern, &self.new.modern)
@@ -81,6 +84,16 @@ impl Both<'_> {
     /// Who changes side, when the weight differs or the users are drawn anew.
     fn weight(&self, is_drawn_anew: bool) -> Option<Change> {
         let (before, after) = (effective(self.old), effective(self.new));
+        if let (Some(rollout), None) = (&self.new.rollout, &self.old.rollout) {
+            let first = rollout.steps.first().copied().unwrap_or_default().min(after);
+            let change =
+                self.change("rollout", format!("rollout begins: weight {before} % → {first} %, its first step"));
+            return Some(change.effect(match first.cmp(&before) {
+                Ordering::Less => format!("{first} % of users stay on modern, the others move back to legacy"),
+                Ordering::Equal => "nobody moves now".to_owned(),
+                Ordering::Greater => format!("{first} % of users on modern; nobody moves back"),
+            }));
+        }
         if self.new.rollout.is_some() && self.old.rollout.is_some() && before != after {
             let change = self.change("weight", format!("weight {before} % → {after} %, the ceiling of its rollout"));
             return Some(change.effect(match after > before {
@@ -140,6 +153,7 @@ impl Both<'_> {
         let key = one.key.as_str();
         let change = self.change(key, plainly(one));
         match (key, one.kind) {
+            ("rollout.generation", _) => change.effect("begins anew: users above its first step move back to legacy"),
             ("shadow", Differs::Added) => match shadows(self.new) {
                 Some(words) => self.change(key, "shadow begins").effect(words),
                 None => change,

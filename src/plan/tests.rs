@@ -8,7 +8,7 @@ use crate::config::{self, Against};
 /// A file with these routes and, at its end, these lines.
 fn file(routes: &[&str], more: &str) -> String {
     let mut text = "version: 1\nlisteners: [{bind: \"127.0.0.1:8080\"}]\nupstreams:\n  monolith: {endpoints: [\"http://127.0.0.1:7001\"]}\n  \
-                    payments: {endpoints: [\"http://127.0.0.1:7002\"], timeout: 30s}\ndefault: monolith\nroutes:\n"
+                    payments: {endpoints: [\"http://127.0.0.1:7002\"], timeout: 30s}\ndefault: monolith\nstate: {dir: s}\nroutes:\n"
         .to_owned();
     for route in routes {
         let _ = writeln!(text, "  - {{{route}}}");
@@ -46,6 +46,32 @@ fn a_raised_weight_moves_users_to_modern_and_nobody_back() {
     assert_eq!(told("0", "100"), ["weight 0 % → 100 % | everybody moves to modern"]);
     assert_eq!(told("100", "0"), ["weight 100 % → 0 % | everybody moves back to legacy"]);
     assert_eq!(told("5", "5.0"), [""; 0]);
+}
+
+#[test]
+fn a_rollout_begins_at_its_first_step_whatever_the_weight_was() {
+    let with = |weight: &str, generation: u32| {
+        route(&format!(", weight: {weight}, rollout: {{steps: [5, 50], generation: {generation}}}"))
+    };
+    let begins = told(&route(", weight: 50"), &with("50", 1));
+    assert_eq!(
+        begins,
+        [
+            "rollout begins: weight 50 % → 5 %, its first step | 5 % of users stay on modern, the others move back to legacy"
+        ]
+    );
+    let begins = told(&route(", weight: 0"), &with("50", 1));
+    assert_eq!(
+        begins,
+        ["rollout begins: weight 0 % → 5 %, its first step | 5 % of users on modern; nobody moves back"]
+    );
+    let raised = told(&with("50", 1), &with("100", 1));
+    assert_eq!(
+        raised,
+        ["weight 50 % → 100 %, the ceiling of its rollout | nobody moves now: the rollout skips no gate"]
+    );
+    let again = told(&with("50", 1), &with("50", 2));
+    assert_eq!(again, ["rollout.generation 1 → 2 | begins anew: users above its first step move back to legacy"]);
 }
 
 #[test]

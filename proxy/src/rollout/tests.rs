@@ -308,7 +308,9 @@ fn a_promotion_needs_no_time() {
     for _ in 0..10 {
         assert_eq!(test.goes_on(HEALTHY, HEALTHY), None);
     }
-    assert_eq!(test.act(Act::Promote).unwrap().to.percent(), 25.0);
+    let event = test.act(Act::Promote).unwrap();
+    assert_eq!(event.to.percent(), 25.0);
+    assert!(event.why.starts_with("because; failures of "), "{}", event.why);
     test.ceiling = weight(25.0);
     assert!(test.act(Act::Promote).unwrap_err().contains("raise it first"));
 }

@@ -124,7 +124,7 @@ impl Here<'_> {
             None => Some(self.finish(standing)),
             Some(next) if next > self.ceiling => None,
             Some(next) if self.spec.confirm.contains(&next) => self.ask(standing, next),
-            Some(next) => Some(self.step(standing, next, "gates")),
+            Some(next) => Some(self.step(standing, next, "gates", "")),
         }
     }
 
@@ -174,7 +174,7 @@ impl Here<'_> {
             (Act::Resume, Phase::Paused) => (Phase::Walking, What::Resumed),
             (Act::Resume, Phase::RolledBack) => return Ok(self.again(standing, before, by, &why)),
             (Act::Resume, phase) => return Err(format!("it is {}: there is nothing to resume", said(phase))),
-            (Act::Promote, Phase::Walking) => return self.promote(standing, by, lag),
+            (Act::Promote, Phase::Walking) => return self.promote(standing, by, &why, lag),
             (Act::Promote, phase) => {
                 return Err(format!("it is {}; `banyan resume {route}` first", said(phase)));
             }
@@ -188,7 +188,7 @@ impl Here<'_> {
     }
 
     /// Takes one step and skips no gate, only the time.
-    fn promote(self, standing: &mut Standing, by: &str, lag: Lag) -> Result<Event, String> {
+    fn promote(self, standing: &mut Standing, by: &str, why: &str, lag: Lag) -> Result<Event, String> {
         let Some(next) = self.next(standing) else { return Err("it is at its last step".to_owned()) };
         if next > self.ceiling {
             let ceiling = self.ceiling;
@@ -203,7 +203,7 @@ impl Here<'_> {
             .map(|finding| finding.words.as_str())
             .collect();
         if missing.is_empty() {
-            Ok(self.step(standing, next, by))
+            Ok(self.step(standing, next, by, why))
         } else {
             Err(format!("a gate is in the way: {}", missing.join("; ")))
         }
@@ -242,9 +242,11 @@ impl Here<'_> {
         Some(event)
     }
 
-    fn step(self, standing: &mut Standing, next: Weight, by: &str) -> Event {
+    /// `said`: why a person wants it.
+    fn step(self, standing: &mut Standing, next: Weight, by: &str, said: &str) -> Event {
         let before = self.effective(standing);
-        let why = gates::could_have_seen(&standing.counts, before_of(standing));
+        let seen = gates::could_have_seen(&standing.counts, before_of(standing));
+        let why = if said.is_empty() { seen } else { format!("{said}; {seen}") };
         let (modern, requests) = (standing.counts.modern.failures(), standing.counts.modern.all());
         self.remember_legacy(standing);
         standing.begin_step(next, self.now);

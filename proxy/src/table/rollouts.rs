@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::Problem;
 use crate::config::{Gates, LatencyP99, Rollout, Route, SuccessRate, Weight};
 
+/// Below it, a rate of successes is more likely a share that was meant as percent.
+const HALF: Weight = Weight::hundredths(5_000);
 /// The gates cannot be looked at more often.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -111,6 +113,24 @@ fn gates(at: &str, route: &Route, gates: &Gates, problems: &mut Vec<Problem>) {
         problems.push(
             Problem::error(format!("{at}.latency_p99"), "this gate has no limit")
                 .hint("expected `max`, `above_legacy` or both: `{max: 300ms, above_legacy: 50ms}`"),
+        );
+    }
+    if let Some(min) = gates.success_rate.and_then(|gate| gate.min)
+        && min < HALF
+    {
+        problems.push(
+            Problem::warning(format!("{at}.success_rate.min"), format!("{min} % of the requests is hardly a limit"))
+                .hint("numbers are percent: `99.5` and not `0.995`"),
+        );
+    }
+    let is_shadowed = route.shadow.as_ref().is_some_and(|shadow| shadow.percent > Weight::ZERO);
+    if gates.mismatch_rate.is_some() && route.compare.is_some() && !is_shadowed {
+        problems.push(
+            Problem::warning(
+                format!("{at}.mismatch_rate"),
+                "nothing is shadowed, so that this gate never lets it go on",
+            )
+            .hint("raise `percent` of `shadow`"),
         );
     }
     if gates.mismatch_rate.is_some() && route.compare.is_none() {
