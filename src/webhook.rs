@@ -28,7 +28,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
-use crate::{app::App, metrics::Delivery};
+use crate::{admin::hex, app::App, metrics::Delivery};
 
 /// Where what happens to rollouts is told.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
@@ -182,10 +182,6 @@ fn tls() -> anyhow::Result<ClientConfig> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
     Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

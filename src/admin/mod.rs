@@ -24,4 +24,5 @@ pub(crate) use door::Door;
 pub(crate) use keys::{Keys, kept_token, token_path};
 pub(crate) use live::{Live, feed};
 pub(crate) use server::{serve, serve_probes};
+pub(crate) use session::hex;
 pub(crate) use status::{FileStatus, Status};
