@@ -12,12 +12,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use banyan_connectors::config::Kafka;
 use banyan_proxy::{links::Replicas, rollout::RolloutsHandle};
 use rdkafka::{
     ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance},
     error::{KafkaError, RDKafkaErrorCode},
@@ -64,8 +64,8 @@ impl StateLog {
     ///
     /// # Errors
     /// When the brokers' names cannot be used.
-    pub(crate) fn open(brokers: &str, install: &str) -> anyhow::Result<Self> {
-        let producer = config(brokers)
+    pub(crate) fn open(kafka: &Kafka, install: &str) -> anyhow::Result<Self> {
+        let producer = config(kafka)
             .set("enable.idempotence", "true")
             .set("acks", "all")
             // What is older was written again meanwhile.
@@ -110,9 +110,9 @@ impl Replicas for StateLog {
 ///
 /// # Errors
 /// When the log cannot be read any more; it is to be begun again.
-pub(crate) async fn read(log: Arc<StateLog>, brokers: String, rollouts: RolloutsHandle) -> anyhow::Result<()> {
+pub(crate) async fn read(log: Arc<StateLog>, kafka: Kafka, rollouts: RolloutsHandle) -> anyhow::Result<()> {
     let mut was_told = false;
-    while let Err(error) = ensure(&brokers, &log.topic).await {
+    while let Err(error) = ensure(&kafka, &log.topic).await {
         // Once, however often it is tried.
         if !std::mem::replace(&mut was_told, true) {
             warn!(topic = log.topic, "the replicas' state cannot be read: rollouts stay where they are: {error:#}");
@@ -122,7 +122,7 @@ pub(crate) async fn read(log: Arc<StateLog>, brokers: String, rollouts: Rollouts
     let stop = Arc::new(AtomicBool::new(false));
     let _stops = Stops(Arc::clone(&stop));
     // librdkafka's calls block.
-    tokio::task::spawn_blocking(move || follow(&log, &brokers, &rollouts, &stop)).await?
+    tokio::task::spawn_blocking(move || follow(&log, &kafka, &rollouts, &stop)).await?
 }
 
 /// Ends the thread when whoever waits for it is gone.
@@ -134,23 +134,23 @@ impl Drop for Stops {
     }
 }
 
-fn follow(log: &StateLog, brokers: &str, rollouts: &RolloutsHandle, stop: &AtomicBool) -> anyhow::Result<()> {
+fn follow(log: &StateLog, kafka: &Kafka, rollouts: &RolloutsHandle, stop: &AtomicBool) -> anyhow::Result<()> {
     let standing = &log.standing;
     standing.is_elected.store(false, Ordering::Release);
-    let reader: BaseConsumer<Quiet> = consumer(brokers, &format!("{}.reader", log.topic))
+    let reader: BaseConsumer<Quiet> = consumer(kafka, &format!("{}.reader", log.topic))
         .create_with_context(Quiet)
         .context("no consumer for the replicas' state")?;
     let mut all = TopicPartitionList::new();
     all.add_partition_offset(&log.topic, 0, Offset::Beginning)?;
     reader.assign(&all)?;
-    let elected: BaseConsumer<Election> = consumer(brokers, &log.topic)
+    let elected: BaseConsumer<Election> = consumer(kafka, &log.topic)
         .set("session.timeout.ms", SESSION)
         .set("heartbeat.interval.ms", "1000")
         .create_with_context(Election(Arc::clone(standing)))
         .context("no part in the replicas' election")?;
     elected.subscribe(&[&log.topic])?;
     let mut until = None;
-    let mut is_away = false;
+    let (mut is_away, mut is_barred) = (false, false);
     while !stop.load(Ordering::Acquire) {
         if until.is_none() {
             until = end(&reader, &log.topic);
@@ -192,7 +192,15 @@ fn follow(log: &StateLog, brokers: &str, rollouts: &RolloutsHandle, stop: &Atomi
             until = Some(i64::MAX);
         }
         // Its records are nobody's business; being polled keeps it in the group.
-        drop(elected.poll(Duration::ZERO));
+        if let Some(Err(error)) = elected.poll(Duration::ZERO)
+            && error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+            && !std::mem::replace(&mut is_barred, true)
+        {
+            warn!(
+                topic = log.topic,
+                "Kafka does not let this replica into the group of this name: it decides over no rollout"
+            );
+        }
     }
     Ok(())
 }
@@ -203,11 +211,25 @@ fn end(reader: &BaseConsumer<Quiet>, topic: &str) -> Option<i64> {
 }
 
 /// Makes the topic where it is missing.
-async fn ensure(brokers: &str, topic: &str) -> anyhow::Result<()> {
-    let admin: AdminClient<DefaultClientContext> = config(brokers).create()?;
-    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(-1))
-        .set("cleanup.policy", "compact")
-        .set("max.message.bytes", "4194304");
+async fn ensure(kafka: &Kafka, topic: &str) -> anyhow::Result<()> {
+    let (asked, name) = (kafka.clone(), topic.to_owned());
+    if tokio::task::spawn_blocking(move || asked.has_topic(&name)).await?.map_err(|error| anyhow!(error))? {
+        return Ok(());
+    }
+    if !kafka.topics.create {
+        anyhow::bail!(
+            "there is no topic `{topic}`, and `kafka.topics.create: false` leaves making it to others: one partition, cleanup.policy=compact, \
+             max.message.bytes=4194304"
+        );
+    }
+    let admin: AdminClient<Quiet> = config(kafka).create_with_context(Quiet)?;
+    let replication = TopicReplication::Fixed(kafka.topics.replication.map_or(-1, i32::from));
+    let least = kafka.topics.min_insync_replicas.map(|least| least.to_string());
+    let mut new =
+        NewTopic::new(topic, 1, replication).set("cleanup.policy", "compact").set("max.message.bytes", "4194304");
+    if let Some(least) = &least {
+        new = new.set("min.insync.replicas", least);
+    }
     let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
     for made in admin.create_topics([&new], &options).await? {
         match made {
@@ -218,18 +240,14 @@ async fn ensure(brokers: &str, topic: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn config(brokers: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", brokers)
-        .set("message.max.bytes", "4000000")
-        .set("reconnect.backoff.max.ms", "2000")
-        .set_log_level(RDKafkaLogLevel::Critical);
+fn config(kafka: &Kafka) -> ClientConfig {
+    let mut config = kafka.client();
+    config.set("message.max.bytes", "4000000");
     config
 }
 
-fn consumer(brokers: &str, group: &str) -> ClientConfig {
-    let mut config = config(brokers);
+fn consumer(kafka: &Kafka, group: &str) -> ClientConfig {
+    let mut config = config(kafka);
     config
         .set("group.id", group)
         .set("enable.auto.commit", "false")

@@ -192,6 +192,14 @@ impl FlowError {
         }
     }
 
+    /// Why, without the word that a flow waits: for those who are no flow.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Busy(what) => what.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub(crate) fn verdict(&self) -> Verdict {

@@ -53,9 +53,9 @@ pub(crate) fn spawn(
 async fn capture(plan: &Plan, owners: &Owners, board: &Board) -> Result<(), FlowError> {
     owners.ensure(plan.names.flow.source()).await?;
     let topic = plan.names.topic();
-    topics::ensure(&plan.brokers, &topic).await?;
+    topics::ensure(&plan.kafka, &topic).await?.takes_records()?;
     let mut opened = slot::open(plan, board).await?;
-    let mut outlet = Outlet::open(&plan.brokers, &topic, plan.budget / 3)?;
+    let mut outlet = Outlet::open(&plan.kafka, &topic, plan.budget / 3)?;
     if let Some(fresh) = opened.fresh.take() {
         snapshot::run(plan, &opened, &fresh, &mut outlet, board).await?;
         slot::complete(&opened, plan).await?;

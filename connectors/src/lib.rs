@@ -2,7 +2,7 @@
 //!
 //! It knows no HTTP routing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prometheus::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -67,7 +67,7 @@ impl Connectors {
         let memory = usize::try_from(config.memory.as_u64()).unwrap_or(usize::MAX);
         let shared = sync::Shared {
             install: &config.install,
-            brokers: &kafka.brokers,
+            kafka: &Arc::new(kafka.clone()),
             budget: memory / (2 * config.syncs.len()),
             metrics: &metrics,
             cancel: &running.cancel,

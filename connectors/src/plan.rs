@@ -1,7 +1,9 @@
 //! What one flow has to do: compiled once from the file, then shared by its tasks.
 
+use std::sync::Arc;
+
 use crate::{
-    config::{ApplyAs, Sync, Target},
+    config::{ApplyAs, Kafka, Sync, Target},
     database::DatabaseUrl,
     names::{Flow, FlowNames},
 };
@@ -14,7 +16,7 @@ pub(crate) struct Plan {
     pub(crate) target: DatabaseUrl,
     pub(crate) tables: Vec<PlanTable>,
     pub(crate) apply_as: ApplyAs,
-    pub(crate) brokers: String,
+    pub(crate) kafka: Arc<Kafka>,
     /// Bytes that this flow may hold between source and target.
     pub(crate) budget: usize,
 }
@@ -36,7 +38,7 @@ impl Plan {
         sync: &Sync,
         legacy: &DatabaseUrl,
         modern: &DatabaseUrl,
-        brokers: &str,
+        kafka: &Arc<Kafka>,
         budget: usize,
     ) -> Self {
         let (source, target) = match names.flow {
@@ -56,7 +58,7 @@ impl Plan {
             source: source.clone(),
             target: target.clone(),
             apply_as: sync.apply_as,
-            brokers: brokers.to_owned(),
+            kafka: Arc::clone(kafka),
             budget,
         }
     }

@@ -27,7 +27,7 @@ pub(crate) struct RunningSync {
 /// What all syncs of a process share.
 pub(crate) struct Shared<'a> {
     pub(crate) install: &'a str,
-    pub(crate) brokers: &'a str,
+    pub(crate) kafka: &'a Arc<config::Kafka>,
     /// Bytes for each flow.
     pub(crate) budget: usize,
     pub(crate) metrics: &'a Metrics,
@@ -55,7 +55,7 @@ impl RunningSync {
             legacy: legacy.clone(),
             modern: modern.clone(),
             wish: sync.owner,
-            gate: Gate::new(shared.install, name, sync, shared.brokers),
+            gate: Gate::new(shared.install, name, sync, shared.kafka),
         });
         let boards = Flow::BOTH.map(|flow| {
             let names = FlowNames::new(shared.install, name, flow);
@@ -63,7 +63,7 @@ impl RunningSync {
         });
         for (flow, board) in Flow::BOTH.into_iter().zip(&boards) {
             let names = FlowNames::new(shared.install, name, flow);
-            let plan = Arc::new(Plan::new(names, sync, &legacy, &modern, shared.brokers, shared.budget));
+            let plan = Arc::new(Plan::new(names, sync, &legacy, &modern, shared.kafka, shared.budget));
             threads.extend(flow::spawn(&plan, &owners, board, shared.cancel).map_err(StartError::Thread)?);
             shared.tasks.spawn(flow::measure(plan, Arc::clone(board), shared.cancel.clone()));
         }

@@ -122,9 +122,7 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
     let Sockets { mut takeover, admin, probes, given } = sockets(&loaded, asked, given)?;
     let door = admin::Door::open(&loaded.admin, admin.local_addr()?, keys(&loaded.proxy.state.dir)?)?;
     let log = match &loaded.connectors.kafka {
-        Some(kafka) if loaded.proxy.state.shared => {
-            Some(Arc::new(StateLog::open(&kafka.brokers, &loaded.connectors.install)?))
-        }
+        Some(kafka) if loaded.proxy.state.shared => Some(Arc::new(StateLog::open(kafka, &loaded.connectors.install)?)),
         _ => None,
     };
     let links = Arc::new(Links::new(&loaded).with_replicas(log.clone()));
@@ -168,8 +166,8 @@ async fn serve(path: &Path, args: &Args, loaded: Loaded, given: ListenFd) -> any
     let halves = Halves { proxy, connectors };
     let events = halves.proxy.as_ref().map(|proxy| proxy.rollouts().events());
     if let (Some(proxy), Some(log), Some(kafka)) = (&halves.proxy, log, &loaded.connectors.kafka) {
-        let (rollouts, brokers) = (proxy.rollouts().handle(), kafka.brokers.clone());
-        tasks.spawn("replicas", move || replicas::read(Arc::clone(&log), brokers.clone(), rollouts.clone()));
+        let (rollouts, kafka) = (proxy.rollouts().handle(), kafka.clone());
+        tasks.spawn("replicas", move || replicas::read(Arc::clone(&log), kafka.clone(), rollouts.clone()));
     }
     let app = Arc::new(App::new(path, loaded, registry, metrics.clone(), links, Arc::new(door), halves));
     if let Some(events) = events {

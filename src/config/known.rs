@@ -13,6 +13,8 @@ const KEYS: &[(Above, &[&str])] = &[
     (&["syncs", "*", "tables"], &["columns", "set", "apply"]),
 ];
 
+const SASL: &str = "sasl: {mechanism: scram_sha_512, username: banyan, password: \"${KAFKA_PASSWORD}\"}";
+
 const VALUES: &[(Above, &[&str])] = &[(&["syncs", "*", "order"], &["key"])];
 
 /// Whether the last step of a path is a key of a later version.
@@ -112,6 +114,15 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["routes", "rollout", "gates", "sync_lag", "max"], "max: 5s"),
         (&["kafka"], "kafka: {brokers: \"127.0.0.1:9092\"}"),
         (&["kafka", "brokers"], "brokers: \"127.0.0.1:9092\""),
+        (&["kafka", "tls"], "tls: {ca: /etc/banyan/kafka-ca.pem}"),
+        (&["kafka", "sasl"], SASL),
+        (&["kafka", "sasl", "mechanism"], "mechanism: scram_sha_512"),
+        (&["kafka", "sasl", "username"], "username: banyan"),
+        (&["kafka", "sasl", "password"], "password: \"${KAFKA_PASSWORD}\""),
+        (&["kafka", "topics"], "topics: {replication: 3, min_insync_replicas: 2, retention: 7d, compression: zstd}"),
+        (&["kafka", "topics", "compression"], "compression: zstd"),
+        (&["kafka", "topics", "max_record"], "max_record: 10MiB"),
+        (&["kafka", "topics", "retention"], "retention: 7d"),
         (&["syncs", "*", "owner"], "owner: legacy"),
         (&["syncs", "*", "legacy"], "legacy: {postgres: \"${LEGACY_DB_URL}\"}"),
         (&["syncs", "*", "modern"], "modern: {postgres: \"${MODERN_DB_URL}\"}"),
@@ -144,6 +155,9 @@ pub(super) fn stand_in(path: &[Step]) -> Option<Form> {
         (&["routes", "match"], Form::UniqueMap("path", "/stand-in-")),
         (&["routes", "shadow", "percent"], Form::Text("100")),
         (&["kafka", "brokers"], Form::Text("127.0.0.1:1")),
+        (&["kafka", "sasl", "mechanism"], Form::Text("scram_sha_512")),
+        (&["kafka", "sasl", "username"], Form::Text("stand-in")),
+        (&["kafka", "sasl", "password"], Form::Text("")),
         (&["syncs", "*", "owner"], Form::Text("legacy")),
         (&["syncs", "*", "legacy"], Form::Map("postgres", "postgres://stand-in/")),
         (&["syncs", "*", "modern"], Form::Map("postgres", "postgres://stand-in/")),
@@ -215,6 +229,7 @@ pub(super) fn limit(path: &[Step], key: Option<&str>, message: &str) -> (String,
             "brokers must be `host:port`, several divided by commas",
             "brokers: \"kafka-1:9092,kafka-2:9092\"",
         ),
+        (&["kafka", "sasl", "username"], "`username` must not be empty", "username: banyan"),
         (&["syncs", "*", "tables", "legacy"], "a table must be named with its schema", "public.payments"),
         (&["syncs", "*", "tables", "modern"], "a table must be named with its schema", "public.payments"),
         (&["syncs", "*", "tables"], "a sync must name at least one table", "tables: [public.payments]"),

@@ -307,6 +307,9 @@ impl Judge<'_> {
         for breach in rules::breaches(file) {
             self.tell(Severity::Error, &Step::parse(&breach.path), &breach.message, breach.hint, report);
         }
+        for doubt in rules::doubts(file) {
+            self.tell(Severity::Warning, &Step::parse(&doubt.path), &doubt.message, doubt.hint, report);
+        }
     }
 
     /// What the compiled table has to say.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use banyan_connectors::UrlError;
+use banyan_connectors::{
+    UrlError,
+    config::{KafkaSasl, KafkaTls, Mechanism},
+};
 use secrecy::ExposeSecret;
 
 use super::file::File;
@@ -33,6 +36,7 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
         });
     }
     databases(file, &mut found);
+    kafka(file, &mut found);
     rollouts(file, &mut found);
     webhook(file, &mut found);
     shared(file, &mut found);
@@ -42,6 +46,67 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
             message: "this Banyan was built without the feature `otlp`".to_owned(),
             hint: Some("leave the key out, or build with `--features otlp`".to_owned()),
         });
+    }
+    found
+}
+
+/// What single keys of `kafka` cannot say.
+fn kafka(file: &File, found: &mut Vec<Breach>) {
+    let Some(kafka) = &file.kafka else { return };
+    let secured = [("tls", kafka.tls.is_some()), ("sasl", kafka.sasl.as_ref().is_some_and(KafkaSasl::is_scram))];
+    for (key, _) in secured.into_iter().filter(|(_, asked)| *asked && cfg!(not(feature = "kafka-tls"))) {
+        found.push(Breach {
+            path: format!("kafka.{key}"),
+            message: "this Banyan was built without the feature `kafka-tls`: it speaks neither TLS nor SCRAM to Kafka"
+                .to_owned(),
+            hint: Some("build with `--features kafka-tls`".to_owned()),
+        });
+    }
+    if let Some(tls) = &kafka.tls
+        && tls.client_cert.is_some() != tls.client_key.is_some()
+    {
+        let (here, missing) =
+            if tls.client_cert.is_some() { ("client_cert", "client_key") } else { ("client_key", "client_cert") };
+        found.push(Breach {
+            path: format!("kafka.tls.{here}"),
+            message: format!("`{here}` without `{missing}`: Banyan shows both or neither"),
+            hint: Some(format!("add `{missing}`, or leave `{here}` out")),
+        });
+    }
+    let topics = &kafka.topics;
+    if let (Some(replicas), Some(least)) = (topics.replication, topics.min_insync_replicas)
+        && least > replicas
+    {
+        found.push(Breach {
+            path: "kafka.topics.min_insync_replicas".to_owned(),
+            message: format!(
+                "{least} replicas cannot be in sync where there are {replicas}: Kafka would take no record"
+            ),
+            hint: Some(format!("write {replicas} or less; one less lets a broker be away")),
+        });
+    }
+}
+
+/// What deserves a second look.
+pub(super) fn doubts(file: &File) -> Vec<Breach> {
+    let mut found = Vec::new();
+    let Some(kafka) = &file.kafka else { return found };
+    let in_the_clear = kafka.tls.is_none() && !kafka.is_loopback();
+    if in_the_clear && kafka.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == Mechanism::Plain) {
+        found.push(Breach {
+            path: "kafka.sasl.mechanism".to_owned(),
+            message: "`plain` without `tls` sends the password over the network in the clear".to_owned(),
+            hint: Some("add `tls: {}` to `kafka`, or use `scram_sha_512`".to_owned()),
+        });
+    }
+    for (key, path) in kafka.tls.iter().flat_map(KafkaTls::files) {
+        if let Err(error) = std::fs::File::open(path) {
+            found.push(Breach {
+                path: format!("kafka.tls.{key}"),
+                message: format!("`{}` cannot be read here: {error}", path.display()),
+                hint: Some("the syncs wait until it can be".to_owned()),
+            });
+        }
     }
     found
 }

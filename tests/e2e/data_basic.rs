@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use banyan_connectors::{
-    Connectors, State, SyncStatus,
-    config::{Config, Kafka},
-};
+use banyan_connectors::{Connectors, State, SyncStatus, config::Config};
 use prometheus::Registry;
 use serde_json::json;
 
@@ -34,7 +31,7 @@ impl Running {
         let config = Config {
             install: shop.install.clone(),
             memory: bytesize::ByteSize::mib(64),
-            kafka: Some(Kafka { brokers: shop.brokers.clone() }),
+            kafka: Some(serde_json::from_value(shop.kafka()).unwrap()),
             syncs: BTreeMap::from([("shop".to_owned(), serde_json::from_value(sync).unwrap())]),
         };
         let registry = Registry::new();

@@ -19,6 +19,10 @@ mod data_both;
 #[cfg(test)]
 mod data_faults;
 #[cfg(test)]
+mod data_kafka;
+#[cfg(test)]
+mod data_kafka_faults;
+#[cfg(test)]
 mod data_odds;
 #[cfg(test)]
 mod data_rows;

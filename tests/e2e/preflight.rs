@@ -2,7 +2,7 @@
 
 use banyan_connectors::{
     State,
-    config::{Config, Kafka as KafkaKeys},
+    config::Config,
     preflight::{self, Check, Finding, Severity},
 };
 use serde_json::json;
@@ -34,7 +34,7 @@ fn config(shop: &Shop, keys: &serde_json::Value) -> Config {
     Config {
         install: shop.install.clone(),
         memory: "64MiB".parse().unwrap(),
-        kafka: Some(KafkaKeys { brokers: shop.brokers.clone() }),
+        kafka: Some(serde_json::from_value(shop.kafka()).unwrap()),
         syncs: [("shop".to_owned(), serde_json::from_value(sync).unwrap())].into(),
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! A key is here only when it works.
 
+mod kafka;
+
 use std::{collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
 
 use bytesize::ByteSize;
@@ -12,6 +14,8 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
 };
+
+pub use kafka::{Compression, Kafka, KafkaSasl, KafkaTls, KafkaTopics, Mechanism};
 
 use crate::{database::DatabaseUrl, error::UrlError};
 
@@ -26,15 +30,6 @@ pub struct Config {
     pub kafka: Option<Kafka>,
     /// By name.
     pub syncs: BTreeMap<String, Sync>,
-}
-
-/// The Kafka between both databases.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Kafka {
-    /// `host:port`, several divided by commas.
-    #[garde(length(min = 3), pattern(r"^[^, :]+:[0-9]+(,[^, :]+:[0-9]+)*$"))]
-    pub brokers: String,
 }
 
 /// A set of tables kept in step between a legacy and a modern database.

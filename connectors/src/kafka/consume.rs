@@ -4,43 +4,36 @@ use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use rdkafka::{
-    ClientConfig, ClientContext, Offset, TopicPartitionList,
-    config::RDKafkaLogLevel,
-    consumer::{Consumer, ConsumerContext, StreamConsumer},
+    Offset, TopicPartitionList,
+    consumer::{Consumer, StreamConsumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
+use tokio::time::{Instant, timeout_at};
 
-use super::{MAX_RECORD, most_records};
-use crate::error::FlowError;
+use super::{
+    ROOM,
+    client::{Ear, forbidden},
+    most_records,
+};
+use crate::{config::Kafka, error::FlowError};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A reader of one flow's topic.
 pub(crate) struct Inlet {
-    consumer: StreamConsumer<Quiet>,
+    consumer: StreamConsumer<Ear>,
     topic: String,
 }
-
-/// Says nothing: what ends an attempt is said once, by its supervisor.
-pub(crate) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, _: KafkaError, _: &str) {}
-
-    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
-}
-
-impl ConsumerContext for Quiet {}
 
 // === impl Inlet ===
 
 impl Inlet {
     /// A reader that has not begun, and holds at most `budget` bytes.
-    pub(crate) fn open(brokers: &str, topic: &str, budget: usize) -> Result<Self, FlowError> {
-        let size = MAX_RECORD + (64 << 10);
-        let consumer = ClientConfig::new()
-            .set("bootstrap.servers", brokers)
+    pub(crate) fn open(kafka: &Kafka, topic: &str, budget: usize) -> Result<Self, FlowError> {
+        let size = kafka.topics.max_record() + ROOM;
+        let consumer = kafka
+            .client()
             // Required by the library; nothing is ever committed to it.
             .set("group.id", topic)
             .set("enable.auto.commit", "false")
@@ -53,13 +46,11 @@ impl Inlet {
             .set("fetch.error.backoff.ms", "50")
             .set("fetch.message.max.bytes", (1 << 20).to_string())
             .set("fetch.max.bytes", size.to_string())
-            .set("receive.message.max.bytes", (size + (64 << 10)).to_string())
+            .set("receive.message.max.bytes", (size + ROOM).to_string())
             .set("queued.min.messages", most_records(budget).to_string())
             .set("queued.max.messages.kbytes", (budget / 1024).max(1024).to_string())
-            .set("reconnect.backoff.max.ms", "2000")
-            .set_log_level(RDKafkaLogLevel::Critical)
-            .create_with_context(Quiet)
-            .map_err(|source| FlowError::Kafka { doing: "making a consumer", source })?;
+            .create_with_context(Ear::default())
+            .map_err(|source| Ear::default().failed("making a consumer", source))?;
         Ok(Self { consumer, topic: topic.to_owned() })
     }
 
@@ -67,7 +58,7 @@ impl Inlet {
     pub(crate) fn bounds(&self) -> Result<(i64, i64), FlowError> {
         self.consumer
             .fetch_watermarks(&self.topic, 0, TIMEOUT)
-            .map_err(|source| FlowError::Kafka { doing: "asking Kafka for the topic's bounds", source })
+            .map_err(|source| self.consumer.context().failed("asking Kafka for the topic's bounds", source))
     }
 
     /// Reads on from `offset`.
@@ -88,10 +79,14 @@ impl Inlet {
 
     /// The next record, or nothing when `at_most` has passed.
     pub(crate) async fn next(&self, at_most: Duration) -> Result<Option<BorrowedMessage<'_>>, FlowError> {
-        match tokio::time::timeout(at_most, self.consumer.recv()).await {
-            Ok(found) => self.sort(found),
-            Err(_) => Ok(None),
+        let end = Instant::now() + at_most;
+        // What is no record and no error does not end the waiting: a record may come behind it.
+        while let Ok(found) = timeout_at(end, self.consumer.recv()).await {
+            if let Some(message) = self.sort(found)? {
+                return Ok(Some(message));
+            }
         }
+        Ok(None)
     }
 
     /// Most errors of a consumer pass by themselves; an offset that is no more does not.
@@ -108,8 +103,10 @@ impl Inlet {
                         self.topic
                     )))
                 }
-                Some(RDKafkaErrorCode::PartitionEOF) => Ok(None),
-                _ => Err(FlowError::Kafka { doing: "reading from Kafka", source }),
+                // The group is there because the library asks for one; nothing here needs what Kafka does not allow.
+                Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::GroupAuthorizationFailed) => Ok(None),
+                Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(forbidden("read from", &self.topic, "READ")),
+                _ => Err(self.consumer.context().failed("reading from Kafka", source)),
             },
         }
     }

@@ -1,11 +1,13 @@
 //! Kafka between both databases: one topic of one partition a flow.
 
+pub(crate) mod ask;
+mod client;
 pub(crate) mod consume;
 pub(crate) mod produce;
 pub(crate) mod topics;
 
-/// The largest record: producer, topic and consumer must agree on it.
-pub(crate) const MAX_RECORD: usize = 10 << 20;
+/// What Kafka adds to a record at most; a topic must take so much more than the largest one.
+pub(crate) const ROOM: usize = 64 << 10;
 
 /// How many records a queue of so many bytes may hold. The library's limits by bytes leave out what it keeps beside each record, headers above
 /// all: with small records that is more than the records themselves.

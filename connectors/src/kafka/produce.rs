@@ -11,14 +11,17 @@ use std::{
 };
 
 use rdkafka::{
-    ClientConfig, ClientContext, Message as _,
+    ClientContext, Message as _,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Headers as _},
     producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
 };
 
-use super::{MAX_RECORD, most_records};
-use crate::{error::FlowError, position::Lsn, record::Head};
+use super::{
+    client::{Ear, forbidden},
+    most_records,
+};
+use crate::{config::Kafka, error::FlowError, position::Lsn, record::Head};
 
 /// Kafka that takes nothing for so long is away.
 const STALLED: Duration = Duration::from_secs(10);
@@ -28,6 +31,8 @@ pub(crate) struct Outlet {
     producer: ThreadedProducer<Reports>,
     reports: Arc<State>,
     topic: Arc<str>,
+    /// Bytes.
+    largest: usize,
     sent: u64,
     /// How many were delivered when it was last looked, and since when no more were.
     looked: (u64, Instant),
@@ -40,6 +45,7 @@ struct State {
     delivered: AtomicU64,
     failed: AtomicBool,
     failure: Mutex<Option<(String, KafkaError)>>,
+    ear: Ear,
 }
 
 struct Reports(Arc<State>);
@@ -48,7 +54,9 @@ struct Reports(Arc<State>);
 
 impl ClientContext for Reports {
     // Refused connections are said once, by the supervisor, not by every broker thread.
-    fn error(&self, _: KafkaError, _: &str) {}
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.ear.hear(&error, reason);
+    }
 
     fn log(&self, _: rdkafka::config::RDKafkaLogLevel, _: &str, _: &str) {}
 }
@@ -86,10 +94,10 @@ impl ProducerContext for Reports {
 
 impl Outlet {
     /// A producer into partition 0 of `topic` that holds at most `budget` bytes.
-    pub(crate) fn open(brokers: &str, topic: &str, budget: usize) -> Result<Self, FlowError> {
+    pub(crate) fn open(kafka: &Kafka, topic: &str, budget: usize) -> Result<Self, FlowError> {
         let reports = Arc::new(State::default());
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", brokers)
+        let producer = kafka
+            .client()
             .set("enable.idempotence", "true")
             .set("acks", "all")
             // Never given up: while Kafka is away the queue fills, and capture waits.
@@ -97,15 +105,15 @@ impl Outlet {
             .set("linger.ms", "5")
             .set("batch.num.messages", "10000")
             .set("batch.size", "1000000")
-            .set("message.max.bytes", MAX_RECORD.to_string())
+            .set("message.max.bytes", kafka.topics.max_record().to_string())
+            .set("compression.type", kafka.topics.compression.as_str())
             .set("queue.buffering.max.messages", most_records(budget).to_string())
             .set("queue.buffering.max.kbytes", (budget / 1024).max(1024).to_string())
-            .set("reconnect.backoff.max.ms", "2000")
             .set("topic.metadata.refresh.interval.ms", "30000")
-            .set_log_level(rdkafka::config::RDKafkaLogLevel::Critical)
             .create_with_context(Reports(Arc::clone(&reports)))
-            .map_err(|source| FlowError::Kafka { doing: "making a producer", source })?;
-        Ok(Self { producer, reports, topic: topic.into(), sent: 0, looked: (0, Instant::now()) })
+            .map_err(|source| reports.ear.failed("making a producer", source))?;
+        let largest = kafka.topics.max_record();
+        Ok(Self { producer, reports, topic: topic.into(), largest, sent: 0, looked: (0, Instant::now()) })
     }
 
     /// Queues one record; waits while the queue is full. `confirms` is the source's end that stands in Kafka with it.
@@ -140,11 +148,13 @@ impl Outlet {
                 }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
                     return Err(FlowError::Stop(format!(
-                        "{table} at {}: the change makes a record larger than the {MAX_RECORD} bytes that fit into Kafka",
-                        head.position
+                        "{table} at {}: the change makes a record larger than the {} bytes of `kafka.topics.max_record`",
+                        head.position, self.largest
                     )));
                 }
-                Err((source, _)) => return Err(FlowError::Kafka { doing: "queueing a record", source }),
+                Err((source, _)) => {
+                    return Err(self.barred().unwrap_or_else(|| self.reports.ear.failed("queueing a record", source)));
+                }
             }
         }
     }
@@ -166,11 +176,16 @@ impl Outlet {
                     self.topic
                 )))
             }
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                Err(FlowError::Stop(format!("Kafka does not let Banyan write to the topic `{}`", self.topic)))
-            }
-            _ => Err(FlowError::Refused { position, source }),
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(forbidden("write to", &self.topic, "WRITE")),
+            _ => Err(self.barred().unwrap_or(FlowError::Refused { position, source })),
         }
+    }
+
+    /// A producer that begins where it may write to nothing is told of the cluster, not of its topic: idempotence needs an id first.
+    fn barred(&self) -> Option<FlowError> {
+        let (code, _) = self.producer.client().fatal_error()?;
+        let is_barred = code == RDKafkaErrorCode::ClusterAuthorizationFailed;
+        is_barred.then(|| forbidden("write to", &self.topic, "WRITE"))
     }
 
     /// To be called now and then: fails when Kafka has taken nothing for long. A source that shuts down waits for its readers, so whoever
@@ -183,10 +198,8 @@ impl Outlet {
         if self.looked.1.elapsed() < STALLED {
             return Ok(());
         }
-        Err(FlowError::Kafka {
-            doing: "waiting for Kafka to take records",
-            source: KafkaError::MessageProduction(RDKafkaErrorCode::BrokerTransportFailure),
-        })
+        let source = KafkaError::MessageProduction(RDKafkaErrorCode::BrokerTransportFailure);
+        Err(self.reports.ear.failed("waiting for Kafka to take records", source))
     }
 
     /// Up to which end of the source everything stands in Kafka; zero before the first.

@@ -1,118 +1,138 @@
-//! A flow's topic: made when missing, and checked before every use.
+//! A flow's topic: made when missing, or waited for, and checked before every use.
 
 use std::time::Duration;
 
 use rdkafka::{
-    ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
-    client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer},
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     error::{KafkaError, RDKafkaErrorCode},
-    types::RDKafkaRespErr,
 };
 
-use super::MAX_RECORD;
-use crate::error::FlowError;
+use super::{
+    ROOM,
+    ask::{self, Asker, Settings, Topic},
+    client::{Ear, forbidden},
+};
+use crate::{config::Kafka, error::FlowError};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A broker that knows no such question (librdkafka's own) never answers it, and every start waits so long.
-const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A topic that may be used.
+pub(crate) struct Ready {
+    topic: String,
+    in_sync: usize,
+    /// The broker shows the topic's settings. One that will not gets a warning only, and need not be asked again.
+    settings: Option<Settings>,
+}
 
 /// Makes sure that `topic` exists with exactly one partition, and keeps its records long and whole enough.
-///
-/// Whether the broker shows the topic's settings: one that will not gets a warning only, and need not be asked again.
-pub(crate) async fn ensure(brokers: &str, topic: &str) -> Result<bool, FlowError> {
-    let mut partitions = count(brokers, topic)?;
-    if partitions == 0 {
-        make(brokers, topic).await?;
+pub(crate) async fn ensure(kafka: &Kafka, topic: &str) -> Result<Ready, FlowError> {
+    let asker = Asker::open(kafka)?;
+    let mut found = asker.topic(topic)?.topic;
+    if found == Topic::Missing {
+        make(kafka, topic).await?;
         for _ in 0..20 {
-            partitions = count(brokers, topic)?;
-            if partitions > 0 {
+            found = asker.topic(topic)?.topic;
+            if found != Topic::Missing {
                 break;
             }
             // The controller's word takes a moment to reach the broker that was asked.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    match partitions {
-        0 => Err(FlowError::Busy(format!("Kafka has not made the topic `{topic}` yet"))),
-        1 => check_settings(brokers, topic).await,
-        n => Err(FlowError::Stop(format!(
-            "the topic `{topic}` has {n} partitions; `order: transaction` needs exactly one, or transactions lose their order"
+    match found {
+        Topic::Missing => Err(FlowError::Busy(format!("Kafka has not made the topic `{topic}` yet"))),
+        Topic::Hidden => Err(ask::hidden(topic)),
+        Topic::Stands { partitions: 1, in_sync, .. } => {
+            let settings = ask::settings(kafka, &[topic], None).await.topics.remove(topic);
+            check(kafka, topic, settings.as_ref())?;
+            Ok(Ready { topic: topic.to_owned(), in_sync, settings })
+        }
+        Topic::Stands { partitions, .. } => Err(FlowError::Stop(format!(
+            "the topic `{topic}` has {partitions} partitions; `order: transaction` needs exactly one, or transactions lose their order"
         ))),
     }
 }
 
-fn config(brokers: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set_log_level(rdkafka::config::RDKafkaLogLevel::Critical);
-    config
-}
-
-fn kafka(doing: &'static str) -> impl Fn(KafkaError) -> FlowError {
-    move |source| FlowError::Kafka { doing, source }
-}
-
-/// A consumer asks, because a producer's question would make the topic, with as many partitions as the broker likes.
-fn count(brokers: &str, topic: &str) -> Result<usize, FlowError> {
-    let doing = "asking Kafka for the topic";
-    let consumer: BaseConsumer =
-        config(brokers).set("allow.auto.create.topics", "false").create().map_err(kafka(doing))?;
-    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(kafka(doing))?;
-    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(0) };
-    match found.error() {
-        None => Ok(found.partitions().len()),
-        Some(
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-            | RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE,
-        ) => Ok(0),
-        Some(error) => Err(FlowError::Kafka { doing, source: KafkaError::MetadataFetch(error.into()) }),
-    }
-}
-
-async fn make(brokers: &str, topic: &str) -> Result<(), FlowError> {
+async fn make(kafka: &Kafka, topic: &str) -> Result<(), FlowError> {
     let doing = "making the topic";
-    let admin: AdminClient<DefaultClientContext> = config(brokers).create().map_err(kafka(doing))?;
-    let size = (MAX_RECORD + (64 << 10)).to_string();
-    // -1: the broker's own default. A week is as long as a stopped applier may stay away.
-    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(-1))
+    let wish = &kafka.topics;
+    if !wish.create {
+        return Err(FlowError::Busy(format!(
+            "there is no topic `{topic}`, and `kafka.topics.create: false` leaves making it to others: one partition, cleanup.policy=delete"
+        )));
+    }
+    let admin: AdminClient<Ear> =
+        kafka.client().create_with_context(Ear::default()).map_err(|source| Ear::default().failed(doing, source))?;
+    let (size, retention) = ((wish.max_record() + ROOM).to_string(), wish.retention().as_millis().to_string());
+    let least = wish.min_insync_replicas.map(|least| least.to_string());
+    // -1: the broker's own default.
+    let replication = TopicReplication::Fixed(wish.replication.map_or(-1, i32::from));
+    let mut new = NewTopic::new(topic, 1, replication)
         .set("cleanup.policy", "delete")
-        .set("retention.ms", "604800000")
+        .set("retention.ms", &retention)
         .set("retention.bytes", "-1")
         .set("max.message.bytes", &size);
+    if let Some(least) = &least {
+        new = new.set("min.insync.replicas", least);
+    }
     let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
-    for result in admin.create_topics([&new], &options).await.map_err(kafka(doing))? {
+    let made = admin.create_topics([&new], &options).await;
+    for result in made.map_err(|source| admin.inner().context().failed(doing, source))? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
+                return Err(forbidden("make", topic, "CREATE"));
+            }
+            Err((_, RDKafkaErrorCode::InvalidReplicationFactor)) => {
+                return Err(FlowError::Busy(format!(
+                    "Kafka has too few brokers for the topic `{topic}`: start them, or lower `kafka.topics.replication`"
+                )));
+            }
             Err((_, code)) => return Err(FlowError::Kafka { doing, source: KafkaError::AdminOp(code) }),
         }
     }
     Ok(())
 }
 
-async fn check_settings(brokers: &str, topic: &str) -> Result<bool, FlowError> {
-    let admin: AdminClient<DefaultClientContext> =
-        config(brokers).create().map_err(kafka("asking Kafka for the topic's settings"))?;
-    let options = AdminOptions::new().request_timeout(Some(SETTINGS_TIMEOUT));
-    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
-    let Some(settings) = answer.ok().and_then(|mut all| all.pop()).and_then(Result::ok) else {
+fn check(kafka: &Kafka, topic: &str, settings: Option<&Settings>) -> Result<(), FlowError> {
+    let Some(settings) = settings else {
         tracing::warn!(topic, "the broker does not show the topic's settings; they are taken on trust");
-        return Ok(false);
+        return Ok(());
     };
-    let value = |name: &str| settings.get(name).and_then(|entry| entry.value.clone());
-    if let Some(policy) = value("cleanup.policy").filter(|policy| policy != "delete") {
+    if let Some(policy) = settings.text("cleanup.policy").filter(|policy| *policy != "delete") {
         return Err(FlowError::Stop(format!(
             "the topic `{topic}` has cleanup.policy={policy}; compaction would eat changes, it must be `delete`"
         )));
     }
-    if let Some(bytes) =
-        value("max.message.bytes").and_then(|v| v.parse::<usize>().ok()).filter(|bytes| *bytes < MAX_RECORD)
-    {
+    let largest = i64::try_from(kafka.topics.max_record()).unwrap_or(i64::MAX);
+    if let Some(bytes) = settings.number("max.message.bytes").filter(|bytes| *bytes < largest) {
         tracing::warn!(
             topic,
             bytes,
             "the topic takes smaller records than Banyan may write; a larger row will stop the flow"
         );
     }
-    Ok(true)
+    Ok(())
+}
+
+// === impl Ready ===
+
+impl Ready {
+    /// Whether the broker shows the topic's settings, so that asking again makes sense.
+    pub(crate) fn shows_settings(&self) -> bool {
+        self.settings.is_some()
+    }
+
+    /// Fails while Kafka takes no record because too few copies stand; those that were written can be read all the same.
+    pub(crate) fn takes_records(&self) -> Result<(), FlowError> {
+        let least = self.settings.as_ref().and_then(|settings| settings.number("min.insync.replicas"));
+        let in_sync = i64::try_from(self.in_sync).unwrap_or(i64::MAX);
+        match least.filter(|least| *least > in_sync) {
+            Some(least) => Err(FlowError::Busy(format!(
+                "the topic `{}` takes no records: {in_sync} of its replicas are in sync, and min.insync.replicas is {least}",
+                self.topic
+            ))),
+            None => Ok(()),
+        }
+    }
 }

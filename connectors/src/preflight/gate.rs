@@ -1,8 +1,13 @@
 //! Where a new sync's flows wait until preflight has found nothing in their way. Passed once; nothing is made before.
 
+use std::sync::Arc;
+
 use tokio::sync::OnceCell;
 
-use crate::{config::Sync, error::FlowError};
+use crate::{
+    config::{Kafka, Sync},
+    error::FlowError,
+};
 
 /// A reason has room for so many findings; `banyan check --connect` shows all.
 const SHOWN: usize = 3;
@@ -13,19 +18,19 @@ pub(crate) struct Gate {
     install: String,
     name: String,
     sync: Sync,
-    brokers: String,
+    kafka: Arc<Kafka>,
     passed: OnceCell<()>,
 }
 
 // === impl Gate ===
 
 impl Gate {
-    pub(crate) fn new(install: &str, name: &str, sync: &Sync, brokers: &str) -> Self {
+    pub(crate) fn new(install: &str, name: &str, sync: &Sync, kafka: &Arc<Kafka>) -> Self {
         Self {
             install: install.to_owned(),
             name: name.to_owned(),
             sync: sync.clone(),
-            brokers: brokers.to_owned(),
+            kafka: Arc::clone(kafka),
             passed: OnceCell::new(),
         }
     }
@@ -36,7 +41,7 @@ impl Gate {
     }
 
     async fn check(&self) -> Result<(), FlowError> {
-        let findings = super::check_sync(&self.install, &self.name, &self.sync, Some(&self.brokers)).await;
+        let findings = super::check_sync(&self.install, &self.name, &self.sync, Some(&self.kafka)).await;
         let (errors, warnings): (Vec<_>, Vec<_>) = findings.into_iter().partition(super::Finding::is_error);
         let (away, lasting): (Vec<_>, Vec<_>) = errors.into_iter().partition(super::Finding::may_pass);
         let told = |findings: &[super::Finding]| {

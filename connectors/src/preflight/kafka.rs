@@ -1,44 +1,34 @@
-//! Kafka can be reached, and a topic that stands already is as `order: transaction` needs it.
+//! Kafka can be reached, the flows' topics stand or can be made, and those that stand are as `order: transaction` and the file want them.
 //!
-//! A setting that a broker will not show is a warning: a broker that hides its settings may still keep them.
+//! A setting that a broker will not show is a warning: a broker that hides its settings may still keep them. `replica.fetch.max.bytes` is not
+//! looked at: followers fetch a larger record all the same (KIP-74). Nor is the broker's `message.max.bytes`: the topic's own setting counts.
 
-use std::{collections::HashMap, time::Duration};
-
-use rdkafka::{
-    ClientConfig, ClientContext,
-    admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier},
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::KafkaError,
-};
+use std::time::Duration;
 
 use crate::{
-    kafka::MAX_RECORD,
+    config::{Kafka, KafkaTopics},
+    error::FlowError,
+    kafka::{
+        ROOM,
+        ask::{self, Answer, Asker, Settings, Shown, Topic},
+    },
     names::{Flow, FlowNames},
 };
 
-use super::{Check, Findings};
+use super::{Check, Findings, Severity};
 
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// A broker that knows no such question (librdkafka's own) never answers it.
-const SETTINGS_TIMEOUT: Duration = Duration::from_secs(2);
-/// A stopped applier may stay away for so long before what it has not read is deleted.
-const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// An applier may be away for a day at least before what it has not read is deleted.
+const RETENTION: Duration = Duration::from_hours(24);
 
-/// A topic's settings by name.
-type Settings = HashMap<String, Option<String>>;
-
-/// Keeps librdkafka's own log lines to itself: what matters is a finding.
-struct Quiet;
-
-/// What the broker says of one topic.
-struct Topic {
+/// Where the findings of one topic go.
+struct Place<'f, 'g> {
+    flow: Flow,
     name: String,
-    partitions: usize,
-    replicas: usize,
+    findings: &'f mut Findings<'g>,
 }
 
-pub(super) async fn check(install: &str, sync: &str, brokers: Option<&str>, findings: &mut Findings<'_>) {
-    let Some(brokers) = brokers else {
+pub(super) async fn check(install: &str, sync: &str, kafka: Option<&Kafka>, findings: &mut Findings<'_>) {
+    let Some(kafka) = kafka else {
         findings.error(
             Check::Kafka,
             None,
@@ -48,150 +38,186 @@ pub(super) async fn check(install: &str, sync: &str, brokers: Option<&str>, find
         );
         return;
     };
-    let flows = Flow::BOTH.map(|flow| (flow, FlowNames::new(install, sync, flow).topic()));
-    let names = flows.clone().map(|(_, topic)| topic);
-    let owned = brokers.to_owned();
+    let topics = Flow::BOTH.map(|flow| (flow, FlowNames::new(install, sync, flow).topic()));
+    let (asked, names) = (kafka.clone(), topics.clone().map(|(_, topic)| topic));
     // librdkafka's question blocks.
-    let asked = tokio::task::spawn_blocking(move || topics(&owned, &names)).await;
-    let topics = match asked {
-        Ok(Ok(topics)) => topics,
+    let answers = match tokio::task::spawn_blocking(move || ask_for(&asked, &names)).await {
+        Ok(Ok(answers)) => answers,
         Ok(Err(error)) => {
-            let where_ = format!("Kafka ({brokers})");
-            let what = format!("does not answer: {error}");
-            findings.error(Check::Connect, None, where_, what, "start it, or correct `kafka.brokers`");
+            let what = format!("does not answer: {}", error.reason());
+            let fix = "start it, or correct `kafka.brokers`, `kafka.tls` or `kafka.sasl`";
+            findings.error(Check::Connect, None, format!("Kafka ({})", kafka.brokers), what, fix);
             return;
         }
         Err(_) => return,
     };
-    let shown = describe(brokers, &topics).await;
-    for (flow, topic) in topics
-        .iter()
-        .filter_map(|topic| flows.iter().find(|(_, name)| *name == topic.name).map(|(flow, _)| (*flow, topic)))
-    {
-        partitions(flow, topic, findings);
-        settings(shown.get(&topic.name), flow, topic, findings);
+    let standing = answers.iter().zip(&topics).filter(|(answer, _)| matches!(answer.topic, Topic::Stands { .. }));
+    let standing: Vec<&str> = standing.map(|(_, (_, name))| name.as_str()).collect();
+    let broker = answers.first().and_then(|answer| answer.brokers.first()).copied();
+    let mut shown = ask::settings(kafka, &standing, broker).await;
+    requests(kafka, &shown, findings);
+    for (answer, (flow, name)) in answers.iter().zip(topics) {
+        let settings = shown.topics.remove(&name);
+        let mut place = Place { flow, name, findings };
+        match answer.topic {
+            Topic::Hidden => place.hidden(),
+            Topic::Missing => place.missing(&kafka.topics, answer.brokers.len()),
+            Topic::Stands { partitions, replicas, .. } => {
+                place.copies(partitions, replicas, &kafka.topics);
+                match settings {
+                    Some(settings) => place.settings(&settings, replicas, &kafka.topics),
+                    None => place.not_shown(),
+                }
+            }
+        }
     }
 }
 
-/// The topics that stand; a consumer asks, because a producer's question would make them.
-fn topics(brokers: &str, names: &[String]) -> Result<Vec<Topic>, KafkaError> {
-    let consumer: BaseConsumer<Quiet> =
-        config(brokers).set("allow.auto.create.topics", "false").create_with_context(Quiet)?;
-    let mut found = Vec::new();
-    for name in names {
-        let metadata = consumer.fetch_metadata(Some(name), TIMEOUT)?;
-        let topic = metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none());
-        found.extend(topic.map(|topic| Topic {
-            name: name.clone(),
-            partitions: topic.partitions().len(),
-            replicas: topic.partitions().first().map_or(0, |partition| partition.replicas().len()),
-        }));
-    }
-    Ok(found)
+fn ask_for(kafka: &Kafka, names: &[String]) -> Result<Vec<Answer>, FlowError> {
+    let asker = Asker::open(kafka)?;
+    names.iter().map(|name| asker.topic(name)).collect()
 }
 
-fn partitions(flow: Flow, topic: &Topic, findings: &mut Findings<'_>) {
-    if topic.partitions != 1 {
+/// A record travels in a request, which has a limit of its own. What is read back is asked for in sizes that fit.
+fn requests(kafka: &Kafka, shown: &Shown, findings: &mut Findings<'_>) {
+    let needed = in_bytes(kafka.topics.max_record() + ROOM);
+    let most = shown.broker.as_ref().and_then(|settings| settings.number("socket.request.max.bytes"));
+    if let Some(most) = most.filter(|most| *most < needed) {
         findings.error(
             Check::Kafka,
-            Some(flow),
-            format!("Kafka topic {}", topic.name),
-            format!("has {} partitions, and `order: transaction` needs exactly one", topic.partitions),
-            "delete the topic; Banyan makes it anew",
+            None,
+            format!("Kafka ({})", kafka.brokers),
+            format!("the brokers take requests up to {most} bytes, and a record of `kafka.topics.max_record` makes one of {needed}"),
+            format!("set socket.request.max.bytes={needed} on every broker, or lower `kafka.topics.max_record`"),
         );
     }
 }
 
-fn settings(shown: Option<&Settings>, flow: Flow, topic: &Topic, findings: &mut Findings<'_>) {
-    let (flow, where_) = (Some(flow), format!("Kafka topic {}", topic.name));
-    let Some(shown) = shown else {
+fn in_bytes(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+// === impl Place ===
+
+impl Place<'_, '_> {
+    fn add(&mut self, severity: Severity, check: Check, what: impl Into<String>, fix: impl Into<String>) {
+        let where_ = format!("Kafka topic {}", self.name);
+        self.findings.add(severity, check, Some(self.flow), where_, what, fix);
+    }
+
+    fn hidden(&mut self) {
+        let what = "Kafka does not let Banyan see it";
+        self.add(Severity::Error, Check::Access, what, "give its user READ, WRITE and DESCRIBE_CONFIGS there");
+    }
+
+    fn missing(&mut self, wish: &KafkaTopics, brokers: usize) {
+        if !wish.create {
+            let replication =
+                wish.replication.map_or(String::new(), |copies| format!(" --replication-factor {copies}"));
+            let least = wish
+                .min_insync_replicas
+                .map_or(String::new(), |least| format!(" --config min.insync.replicas={least}"));
+            let fix = format!(
+                "kafka-topics.sh --create --topic {} --partitions 1{replication} --config cleanup.policy=delete --config retention.ms={} \
+                 --config retention.bytes=-1 --config max.message.bytes={}{least}",
+                self.name,
+                wish.retention().as_millis(),
+                wish.max_record() + ROOM,
+            );
+            let what = "is not there, and `kafka.topics.create: false` leaves making it to others";
+            self.add(Severity::Error, Check::Access, what, fix);
+        } else if let Some(copies) = wish.replication.filter(|copies| usize::from(*copies) > brokers) {
+            let what = format!("cannot be made with {copies} replicas: {brokers} of the brokers are up");
+            self.add(Severity::Error, Check::Access, what, "start them, or lower `kafka.topics.replication`");
+        }
+    }
+
+    fn copies(&mut self, partitions: usize, replicas: usize, wish: &KafkaTopics) {
+        if partitions != 1 {
+            let what = format!("has {partitions} partitions, and `order: transaction` needs exactly one");
+            let fix = if wish.create {
+                "delete the topic; Banyan makes it anew"
+            } else {
+                "delete the topic and make it anew with one partition"
+            };
+            self.add(Severity::Error, Check::Kafka, what, fix);
+        }
+        if let Some(copies) = wish.replication.filter(|copies| usize::from(*copies) != replicas) {
+            let what = format!("has {replicas} replicas, and `kafka.topics.replication` is {copies}");
+            self.add(
+                Severity::Warning,
+                Check::Kafka,
+                what,
+                "move it with kafka-reassign-partitions.sh, or change the key",
+            );
+        }
+    }
+
+    fn not_shown(&mut self) {
         let what = "the broker does not show its settings, so they were not checked";
         let fix = "let Banyan describe the topic's configuration, or see to it yourself: cleanup.policy=delete, a long retention";
-        findings.warning(Check::Kafka, flow, where_, what, fix);
-        return;
-    };
-    let text = |name: &str| shown.get(name).and_then(Option::as_deref);
-    let number = |name: &str| text(name).and_then(|value| value.parse::<i64>().ok());
-    let mut add = |is_error: bool, what: String, set: &str| {
-        let severity = if is_error { super::Severity::Error } else { super::Severity::Warning };
-        let fix = format!("set {set} for this topic");
-        findings.add(severity, Check::Kafka, flow, where_.clone(), what, fix);
-    };
-    if let Some(policy) = text("cleanup.policy").filter(|policy| *policy != "delete") {
-        add(
-            true,
-            format!("cleanup.policy is `{policy}`: compaction eats changes that were not applied yet"),
-            "cleanup.policy=delete",
-        );
+        self.add(Severity::Warning, Check::Kafka, what, fix);
     }
-    let wanted = i64::try_from(RETENTION.as_millis()).unwrap_or(i64::MAX);
-    if let Some(kept) = number("retention.ms").filter(|kept| *kept >= 0 && *kept < wanted) {
-        let kept = Duration::from_millis(kept.unsigned_abs());
-        add(
-            false,
-            format!("keeps records for {kept:?} only; an applier that is away for longer needs a new copy"),
-            "retention.ms=604800000",
-        );
-    }
-    if let Some(bytes) = number("retention.bytes").filter(|bytes| *bytes >= 0) {
-        add(false, format!("keeps {bytes} bytes only, applied or not"), "retention.bytes=-1");
-    }
-    let replicas = i64::try_from(topic.replicas).unwrap_or(i64::MAX);
-    if let Some(least) = number("min.insync.replicas") {
-        if least > replicas {
-            add(
-                true,
-                format!("min.insync.replicas is {least} with {replicas} replicas: it takes no record"),
-                "min.insync.replicas to fewer than its replicas",
+
+    fn settings(&mut self, shown: &Settings, replicas: usize, wish: &KafkaTopics) {
+        let mut wrong = |severity: Severity, what: String, set: &str| {
+            self.add(severity, Check::Kafka, what, format!("set {set} for this topic"));
+        };
+        if let Some(policy) = shown.text("cleanup.policy").filter(|policy| *policy != "delete") {
+            wrong(
+                Severity::Error,
+                format!("cleanup.policy is `{policy}`: compaction eats changes that were not applied yet"),
+                "cleanup.policy=delete",
             );
-        } else if least < 2 && replicas > 1 {
-            add(
-                false,
-                "a record acknowledged by one replica alone can be lost with it".to_owned(),
-                "min.insync.replicas=2",
+        }
+        let wanted = wish.retention.unwrap_or(RETENTION).max(RETENTION);
+        if let Some(kept) =
+            shown.number("retention.ms").filter(|kept| *kept >= 0 && kept.unsigned_abs() < millis(wanted))
+        {
+            let kept = Duration::from_millis(kept.unsigned_abs());
+            wrong(
+                Severity::Warning,
+                format!("keeps records for {kept:?} only; an applier that is away for longer needs a new copy"),
+                &format!("retention.ms={}", millis(wish.retention().max(RETENTION))),
+            );
+        }
+        if let Some(bytes) = shown.number("retention.bytes").filter(|bytes| *bytes >= 0) {
+            wrong(Severity::Warning, format!("keeps {bytes} bytes only, applied or not"), "retention.bytes=-1");
+        }
+        if let Some(least) = shown.number("min.insync.replicas") {
+            if least > in_bytes(replicas) {
+                wrong(
+                    Severity::Error,
+                    format!("min.insync.replicas is {least} with {replicas} replicas: it takes no record"),
+                    "min.insync.replicas to fewer than its replicas",
+                );
+            } else if let Some(wanted) = wish.min_insync_replicas.filter(|wanted| i64::from(*wanted) != least) {
+                wrong(
+                    Severity::Warning,
+                    format!("min.insync.replicas is {least}, and `kafka.topics.min_insync_replicas` is {wanted}"),
+                    &format!("min.insync.replicas={wanted}"),
+                );
+            } else if least < 2 && replicas > 1 {
+                wrong(
+                    Severity::Warning,
+                    "a record acknowledged by one replica alone can be lost with it".to_owned(),
+                    "min.insync.replicas=2",
+                );
+            }
+        }
+        let largest = in_bytes(wish.max_record());
+        if let Some(bytes) = shown.number("max.message.bytes").filter(|bytes| *bytes < largest) {
+            wrong(
+                Severity::Warning,
+                format!(
+                    "takes records up to {bytes} bytes, Banyan writes up to {largest}: a larger row would stop the flow"
+                ),
+                &format!("max.message.bytes={}", in_bytes(wish.max_record() + ROOM)),
             );
         }
     }
-    let largest = i64::try_from(MAX_RECORD).unwrap_or(i64::MAX);
-    if let Some(bytes) = number("max.message.bytes").filter(|bytes| *bytes < largest) {
-        add(
-            false,
-            format!(
-                "takes records up to {bytes} bytes, Banyan writes up to {largest}: a larger row would stop the flow"
-            ),
-            &format!("max.message.bytes={}", largest + 65_536),
-        );
-    }
 }
 
-/// What the broker shows of these topics' settings, in one question; a topic whose settings it hides is left out.
-async fn describe(brokers: &str, topics: &[Topic]) -> HashMap<String, Settings> {
-    let Ok(admin) = config(brokers).create_with_context::<_, AdminClient<Quiet>>(Quiet) else { return HashMap::new() };
-    let options = AdminOptions::new().request_timeout(Some(SETTINGS_TIMEOUT));
-    let specifiers: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(&topic.name)).collect();
-    let answer =
-        if specifiers.is_empty() { Ok(Vec::new()) } else { admin.describe_configs(&specifiers, &options).await };
-    let shown = answer.unwrap_or_default().into_iter().flatten().filter_map(|resource| match resource.specifier {
-        OwnedResourceSpecifier::Topic(name) => {
-            Some((name, resource.entries.into_iter().map(|entry| (entry.name, entry.value)).collect()))
-        }
-        _ => None,
-    });
-    shown.collect()
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
-
-fn config(brokers: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set_log_level(rdkafka::config::RDKafkaLogLevel::Critical);
-    config
-}
-
-// === impl Quiet ===
-
-impl ClientContext for Quiet {
-    fn log(&self, _: rdkafka::config::RDKafkaLogLevel, _: &str, _: &str) {}
-
-    fn error(&self, _: KafkaError, _: &str) {}
-}
-
-impl ConsumerContext for Quiet {}

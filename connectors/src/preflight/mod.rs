@@ -17,7 +17,7 @@ mod triggers;
 use serde::Serialize;
 
 use crate::{
-    config::{Config, Side, Sync},
+    config::{Config, Kafka, Side, Sync},
     error::FlowError,
     names::Flow,
 };
@@ -69,6 +69,8 @@ pub enum Check {
     Triggers,
     /// Kafka can be reached; the topic's settings and sizes.
     Kafka,
+    /// What others have to give in Kafka: topics that Banyan does not make, and the right to use them.
+    Access,
 }
 
 /// Whether the sync can begin all the same.
@@ -91,10 +93,9 @@ struct Findings<'s> {
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut list = Vec::new();
     let mut subjects = Vec::new();
-    let brokers = config.kafka.as_ref().map(|kafka| kafka.brokers.as_str());
     for (name, sync) in &config.syncs {
         let mut findings = Findings { sync: name, list: Vec::new() };
-        if let Some(subject) = inspect(&config.install, name, sync, brokers, &mut findings).await {
+        if let Some(subject) = inspect(&config.install, name, sync, config.kafka.as_ref(), &mut findings).await {
             subjects.push(subject);
         }
         list.append(&mut findings.list);
@@ -105,9 +106,9 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 }
 
 /// Checks one sync, as its flows do before they make anything.
-async fn check_sync(install: &str, name: &str, sync: &Sync, brokers: Option<&str>) -> Vec<Finding> {
+async fn check_sync(install: &str, name: &str, sync: &Sync, kafka: Option<&Kafka>) -> Vec<Finding> {
     let mut findings = Findings { sync: name, list: Vec::new() };
-    let subject = inspect(install, name, sync, brokers, &mut findings).await;
+    let subject = inspect(install, name, sync, kafka, &mut findings).await;
     let mut list = findings.list;
     if let Some(subject) = subject {
         list.append(&mut slots::check(&[subject]).await);
@@ -120,10 +121,10 @@ async fn inspect<'c>(
     install: &str,
     name: &'c str,
     sync: &'c Sync,
-    brokers: Option<&str>,
+    kafka: Option<&Kafka>,
     findings: &mut Findings<'_>,
 ) -> Option<Subject<'c>> {
-    kafka::check(install, name, brokers, findings).await;
+    kafka::check(install, name, kafka, findings).await;
     let subject = Subject::open(install, name, sync, findings).await?;
     log::check(&subject, findings);
     privileges::check(&subject, findings);
@@ -151,10 +152,10 @@ impl Finding {
         self.severity == Severity::Error
     }
 
-    /// Whether it may be gone by itself a little later: a server that was away.
+    /// Whether it may be gone by itself a little later: a server that was away, a topic that others make.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        self.check == Check::Connect
+        matches!(self.check, Check::Connect | Check::Access)
     }
 }
 

@@ -32,7 +32,20 @@ pub(crate) struct Kafka {
     port: u16,
     /// The way in for a client that a test wants to cut off: its own listener, which names the wire as its address.
     wire: Wire,
+    /// No file of it may grow beyond so many KiB.
+    largest_file: Mutex<Option<u32>>,
     process: Mutex<Option<Watched>>,
+}
+
+/// What a broker has beside the usual.
+#[derive(Debug, Default)]
+pub(crate) struct More {
+    /// Name, port and protocol of each.
+    pub(crate) listeners: Vec<(&'static str, u16, &'static str)>,
+    /// Lines of `server.properties`; they win over the usual ones.
+    pub(crate) properties: String,
+    /// Of the formatting: `--add-scram` and its values.
+    pub(crate) arguments: Vec<String>,
 }
 
 /// One record as it stands in a topic.
@@ -54,20 +67,46 @@ impl Kafka {
 
     /// A broker for one test, which may stop or kill it.
     pub(crate) fn dedicated() -> Self {
+        Self::with(&More::default())
+    }
+
+    /// The same with more.
+    pub(crate) fn with(more: &More) -> Self {
+        let [port, controller] = [(); 2].map(|()| ports::reserve());
+        let quorum = format!("controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n");
+        let mut arguments = vec!["--standalone".to_owned()];
+        arguments.extend(more.arguments.iter().cloned());
+        let kafka =
+            Self::node(1, port, controller, &format!("{quorum}{}", more.properties), &more.listeners, &arguments);
+        kafka.start();
+        kafka
+    }
+
+    /// One of a cluster, formatted and not started.
+    pub(super) fn node(
+        id: usize,
+        port: u16,
+        controller: u16,
+        more: &str,
+        listeners: &[(&str, u16, &str)],
+        arguments: &[String],
+    ) -> Self {
         let folder = watchdog::folder("kafka");
-        let [port, behind, controller] = [(); 3].map(|()| ports::reserve());
+        let behind = ports::reserve();
         let wire = Wire::to(behind);
+        let list = |part: fn(&str, u16, &str) -> String| -> String {
+            listeners.iter().map(|(name, port, protocol)| format!(",{}", part(name, *port, protocol))).collect()
+        };
         fs::write(
             folder.join("server.properties"),
             format!(
                 "process.roles=broker,controller\n\
-                 node.id=1\n\
-                 controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-                 listeners=DIRECT://127.0.0.1:{port},WIRED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}\n\
-                 advertised.listeners=DIRECT://127.0.0.1:{port},WIRED://127.0.0.1:{}\n\
+                 node.id={id}\n\
+                 listeners=DIRECT://127.0.0.1:{port},WIRED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}{}\n\
+                 advertised.listeners=DIRECT://127.0.0.1:{port},WIRED://127.0.0.1:{}{}\n\
                  inter.broker.listener.name=DIRECT\n\
                  controller.listener.names=CONTROLLER\n\
-                 listener.security.protocol.map=CONTROLLER:PLAINTEXT,DIRECT:PLAINTEXT,WIRED:PLAINTEXT\n\
+                 listener.security.protocol.map=CONTROLLER:PLAINTEXT,DIRECT:PLAINTEXT,WIRED:PLAINTEXT{}\n\
                  log.dirs={}\n\
                  log.retention.check.interval.ms=1000\n\
                  broker.heartbeat.interval.ms=200\n\
@@ -78,20 +117,41 @@ impl Kafka {
                  transaction.state.log.replication.factor=1\n\
                  transaction.state.log.min.isr=1\n\
                  group.initial.rebalance.delay.ms=0\n\
-                 num.partitions=1\n",
+                 num.partitions=1\n\
+                 {more}",
+                list(|name, port, _| format!("{name}://127.0.0.1:{port}")),
                 wire.port(),
+                // By name: certificates are for names.
+                list(|name, port, _| format!("{name}://localhost:{port}")),
+                list(|name, _, protocol| format!("{name}:{protocol}")),
                 folder.join("data").display(),
             ),
         )
         .unwrap();
-        let kafka = Self { folder, port, wire, process: Mutex::default() };
-        // Any id will do: one cluster, one node.
-        let format = ["kafka.tools.StorageTool", "format", "--standalone", "-t", "QmFueWFuVGVzdHMAAAAAAA", "-c"];
-        let formatted =
-            java().args(format).arg("server.properties").current_dir(&kafka.folder).output().expect("java runs");
-        assert!(formatted.status.success(), "Kafka's format: {}", String::from_utf8_lossy(&formatted.stderr));
-        kafka.start();
+        let kafka = Self { folder, port, wire, largest_file: Mutex::default(), process: Mutex::default() };
+        // Any id will do: nobody else's cluster is near.
+        let format = ["kafka.tools.StorageTool", "format", "-t", "QmFueWFuVGVzdHMAAAAAAA", "-c", "server.properties"];
+        kafka.tool(&[&format[..], &arguments.iter().map(String::as_str).collect::<Vec<_>>()].concat());
         kafka
+    }
+
+    /// Runs a class of Kafka's to its end, and gives what it printed.
+    pub(crate) fn tool(&self, arguments: &[&str]) -> String {
+        let done = java(None).args(arguments).current_dir(&self.folder).output().expect("java runs");
+        let told = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{arguments:?}: {told}");
+        told
+    }
+
+    /// From its next start on, no file may grow beyond so many KiB, as on a full disk: a write that would is refused (`EFBIG` in the place of
+    /// `ENOSPC`, for which nobody's rights are needed). None: the disk has room again.
+    pub(crate) fn limit_files(&self, largest: Option<u32>) {
+        *self.largest_file.lock().unwrap() = largest;
+    }
+
+    /// Whether its process runs.
+    pub(crate) fn runs(&self) -> bool {
+        self.process.lock().unwrap().as_mut().is_some_and(|running| running.exited().is_none())
     }
 
     /// For `kafka: {brokers: …}`.
@@ -111,33 +171,40 @@ impl Kafka {
 
     /// Starts it on its port and its data; no effect when it runs.
     pub(crate) fn start(&self) {
+        self.launch();
+        self.answers();
+    }
+
+    /// The same without waiting for it.
+    pub(super) fn launch(&self) {
         let mut process = self.process.lock().unwrap();
         if process.as_mut().is_some_and(|running| running.exited().is_none()) {
             return;
         }
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        let mut running = Watched::spawn(
-            java()
+        *process = Some(Watched::spawn(
+            java(*self.largest_file.lock().unwrap())
                 .args(["kafka.Kafka", "server.properties"])
                 .current_dir(&self.folder)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().unwrap())
                 .stderr(log),
             Signal::Kill,
-        );
+        ));
+    }
+
+    /// Waits until it answers.
+    pub(super) fn answers(&self) {
         let end = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let gone = running.exited();
             assert!(
-                gone.is_none() && Instant::now() < end,
+                self.runs() && Instant::now() < end,
                 "Kafka on port {} did not start:\n{}",
                 self.port,
                 watchdog::tail(&self.log(), 30)
             );
             std::thread::sleep(Duration::from_millis(50));
         }
-        *process = Some(running);
-        drop(process);
         // It accepts before it has read its metadata; what follows needs a broker that answers.
         let consumer: BaseConsumer = self.client().create().expect("a consumer");
         while consumer.fetch_metadata(None, Duration::from_secs(1)).map_or(true, |all| all.brokers().is_empty()) {
@@ -174,7 +241,7 @@ impl Kafka {
 
     /// Makes a topic with settings such as `("retention.ms", "1000")`.
     pub(crate) async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
         for (key, value) in settings {
             new = new.set(key, value);
         }
@@ -186,6 +253,14 @@ impl Kafka {
     pub(crate) async fn delete_topic(&self, topic: &str) {
         let gone = self.admin().delete_topics(&[topic], &AdminOptions::new()).await.expect("Kafka answers");
         gone.into_iter().for_each(|one| drop(one.expect("the topic is deleted")));
+    }
+
+    /// One setting of a topic as it is in force.
+    pub(crate) async fn setting(&self, topic: &str, name: &str) -> Option<String> {
+        let asked = [ResourceSpecifier::Topic(topic)];
+        let mut shown = self.admin().describe_configs(&asked, &AdminOptions::new()).await.expect("Kafka answers");
+        let shown = shown.pop().expect("one answer").expect("the settings are shown");
+        shown.get(name).and_then(|entry| entry.value.clone())
     }
 
     /// Changes settings of a topic; those not named fall back to the broker's.
@@ -203,6 +278,13 @@ impl Kafka {
         let mut upto = TopicPartitionList::new();
         upto.add_partition_offset(topic, 0, Offset::Offset(offset)).expect("an offset");
         self.admin().delete_records(&upto, &AdminOptions::new()).await.expect("the head is deleted");
+    }
+
+    /// Which broker leads partition 0 of a topic.
+    pub(super) fn leader(&self, topic: &str) -> Option<usize> {
+        let consumer: BaseConsumer = self.client().create().expect("a consumer");
+        let all = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).ok()?;
+        usize::try_from(all.topics().first()?.partitions().first()?.leader()).ok()
     }
 
     /// First and next offset of partition 0; `None` when there is no such topic.
@@ -248,7 +330,7 @@ impl Drop for Kafka {
     }
 }
 
-fn java() -> Command {
+fn java(largest_file: Option<u32>) -> Command {
     let jars = env::var_os("BANYAN_TEST_KAFKA_LIBS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-cache/kafka/libs"), PathBuf::from);
     assert!(
@@ -257,7 +339,15 @@ fn java() -> Command {
         jars.display()
     );
     let java = env::var_os("JAVA_HOME").map_or_else(|| "java".into(), |home| Path::new(&home).join("bin/java"));
-    let mut command = Command::new(java);
+    let mut command = match largest_file {
+        // The shell's own limit, in blocks of 512 bytes, holds for what it becomes; nobody's rights are needed.
+        Some(kib) => {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("ulimit -f {} && exec \"$@\"", kib * 2), "java"]).arg(java);
+            command
+        }
+        None => Command::new(java),
+    };
     // A small heap and the quick compiler: it starts in 1.5 s and leaves the cores to the tests.
     command.args([
         "-Xmx384m",

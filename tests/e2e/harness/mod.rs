@@ -16,6 +16,8 @@ pub(crate) mod client;
 pub(crate) mod eventually;
 pub(crate) mod front;
 pub(crate) mod kafka;
+pub(crate) mod kafka_cluster;
+pub(crate) mod kafka_secured;
 pub(crate) mod metrics;
 pub(crate) mod peers;
 pub(crate) mod ports;
@@ -35,6 +37,8 @@ pub(crate) use self::{
     eventually::{eventually, secs},
     front::Front,
     kafka::Kafka,
+    kafka_cluster::Cluster,
+    kafka_secured::Secured,
     postgres::{Database, Postgres},
     shop::Shop,
     storm::Storm,

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::{Value, json};
+
 use super::{Database, Kafka, Postgres};
 
 /// Banyan's login role. It owns nothing and is no superuser.
@@ -54,6 +56,8 @@ pub(crate) struct Shop {
     /// What the test's slots, origins and topics begin with.
     pub(crate) install: String,
     pub(crate) brokers: String,
+    /// More keys of `kafka`: an object.
+    pub(crate) kafka: Value,
     /// By which way Banyan comes to them.
     pub(crate) legacy_url: String,
     pub(crate) modern_url: String,
@@ -86,6 +90,7 @@ impl Shop {
             modern,
             install,
             brokers: brokers.to_owned(),
+            kafka: json!({}),
             tables: tables.iter().map(|&table| table.to_owned()).collect(),
         }
     }
@@ -101,14 +106,21 @@ impl Shop {
         format!("{upstream}{}", self.sync(owner, keys))
     }
 
+    /// All keys of `kafka`.
+    pub(crate) fn kafka(&self) -> Value {
+        let mut keys = self.kafka.clone();
+        keys["brokers"] = json!(self.brokers);
+        keys
+    }
+
     /// Only `install`, `kafka` and `syncs`, for files that bring upstreams and routes.
     pub(crate) fn sync(&self, owner: &str, keys: &str) -> String {
         let keys = if keys.is_empty() { String::new() } else { format!("    {keys}\n") };
         format!(
-            "install: {}\nkafka: {{brokers: \"{}\"}}\nsyncs:\n  shop:\n    owner: {owner}\n    legacy: {{postgres: \
+            "install: {}\nkafka: {}\nsyncs:\n  shop:\n    owner: {owner}\n    legacy: {{postgres: \
              \"{}\"}}\n    modern: {{postgres: \"{}\"}}\n{keys}    tables: [{}]\n",
             self.install,
-            self.brokers,
+            self.kafka(),
             self.legacy_url,
             self.modern_url,
             self.tables.join(", ")

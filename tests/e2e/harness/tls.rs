@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -50,6 +50,8 @@ impl Authority {
     pub(crate) fn signs_until(&self, name: &str, host: &str, year: i32) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        // Else it is called like its issuer, and OpenSSL takes it for self-signed.
+        params.distinguished_name.push(DnType::CommonName, host);
         params.not_after = rcgen::date_time_ymd(year + 1, 1, 1);
         let signed = params.signed_by(&key, &self.issuer).unwrap();
         let (signed, key) = (signed.pem(), key.serialize_pem());

@@ -60,7 +60,7 @@ pub(crate) async fn open(plan: &Plan, board: &Board) -> Result<Opened, FlowError
         .replication(&quote(&slot), &names.publication(), &names.application("slot"))
         // Few: they may be large. The server is told every half second what stands in Kafka.
         .with_buffer_size(32)
-        .with_max_message_size((plan.budget / 2).max(crate::kafka::MAX_RECORD))
+        .with_max_message_size((plan.budget / 2).max(plan.kafka.topics.max_record()))
         .with_status_interval(Duration::from_millis(500));
     let mut replication = ReplicationClient::connect_gated(config)
         .await

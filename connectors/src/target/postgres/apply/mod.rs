@@ -106,7 +106,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         board.metrics().violations(&table.source);
         tables.push(TargetTable::load(&session, table).await?);
     }
-    let settings_shown = topics::ensure(&plan.brokers, &names.topic()).await?;
+    let settings_shown = topics::ensure(&plan.kafka, &names.topic()).await?.shows_settings();
     let row = session
         .query_one("SELECT to_regclass('banyan.violation') IS NOT NULL", &[])
         .await
@@ -122,7 +122,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         board.violations_so_far(row.get::<_, i64>(0).cast_unsigned());
     }
     let (pipe, holder, stored) = position::take(plan, session).await?;
-    let inlet = Inlet::open(&plan.brokers, &names.topic(), plan.budget / 3)?;
+    let inlet = Inlet::open(&plan.kafka, &names.topic(), plan.budget / 3)?;
     let offset = check_offset(&inlet, &stored, &names.topic()).await?;
     inlet.seek(offset)?;
     board.applied(stored.role, stored.epoch, stored.generation, stored.watermark());
@@ -221,7 +221,7 @@ impl Applier<'_> {
             };
             last_message = Instant::now();
             if self.settings_shown && self.open.is_none() && last_topic.elapsed() > TOPIC_CHECK {
-                topics::ensure(&self.plan.brokers, &self.plan.names.topic()).await?;
+                topics::ensure(&self.plan.kafka, &self.plan.names.topic()).await?;
                 last_topic = Instant::now();
             }
             let offset = message.offset();
