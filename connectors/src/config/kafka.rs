@@ -65,7 +65,7 @@ pub struct KafkaSasl {
 /// How a password is shown to a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum Mechanism {
-    /// As it is (RFC 4616): only with `tls`.
+    /// As it is (RFC 4616): without `tls` everybody on the way can read it.
     #[serde(rename = "plain")]
     Plain,
     /// By a proof that it is known (RFC 5802), with SHA-256.

@@ -16,6 +16,10 @@ use secrecy::ExposeSecret as _;
 
 use crate::{config::Kafka, error::FlowError};
 
+/// What librdkafka calls the files of `kafka.tls`.
+const TLS_FILES: [(&str, &str); 3] =
+    [("ca", "ssl.ca.location"), ("client_cert", "ssl.certificate.location"), ("client_key", "ssl.key.location")];
+
 /// What was heard before is no reason for what fails now.
 const FRESH: Duration = Duration::from_secs(30);
 
@@ -58,15 +62,10 @@ impl Kafka {
         };
         config.set("security.protocol", protocol);
         if let Some(tls) = &self.tls {
-            let names = [
-                ("ca", "ssl.ca.location"),
-                ("client_cert", "ssl.certificate.location"),
-                ("client_key", "ssl.key.location"),
-            ];
             // OpenSSL is built in and has no folder of its own: the library looks where systems have theirs.
             config.set("ssl.ca.location", "probe");
             for (key, file) in tls.files() {
-                if let Some((_, name)) = names.iter().find(|(ours, _)| *ours == key) {
+                if let Some((_, name)) = TLS_FILES.iter().find(|(ours, _)| *ours == key) {
                     config.set(*name, file.to_string_lossy());
                 }
             }
@@ -178,12 +177,7 @@ fn cut<'t>(text: &'t str, at: &str) -> &'t str {
 }
 
 fn in_our_words(what: &str) -> String {
-    let ours = [
-        ("ssl.ca.location", "`kafka.tls.ca`"),
-        ("ssl.certificate.location", "`kafka.tls.client_cert`"),
-        ("ssl.key.location", "`kafka.tls.client_key`"),
-    ];
-    ours.iter().fold(what.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
+    TLS_FILES.iter().fold(what.to_owned(), |text, (ours, theirs)| text.replace(theirs, &format!("`kafka.tls.{ours}`")))
 }
 
 #[cfg(test)]
