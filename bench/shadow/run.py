@@ -27,8 +27,10 @@ import proxies  # noqa: E402
 
 LOAD_CORE, PROXY_CORE = 0, (os.cpu_count() or 1) - 1
 PATH, BODY = "/pay/items/1", 1024
-# Name, percent, and whether the shadow's upstream hangs.
-CASES = [("0 %", 0, False), ("0 % again", 0, False), ("10 %", 10, False), ("100 %", 100, False), ("100 %, hangs", 100, True)]
+# Name, percent, and whether the shadow's upstream hangs. Beside the one that is called so, somebody else asks the upstream as often as a shadow would: what
+# the second half of its work costs on the core that it shares with the load, without any of it being Banyan's.
+BESIDE = "0 %, upstream busy"
+CASES = [("0 %", 0, False), ("0 % again", 0, False), (BESIDE, 0, False), ("10 %", 10, False), ("100 %", 100, False), ("100 %, hangs", 100, True)]
 
 
 def main():
@@ -68,9 +70,11 @@ routes:
         machine.wait_port(port, process)
         live[name] = (process, port)
 
+    def words(port, *more):
+        return [str(part) for part in ["taskset", "-c", LOAD_CORE, loader, port, PATH, "--conns", options.conns, "--seconds", options.seconds, *more]]
+
     def load(port, *more):
-        command = ["taskset", "-c", LOAD_CORE, loader, port, PATH, "--conns", options.conns, "--seconds", options.seconds, *more]
-        ran = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
+        ran = subprocess.run(words(port, *more), capture_output=True, text=True, timeout=600)
         figures = json.loads(ran.stdout) if not ran.returncode else sys.exit(f"error: the loader failed: {ran.stderr}")
         if figures["failed"] or figures["not_200"]:
             sys.exit(f"error: wrong answers: {figures}")
@@ -85,7 +89,10 @@ routes:
             process, port = live[name]
             pids = machine.tree(process.pid)
             before = machine.cpu_seconds(pids)
+            other = subprocess.Popen(words(upstream, "--rate", f"{rate:.0f}"), stdout=subprocess.DEVNULL) if name == BESIDE else None
             got = load(port, "--rate", f"{rate:.0f}")
+            if other and other.wait():
+                sys.exit("error: the loader beside failed")
             spent = machine.cpu_seconds(pids) - before
             raw[name].append(got | {"cpu_us": spent / got["requests"] * 1e6, "rss_mib": machine.memory_kib(pids) / 1024})
     middle = lambda name, key: statistics.median(round[key] for round in raw[name])

@@ -92,7 +92,7 @@ impl Budget {
         self.pool.pop().or_else(|| self.take(PIECE).then(|| Box::new([0; PIECE])))
     }
 
-    fn give_back(&self, bytes: usize) {
+    pub(super) fn give_back(&self, bytes: usize) {
         self.free.fetch_add(bytes, Ordering::Relaxed);
     }
 

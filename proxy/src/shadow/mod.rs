@@ -48,10 +48,6 @@ pub const SHADOW_REQUESTS: usize = 512;
 /// Bytes that all shadows of the process hold at once: heads, bodies, and what their connections read ahead.
 pub const SHADOW_MEMORY: usize = 32 << 20;
 
-/// What `nice` knows as the lowest.
-#[cfg(target_os = "linux")]
-const LOWEST_PRIORITY: i32 = 19;
-
 /// The shadows of a process. Dropping it ends what is under way.
 #[derive(Debug)]
 pub struct Shadow {
@@ -108,14 +104,27 @@ fn of_its_own(background: &Handle, work: impl Future<Output = Option<()>> + Send
     };
     let thread = std::thread::Builder::new().name("banyan-shadow".to_owned());
     let started = thread.spawn(move || {
-        // Elsewhere it would be the whole process's.
         #[cfg(target_os = "linux")]
-        let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
+        give_way();
         runtime.block_on(work);
         runtime.shutdown_background();
     });
     if let Err(error) = started {
         tracing::error!(%error, "no thread for shadows: there are none until a restart");
+    }
+}
+
+/// Not the lowest nice: such a thread runs to the end of its slice, some milliseconds, before one that has just woken up gets the core (EEVDF).
+/// One of `SCHED_IDLE` leaves it at once. Where that is refused, shadows take their turn like everybody.
+#[cfg(target_os = "linux")]
+fn give_way() {
+    use thread_priority::{
+        NormalThreadSchedulePolicy::Idle, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
+        thread_native_id,
+    };
+    let policy = ThreadSchedulePolicy::Normal(Idle);
+    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy) {
+        tracing::warn!(?error, "shadows run at the same priority as answers");
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use super::budget::Budget;
@@ -15,7 +15,7 @@ pub(super) const PIECE: usize = 8 << 10;
 /// Pieces that nobody uses. They stay charged to the budget, and make room when it is wanted for something else.
 #[derive(Default)]
 pub(super) struct Pool {
-    /// Held for a push or a pop.
+    /// Held for a push or a pop, and never waited for: whoever holds it may have had to give its core away.
     free: Mutex<Vec<Box<[u8; PIECE]>>>,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Piece {
 
 impl Pool {
     pub(super) fn pop(&self) -> Option<Box<[u8; PIECE]>> {
-        self.lock().pop()
+        self.try_lock()?.pop()
     }
 
     /// Gives one back to the allocator, if there is one.
@@ -39,13 +39,24 @@ impl Pool {
         self.pop().is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Box<[u8; PIECE]>>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps it for the next; else gives it back.
+    fn push(&self, piece: Box<[u8; PIECE]>) -> Result<(), Box<[u8; PIECE]>> {
+        match self.try_lock() {
+            Some(mut free) => {
+                free.push(piece);
+                Ok(())
+            }
+            None => Err(piece),
+        }
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Vec<Box<[u8; PIECE]>>>> {
+        self.free.try_lock().ok()
     }
 
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
-        self.lock().len()
+        self.try_lock().map_or(0, |free| free.len())
     }
 }
 
@@ -90,8 +101,11 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        if let Some(bytes) = self.bytes.take() {
-            self.budget.pool.lock().push(bytes);
+        if let Some(bytes) = self.bytes.take()
+            && let Err(bytes) = self.budget.pool.push(bytes)
+        {
+            drop(bytes);
+            self.budget.give_back(PIECE);
         }
     }
 }
