@@ -87,6 +87,8 @@ pub(crate) enum FlowError {
         position: String,
         /// What did not fit, with the SQLSTATE where there is one.
         what: String,
+        /// Another row, or another state of the target, would have gone in: the transaction can be parked.
+        of_data: bool,
     },
     /// Kafka failed.
     #[error("{doing}: {source}")]
@@ -115,6 +117,9 @@ pub(crate) enum FlowError {
         /// A position or an offset.
         at: String,
     },
+    /// No more may be parked: the flow goes on when something has gone.
+    #[error("{0}")]
+    Full(String),
     /// A reason that no retry mends.
     #[error("{0}")]
     Stop(String),
@@ -187,6 +192,7 @@ impl FlowError {
                 table: table.to_owned(),
                 position: position.to_string(),
                 what: format!("SQLSTATE {state}"),
+                of_data: is_of_data(&state),
             },
             other => other,
         }
@@ -206,10 +212,29 @@ impl FlowError {
         match self {
             Self::Lost { .. } | Self::Kafka { .. } | Self::Refused { .. } | Self::Busy(_) => Verdict::Retry,
             Self::Sql { state, .. } => verdict_of_state(state),
-            Self::Divergence { .. } | Self::Malformed { .. } | Self::Stop(_) => Verdict::Stop,
+            Self::Divergence { .. } | Self::Malformed { .. } | Self::Full(_) | Self::Stop(_) => Verdict::Stop,
             Self::NeedsSnapshot(_) => Verdict::NeedsSnapshot,
         }
     }
+
+    /// Whether the row is the reason, and not the schema, a privilege, the server or the way to it.
+    #[must_use]
+    pub(crate) fn is_of_data(&self) -> bool {
+        match self {
+            Self::Divergence { of_data, .. } => *of_data,
+            // A constraint that is checked at the end.
+            Self::Sql { doing: COMMITTING, state } => is_of_data(state),
+            _ => false,
+        }
+    }
+}
+
+/// What a commit calls itself.
+pub(crate) const COMMITTING: &str = "committing";
+
+/// Data exceptions, violated constraints, and what a trigger or function of the target raised.
+fn is_of_data(state: &str) -> bool {
+    matches!(state.get(..2), Some("22" | "23")) || state == "P0001"
 }
 
 /// Classes of <https://www.postgresql.org/docs/current/errcodes-appendix.html> that pass by themselves.
@@ -239,5 +264,26 @@ mod tests {
         ] {
             assert_eq!(FlowError::Sql { doing: "x", state: state.into() }.verdict(), verdict, "{state}");
         }
+    }
+
+    #[test]
+    fn only_what_another_row_would_mend_can_be_parked() {
+        let position = "1:stream:0/1:0".parse().unwrap();
+        for (state, parks) in [
+            ("23505", true),
+            ("23502", true),
+            ("22001", true),
+            ("P0001", true),
+            ("42703", false),
+            ("42501", false),
+            ("25006", false),
+            ("53100", false),
+            ("57P01", false),
+        ] {
+            let error = FlowError::Sql { doing: "applying", state: state.into() }.at("public.t", position);
+            assert_eq!(error.is_of_data(), parks, "{state}");
+        }
+        assert!(FlowError::Sql { doing: COMMITTING, state: "23503".into() }.is_of_data());
+        assert!(!FlowError::Sql { doing: "parking", state: "23503".into() }.is_of_data());
     }
 }

@@ -18,6 +18,7 @@ mod kafka;
 pub mod metrics;
 mod names;
 mod owner;
+mod parked;
 mod plan;
 mod position;
 pub mod preflight;
@@ -33,6 +34,7 @@ mod task;
 pub use crate::{
     error::{StartError, UrlError},
     names::{Flow, FlowNames},
+    parked::{ParkedAct, ParkedChange, ParkedDesk, ParkedDetail, ParkedError, ParkedKey, ParkedTransaction},
     position::{Generation, Lsn},
     reader::{SyncReader, SyncReading},
     status::{FlowStatus, Role, State, SyncStatus},

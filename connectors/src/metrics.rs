@@ -23,6 +23,12 @@ pub const RETAINED: &str = "banyan_sync_retained_wal_bytes";
 pub const STATE: &str = "banyan_sync_state";
 /// Changes found on a side that was closed for writes.
 pub const VIOLATIONS: &str = "banyan_sync_violations_total";
+/// Transactions that are parked.
+pub const PARKED: &str = "banyan_sync_parked";
+/// Transactions that were parked since the start.
+pub const PARKED_TOTAL: &str = "banyan_sync_parked_total";
+/// Times that the target refused a transaction which stood alone; each try is one.
+pub const REFUSED: &str = "banyan_sync_refused_total";
 /// Tasks that ended and were started again.
 pub const RESTARTS: &str = "banyan_task_restarts_total";
 
@@ -38,6 +44,9 @@ pub(crate) struct Metrics {
     retained: IntGaugeVec,
     state: IntGaugeVec,
     violations: IntCounterVec,
+    parked: IntGaugeVec,
+    parked_total: IntCounterVec,
+    refused: IntCounterVec,
     restarts: IntCounterVec,
 }
 
@@ -64,6 +73,9 @@ impl Metrics {
                 Opts::new(VIOLATIONS, "Changes found on a side that was closed for writes."),
                 &with(&["table"]),
             )?,
+            parked: IntGaugeVec::new(Opts::new(PARKED, "Transactions that are parked."), &FLOW)?,
+            parked_total: IntCounterVec::new(Opts::new(PARKED_TOTAL, "Transactions that were parked."), &FLOW)?,
+            refused: IntCounterVec::new(Opts::new(REFUSED, "Tries that the target refused."), &FLOW)?,
             restarts: IntCounterVec::new(Opts::new(RESTARTS, "Tasks started again."), &["task"])?,
         };
         registry.register(Box::new(new.changes.clone()))?;
@@ -72,6 +84,9 @@ impl Metrics {
         registry.register(Box::new(new.retained.clone()))?;
         registry.register(Box::new(new.state.clone()))?;
         registry.register(Box::new(new.violations.clone()))?;
+        registry.register(Box::new(new.parked.clone()))?;
+        registry.register(Box::new(new.parked_total.clone()))?;
+        registry.register(Box::new(new.refused.clone()))?;
         registry.register(Box::new(new.restarts.clone()))?;
         Ok(new)
     }
@@ -97,6 +112,22 @@ impl FlowMetrics {
     pub(crate) fn violations(&self, table: &str) -> GenericCounter<AtomicU64> {
         let [sync, flow] = self.labels();
         self.all.violations.with_label_values(&[sync, flow, table])
+    }
+
+    /// From zero on, once the target was asked: an alert must see the first one.
+    pub(crate) fn parked(&self, count: u64) {
+        let labels = self.labels();
+        self.all.parked.with_label_values(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        drop(self.all.parked_total.with_label_values(&labels));
+        drop(self.all.refused.with_label_values(&labels));
+    }
+
+    pub(crate) fn parked_one(&self) {
+        self.all.parked_total.with_label_values(&self.labels()).inc();
+    }
+
+    pub(crate) fn refused(&self) {
+        self.all.refused.with_label_values(&self.labels()).inc();
     }
 
     /// Of the flow's task; from zero on, once it was asked for.

@@ -1,10 +1,14 @@
 //! What one flow has to do: compiled once from the file, then shared by its tasks.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use crate::{
-    config::{ApplyAs, Kafka, Sync, Target},
+    config::{ApplyAs, Kafka, OnError, OnViolation, Sync, Target},
     database::DatabaseUrl,
+    error::FlowError,
     names::{Flow, FlowNames},
 };
 
@@ -16,10 +20,28 @@ pub(crate) struct Plan {
     pub(crate) target: DatabaseUrl,
     pub(crate) tables: Vec<PlanTable>,
     pub(crate) apply_as: ApplyAs,
+    pub(crate) park: Park,
+    pub(crate) violations: OnViolation,
+    /// Of both flows.
+    pub(crate) halt: Arc<Halt>,
     pub(crate) kafka: Arc<Kafka>,
     /// Bytes that this flow may hold between source and target.
     pub(crate) budget: usize,
 }
+
+/// What becomes of a transaction that the target refuses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Park {
+    pub(crate) on_error: OnError,
+    /// Transactions.
+    pub(crate) limit: u64,
+    /// Of all their records.
+    pub(crate) bytes: u64,
+}
+
+/// Pulled by the flow that finds a violation under `violations: stop`; both flows of the sync end by it.
+#[derive(Debug, Default)]
+pub(crate) struct Halt(AtomicBool);
 
 /// One table of a flow, `schema.table` on both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +62,7 @@ impl Plan {
         modern: &DatabaseUrl,
         kafka: &Arc<Kafka>,
         budget: usize,
+        halt: &Arc<Halt>,
     ) -> Self {
         let (source, target) = match names.flow {
             Flow::LegacyToModern => (legacy, modern),
@@ -58,8 +81,30 @@ impl Plan {
             source: source.clone(),
             target: target.clone(),
             apply_as: sync.apply_as,
+            park: Park { on_error: sync.on_error, limit: sync.parked_limit, bytes: sync.parked_bytes.as_u64() },
+            violations: sync.violations,
+            halt: Arc::clone(halt),
             kafka: Arc::clone(kafka),
             budget,
         }
+    }
+}
+
+// === impl Halt ===
+
+impl Halt {
+    pub(crate) fn pull(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn check(&self) -> Result<(), FlowError> {
+        if !self.0.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(FlowError::Stop(
+            "somebody wrote to the side that does not own the rows, and the file says `violations: stop`: banyan.violation of both databases has \
+             the tables and positions; when they are mended, delete its rows of this sync and restart"
+                .into(),
+        ))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio_postgres::{Row, Statement, types::PgLsn};
+use tokio_postgres::{Row, Statement, error::SqlState, types::PgLsn};
 
 use crate::{
     config::{Side, Sync},
@@ -17,18 +17,27 @@ use crate::{
 /// A database that answers later than this has not answered.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// All that one database says, in one statement: what its owner row is, where its log ends, which server it is, and how far the flow into it
-/// has applied. A standby has no end of its own.
-const SAYS: &str = "
-SELECT o.owner, o.epoch, o.state, l.written, l.inserted, clock_timestamp(),
+/// All that one database says, in one statement: what its owner row is, where its log ends, which server it is, how far the flow into it
+/// has applied, and how far it shows all of that. A standby has no end of its own.
+fn says(parked: &str) -> String {
+    format!(
+        "SELECT o.owner, o.epoch, o.state, l.written, l.inserted, clock_timestamp(),
        (SELECT system_identifier::text FROM pg_control_system()),
        ('x' || substr(pg_walfile_name(l.inserted), 1, 8))::bit(32)::int,
-       p.applied, p.source_time, p.system_id, p.timeline
+       p.applied, p.source_time, p.system_id, p.timeline, least(p.applied, {parked})
 FROM (SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn() END AS written,
              CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END AS inserted) l
 LEFT JOIN banyan.owner o ON o.install = $1 AND o.sync = $2 AND o.side = $3
 LEFT JOIN banyan.position p ON p.install = $1 AND p.sync = $2 AND p.flow = $4 AND p.partition = 0
-     AND p.phase = 'stream' AND p.role = 'applying'";
+     AND p.phase = 'stream' AND p.role = 'applying'"
+    )
+}
+
+/// What is parked is not shown: whoever has written since reads at the owner.
+const PARKED: &str = "(SELECT min(commit_lsn) FROM banyan.parked WHERE install = $1 AND sync = $2 AND flow = $4 \
+     AND state IN ('parked', 'retry', 'skip'))";
+/// Where no connector of this version has made the table yet.
+const NOTHING_PARKED: &str = "NULL::pg_lsn";
 
 /// Reads one sync. Keeps a connection to each database, and makes it again when it broke.
 #[derive(Debug)]
@@ -50,7 +59,7 @@ pub struct SyncReading {
     pub lag: Option<Duration>,
     /// The end of the owner's log: all that was committed before the reading began stands before it.
     pub written: Option<Lsn>,
-    /// Up to where the side away from the owner shows that log. Nothing when it does not follow this very server and timeline.
+    /// Up to where the side away from the owner shows all of that log: nothing behind it is parked. Nothing when it does not follow this very server and timeline.
     pub applied: Option<Lsn>,
 }
 
@@ -79,6 +88,8 @@ struct End {
 /// How far a flow has applied.
 struct Applied {
     upto: Lsn,
+    /// The same, or where the first parked transaction begins.
+    shown: Lsn,
     source_time: SystemTime,
     /// System identifier and timeline of the server that it reads from: places in the logs of two servers have no order.
     server: (String, i32),
@@ -138,7 +149,7 @@ impl SyncReader {
             true => Duration::ZERO,
             false => end.now.duration_since(applied.source_time).unwrap_or_default(),
         });
-        SyncReading { owner, lag, written: Some(end.inserted), applied: applied.map(|applied| applied.upto) }
+        SyncReading { owner, lag, written: Some(end.inserted), applied: applied.map(|applied| applied.shown) }
     }
 }
 
@@ -151,21 +162,27 @@ impl Link {
         let kept = self.session.take().filter(|(session, _)| !session.is_closed());
         let asked = tokio::time::timeout(PATIENCE, async {
             let sql = |error| FlowError::sql("reading the sync", &error);
-            let (session, statement) = match kept {
-                Some(kept) => kept,
+            let (session, statement, keeps) = match kept {
+                Some((session, statement)) => (session, statement, true),
                 None => {
                     let session = url.connect(&format!("{install}/reader")).await?;
-                    let statement = session.prepare(SAYS).await.map_err(sql)?;
-                    (session, statement)
+                    match session.prepare(&says(PARKED)).await {
+                        Ok(statement) => (session, statement, true),
+                        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+                            let statement = session.prepare(&says(NOTHING_PARKED)).await.map_err(sql)?;
+                            (session, statement, false)
+                        }
+                        Err(error) => return Err(sql(error)),
+                    }
                 }
             };
             let into = if side == Side::Modern { Flow::LegacyToModern } else { Flow::ModernToLegacy };
             let row = session.query_one(&statement, &[&install, &sync, &side.as_str(), &into.as_str()]).await;
             let says = Says::read(&row.map_err(sql)?)?;
-            Ok::<_, FlowError>(((session, statement), says))
+            Ok::<_, FlowError>((keeps.then_some((session, statement)), says))
         });
         let (session, says) = asked.await.ok()?.ok()?;
-        self.session = Some(session);
+        self.session = session;
         Some(says)
     }
 }
@@ -182,8 +199,8 @@ impl Says {
             (Some(written), Some(inserted), Some(server)) => Some(End { written, inserted, now: row.get(5), server }),
             _ => None,
         };
-        let applied = match (lsn(8), server(10)) {
-            (Some(upto), Some(server)) => Some(Applied { upto, source_time: row.get(9), server }),
+        let applied = match (lsn(8), server(10), lsn(12)) {
+            (Some(upto), Some(server), Some(shown)) => Some(Applied { upto, shown, source_time: row.get(9), server }),
             _ => None,
         };
         Ok(Self { owner, end, applied })

@@ -13,6 +13,7 @@ use crate::{
     metrics::FlowMetrics,
     names::Flow,
     position::{Generation, Lsn},
+    target::postgres::parking::book::Parked,
 };
 
 /// What a flow is doing.
@@ -54,6 +55,8 @@ pub struct SyncStatus {
     pub owner: Option<Side>,
     /// The ownership's number.
     pub epoch: Option<i64>,
+    /// Transactions that are parked, of both flows; nothing while one of them has not looked. Moving the owner takes 0.
+    pub parked: Option<u64>,
     /// Legacy to modern, then modern to legacy.
     pub flows: Vec<FlowStatus>,
 }
@@ -79,6 +82,10 @@ pub struct FlowStatus {
     pub retained_wal_bytes: Option<u64>,
     /// Changes found while the source was closed for writes.
     pub violations: u64,
+    /// Transactions that the target refused and that wait for a person, with those that follow one; unknown while another process applies.
+    pub parked: Option<u64>,
+    /// Since when the oldest of them is parked: seconds since 1970.
+    pub parked_since_unix: Option<u64>,
     /// What it waits for at this moment.
     pub waiting_for: Option<String>,
     /// Why it stopped, or why its last attempt ended.
@@ -115,6 +122,7 @@ struct Inner {
     lag: (Option<f64>, Option<u64>),
     retained: Option<u64>,
     violations: u64,
+    parked: Option<Parked>,
     waiting_for: Option<String>,
     errors: [Option<String>; 2],
 }
@@ -185,6 +193,7 @@ impl Board {
             lag: (None, None),
             retained: None,
             violations: 0,
+            parked: None,
             waiting_for: None,
             errors: [None, None],
         };
@@ -275,6 +284,11 @@ impl Board {
         self.lock().violations = all;
     }
 
+    pub(crate) fn parked(&self, parked: Parked) {
+        self.lock().parked = Some(parked);
+        self.metrics.parked(parked.count);
+    }
+
     /// The ownership's number, as the stream last said.
     pub(crate) fn epoch(&self) -> Option<i64> {
         self.lock().epoch
@@ -306,6 +320,8 @@ impl Board {
             lag_bytes: inner.lag.1,
             retained_wal_bytes: inner.retained,
             violations: inner.violations,
+            parked: inner.parked.map(|parked| parked.count),
+            parked_since_unix: inner.parked.and_then(|parked| parked.since).map(unix),
             waiting_for: inner.waiting_for.clone(),
             last_error: inner.errors.iter().flatten().next().cloned(),
         }
@@ -352,6 +368,10 @@ impl Inner {
             }
         }
     }
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
     metrics::Metrics,
     names::{Flow, FlowNames},
     owner::Owners,
-    plan::Plan,
+    plan::{Halt, Plan},
     preflight::Gate,
     status::{Board, Role, SyncStatus},
 };
@@ -61,9 +61,10 @@ impl RunningSync {
             let names = FlowNames::new(shared.install, name, flow);
             Arc::new(Board::new(flow, shared.metrics.flow(&names)))
         });
+        let halt = Arc::new(Halt::default());
         for (flow, board) in Flow::BOTH.into_iter().zip(&boards) {
             let names = FlowNames::new(shared.install, name, flow);
-            let plan = Arc::new(Plan::new(names, sync, &legacy, &modern, shared.kafka, shared.budget));
+            let plan = Arc::new(Plan::new(names, sync, &legacy, &modern, shared.kafka, shared.budget, &halt));
             threads.extend(flow::spawn(&plan, &owners, board, shared.cancel).map_err(StartError::Thread)?);
             shared.tasks.spawn(flow::measure(plan, Arc::clone(board), shared.cancel.clone()));
         }
@@ -76,6 +77,7 @@ impl RunningSync {
         let applying = flows.iter().find(|flow| flow.role == Some(Role::Applying));
         let owner = applying.map(|flow| flow.flow.source());
         let epoch = self.boards.iter().filter_map(|board| board.epoch()).max();
-        SyncStatus { name: self.name.clone(), owner, epoch, flows }
+        let parked = flows.iter().map(|flow| flow.parked).sum();
+        SyncStatus { name: self.name.clone(), owner, epoch, parked, flows }
     }
 }

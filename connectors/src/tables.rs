@@ -32,6 +32,25 @@ CREATE TABLE IF NOT EXISTS banyan.violation (
     generation bigint, lsn pg_lsn, ordinal bigint,
     source_table text NOT NULL, op text NOT NULL, epoch bigint NOT NULL, seen_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (install, sync, flow, generation, lsn, ordinal));
+-- Source transactions that this database refused, and those that follow one; `state` is parked, retry or skip (asked for), or how it ended:
+-- applied, skipped, cleared. The row stays as the record of who did what and why.
+CREATE TABLE IF NOT EXISTS banyan.parked (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    install text NOT NULL, sync text NOT NULL, flow text NOT NULL,
+    generation bigint NOT NULL, commit_lsn pg_lsn NOT NULL, end_lsn pg_lsn, source_time timestamptz,
+    rows bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, reason text NOT NULL, tries int NOT NULL, follows bigint,
+    parked_at timestamptz NOT NULL DEFAULT now(), tried_at timestamptz NOT NULL DEFAULT now(),
+    state text NOT NULL DEFAULT 'parked', who text, why text, asked_at timestamptz, ended_at timestamptz,
+    UNIQUE (install, sync, flow, generation, commit_lsn));
+CREATE INDEX IF NOT EXISTS parked_open ON banyan.parked (install, sync, flow, id) WHERE state IN ('parked', 'retry', 'skip');
+-- Their changes as they stand in Kafka, with all values; gone when it has ended.
+CREATE TABLE IF NOT EXISTS banyan.parked_row (
+    parked bigint, ordinal bigint, target_table text NOT NULL, op text NOT NULL, record bytea NOT NULL,
+    PRIMARY KEY (parked, ordinal));
+-- The keys that they touch. `role` is own, gone (the row leaves this key), ref (a foreign key, under the parent's key) or all (the table).
+CREATE TABLE IF NOT EXISTS banyan.parked_key (
+    parked bigint NOT NULL, target_table text NOT NULL, key_name text NOT NULL, role text NOT NULL, key text NOT NULL);
+CREATE INDEX IF NOT EXISTS parked_key_of ON banyan.parked_key (parked);
 ";
 
 /// Makes what is not there.
@@ -40,7 +59,8 @@ pub(crate) async fn ensure(session: &Session) -> Result<(), FlowError> {
     let row = session
         .query_one(
             "SELECT to_regclass('banyan.owner') IS NOT NULL AND to_regclass('banyan.capture') IS NOT NULL \
-             AND to_regclass('banyan.position') IS NOT NULL AND to_regclass('banyan.violation') IS NOT NULL",
+             AND to_regclass('banyan.position') IS NOT NULL AND to_regclass('banyan.violation') IS NOT NULL \
+             AND to_regclass('banyan.parked_key') IS NOT NULL",
             &[],
         )
         .await

@@ -10,6 +10,7 @@ mod handlers;
 mod keys;
 mod live;
 mod page;
+mod parked;
 mod paths;
 mod record;
 mod rollout;

@@ -11,7 +11,7 @@ use axum::{
 
 use super::{
     gate::{self, Gate, problem},
-    handlers, live, page, record, rollout, running, session,
+    handlers, live, page, parked, record, rollout, running, session,
 };
 use crate::app::App;
 
@@ -31,7 +31,7 @@ pub(super) enum Takes {
 }
 
 /// Method, path and what it takes.
-pub(super) const PATHS: [(Method, &str, Takes); 20] = [
+pub(super) const PATHS: [(Method, &str, Takes); 25] = [
     (Method::GET, "/livez", Takes::Nothing),
     (Method::GET, "/readyz", Takes::Nothing),
     (Method::GET, "/", Takes::Page),
@@ -52,6 +52,11 @@ pub(super) const PATHS: [(Method, &str, Takes); 20] = [
     (Method::POST, "/api/v1/routes/{route}/pause", Takes::Operate),
     (Method::POST, "/api/v1/routes/{route}/resume", Takes::Operate),
     (Method::POST, "/api/v1/routes/{route}/rollback", Takes::Operate),
+    (Method::GET, "/api/v1/syncs/{sync}/parked", Takes::View),
+    (Method::POST, "/api/v1/syncs/{sync}/parked/retry", Takes::Operate),
+    (Method::POST, "/api/v1/syncs/{sync}/parked/{id}/show", Takes::Operate),
+    (Method::POST, "/api/v1/syncs/{sync}/parked/{id}/retry", Takes::Operate),
+    (Method::POST, "/api/v1/syncs/{sync}/parked/{id}/skip", Takes::Operate),
 ];
 
 /// All of them.
@@ -96,6 +101,11 @@ fn handler(method: &Method, path: &str) -> Option<MethodRouter<Arc<App>>> {
         (_, "/api/v1/routes/{route}/pause") => on(filter, rollout::pause),
         (_, "/api/v1/routes/{route}/resume") => on(filter, rollout::resume),
         (_, "/api/v1/routes/{route}/rollback") => on(filter, rollout::rollback),
+        (_, "/api/v1/syncs/{sync}/parked") => on(filter, parked::list),
+        (_, "/api/v1/syncs/{sync}/parked/retry") => on(filter, parked::retry_all),
+        (_, "/api/v1/syncs/{sync}/parked/{id}/show") => on(filter, parked::show),
+        (_, "/api/v1/syncs/{sync}/parked/{id}/retry") => on(filter, parked::retry),
+        (_, "/api/v1/syncs/{sync}/parked/{id}/skip") => on(filter, parked::skip),
         ("GET", "/api/v1/session") => on(filter, session::show),
         ("POST", "/api/v1/session") => on(filter, session::begin),
         ("DELETE", "/api/v1/session") => on(filter, session::end),

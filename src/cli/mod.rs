@@ -20,6 +20,7 @@ mod rollout;
 mod run;
 pub(crate) mod schema;
 mod status;
+mod sync;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -73,6 +74,9 @@ enum Verb {
     Rollback(rollout::Args),
     /// Show what happened to a route's rollout: who, when, what, why.
     History(rollout::HistoryArgs),
+    /// Look at a sync's parked transactions, and say what becomes of them.
+    #[command(subcommand)]
+    Sync(sync::Verb),
     /// Keep a route's reads, and what they are answered, in a file.
     Record(record::Args),
     /// Send recorded reads again to a side or a place, and compare what comes with what was recorded.
@@ -103,6 +107,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Resume(args) => rollout::act(&cli.config, "resume", args),
         Verb::Rollback(args) => rollout::act(&cli.config, "rollback", args),
         Verb::History(args) => rollout::history(&cli.config, args),
+        Verb::Sync(verb) => sync::run(&cli.config, verb),
         Verb::Record(args) => record::run(&cli.config, args),
         Verb::Replay(args) => replay::run(&cli.config, args),
         Verb::Schema => schema::run(),

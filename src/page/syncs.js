@@ -18,11 +18,12 @@ function Flow({ flow }) {
       <td data-label="Behind" class="right">${bytes(flow.lag_bytes)}</td>
       <td data-label="Watermark" class="right"><code>${flow.watermark ?? NONE}</code></td>
       <td data-label="WAL kept" class="right">${bytes(flow.retained_wal_bytes)}</td>
+      <td data-label="Parked" class="right"><span class=${flow.parked ? 'bad' : ''} title=${flow.parked ? `since ${new Date(flow.parked_since_unix * 1000).toLocaleString()}: banyan sync parked list` : ''}>${flow.parked ? '! ' : ''}${Number.isInteger(flow.parked) ? grouped(flow.parked) : NONE}</span></td>
       <td data-label="Violations" class="right"><span class=${flow.violations ? 'bad' : ''}>${flow.violations ? '! ' : ''}${grouped(flow.violations)}</span></td>
     </tr>
     ${(flow.last_error || flow.waiting_for) &&
     html`<tr class="why">
-      <td colspan="7">
+      <td colspan="8">
         ${flow.waiting_for && html`<div>waits for ${flow.waiting_for}</div>`}
         ${flow.last_error && html`<div class=${ill ? 'bad' : ''}>last error: ${flow.last_error}</div>`}
       </td>
@@ -45,7 +46,7 @@ function Sync({ link, sync, routes }) {
       ${sync
         ? html`<table class="flows">
             <thead>
-              <tr><th scope="col">Flow</th><th scope="col">State</th><th scope="col" class="right">Lag</th><th scope="col" class="right">Behind</th><th scope="col" class="right">Watermark</th><th scope="col" class="right">WAL kept</th><th scope="col" class="right">Violations</th></tr>
+              <tr><th scope="col">Flow</th><th scope="col">State</th><th scope="col" class="right">Lag</th><th scope="col" class="right">Behind</th><th scope="col" class="right">Watermark</th><th scope="col" class="right">WAL kept</th><th scope="col" class="right">Parked</th><th scope="col" class="right">Violations</th></tr>
             </thead>
             <tbody>${sync.flows.map((flow) => html`<${Flow} key=${flow.flow} flow=${flow} />`)}</tbody>
           </table>`

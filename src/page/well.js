@@ -34,6 +34,7 @@ export function parts(status) {
   const clashes = status.proxy?.cookie_clashes || []
   if (clashes.length) also.push({ text: `both sides set ${clashes.length === 1 ? `cookie ${clashes[0].cookie}` : plural(clashes.length, 'cookie')}` })
   for (const sync of status.syncs || []) {
+    if (sync.parked) bad.push({ text: `sync ${sync.name}: ${plural(sync.parked, 'transaction')} parked`, to: link('syncs') })
     for (const flow of sync.flows) {
       if (['gap', 'stopped', 'needs_snapshot'].includes(flow.state)) {
         bad.push({ text: `sync ${sync.name} ${flow.flow.replaceAll('_', ' ')} ${flow.state.replace('_', ' ')}`, to: link('syncs') })

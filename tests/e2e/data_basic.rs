@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use banyan_connectors::{Connectors, State, SyncStatus, config::Config};
+use banyan_connectors::{
+    Connectors, ParkedDesk, State, SyncReader, SyncStatus,
+    config::{Config, Sync},
+};
 use prometheus::Registry;
 use serde_json::json;
 
@@ -12,6 +15,8 @@ use crate::harness::{Shop, eventually, secs};
 pub(crate) struct Running {
     connectors: Connectors,
     pub(crate) registry: Registry,
+    sync: Sync,
+    install: String,
 }
 
 // === impl Running ===
@@ -28,14 +33,31 @@ impl Running {
         for (key, value) in keys.as_object().into_iter().flatten() {
             sync[key] = value.clone();
         }
+        let sync: Sync = serde_json::from_value(sync).unwrap();
         let config = Config {
             install: shop.install.clone(),
             memory: bytesize::ByteSize::mib(64),
             kafka: Some(serde_json::from_value(shop.kafka()).unwrap()),
-            syncs: BTreeMap::from([("shop".to_owned(), serde_json::from_value(sync).unwrap())]),
+            syncs: BTreeMap::from([("shop".to_owned(), sync.clone())]),
         };
         let registry = Registry::new();
-        Self { connectors: Connectors::start(&config, &registry).unwrap(), registry }
+        let connectors = Connectors::start(&config, &registry).unwrap();
+        Self { connectors, registry, sync, install: shop.install.clone() }
+    }
+
+    /// What people see of its parked transactions.
+    pub(crate) fn desk(&self) -> ParkedDesk {
+        ParkedDesk::new("shop", &self.sync, &self.install).unwrap()
+    }
+
+    /// How the proxy sees it.
+    pub(crate) fn reader(&self) -> SyncReader {
+        SyncReader::new("shop", &self.sync, &self.install).unwrap()
+    }
+
+    /// All metrics as text.
+    pub(crate) fn metrics(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
     }
 
     pub(crate) fn status(&self) -> SyncStatus {

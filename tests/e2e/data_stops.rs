@@ -1,4 +1,5 @@
-//! What stops a flow: divergence and whatever a retry would not mend. Each says where, and never a value.
+//! What stops a flow: whatever a retry would not mend, and under `on_error: stop` a row that the target refuses. Each says where, and
+//! never a value.
 
 use banyan_connectors::State;
 use serde_json::json;
@@ -14,7 +15,8 @@ const LEGACY_OWNS: [State; 2] = [State::Applying, State::Watching];
 async fn stopped_by(break_it: impl AsyncFnOnce(&Shop)) -> String {
     let shop = Shop::fresh().await;
     shop.legacy.batch("INSERT INTO accounts VALUES (1, 'secret-1@x', 'A'), (2, 'secret-2@x', 'B')").await;
-    let running = Running::start(&shop, "legacy", &json!({}));
+    let keys = json!({"on_error": "stop"});
+    let running = Running::start(&shop, "legacy", &keys);
     running.until(LEGACY_OWNS).await;
     until_equal(&shop).await;
     break_it(&shop).await;
@@ -27,7 +29,7 @@ async fn stopped_by(break_it: impl AsyncFnOnce(&Shop)) -> String {
     assert!(!error.contains("secret"), "a value of a row is shown: {error}");
     running.stop().await;
     // A restart does not step over it.
-    let running = Running::start(&shop, "legacy", &json!({}));
+    let running = Running::start(&shop, "legacy", &keys);
     eventually(secs(20), "it stops again", async || running.status().flows[0].state == State::Stopped).await;
     assert_eq!(running.status().flows[0].last_error.as_deref(), Some(error.as_str()));
     running.stop().await;

@@ -25,6 +25,10 @@ mod data_kafka_faults;
 #[cfg(test)]
 mod data_odds;
 #[cfg(test)]
+mod data_parked;
+#[cfg(test)]
+mod data_parked_faults;
+#[cfg(test)]
 mod data_rows;
 #[cfg(test)]
 mod data_stops;

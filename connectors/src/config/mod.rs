@@ -60,6 +60,23 @@ pub struct Sync {
     #[serde(default)]
     #[garde(skip)]
     pub target: Target,
+    /// What becomes of a transaction that the target refuses because of its rows. Default `park`.
+    #[serde(default)]
+    #[garde(skip)]
+    pub on_error: OnError,
+    /// At most so many transactions are parked; the next one stops the flow until one has gone. Default 1000.
+    #[serde(default = "thousand")]
+    #[garde(range(min = 1, max = 100_000))]
+    pub parked_limit: u64,
+    /// At most so many bytes of records are parked; the transaction that would make more stops the flow. Default 1GiB.
+    #[serde(default = "gibibyte")]
+    #[garde(skip)]
+    #[schemars(with = "String")]
+    pub parked_bytes: ByteSize,
+    /// What becomes of the sync when somebody writes to the side that does not own the rows. Default `report`.
+    #[serde(default)]
+    #[garde(skip)]
+    pub violations: OnViolation,
     /// A user's reads follow the owner after a write of theirs until the other side shows it. Where only the time of the write counts, since
     /// another replica answered it or its outcome is unknown, they follow it for so much longer: as far as replicas' clocks may differ.
     /// Default 2s.
@@ -138,6 +155,28 @@ pub enum ApplyAs {
     Replica,
     /// Everything fires as for any other writer.
     Origin,
+}
+
+/// What becomes of a transaction that the target refuses because of its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// After some tries it is stored whole in the target, with all that touches the same rows, and the others go on.
+    #[default]
+    Park,
+    /// The flow stops before it.
+    Stop,
+}
+
+/// What becomes of the sync when somebody writes to the side that does not own the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnViolation {
+    /// It is recorded and counted; the sync goes on.
+    #[default]
+    Report,
+    /// It is recorded, and both flows stop until no violation stands in `banyan.violation`.
+    Stop,
 }
 
 /// What a snapshot does with rows that a target table already has.
@@ -226,6 +265,14 @@ impl Side {
 
 fn two_seconds() -> Duration {
     Duration::from_secs(2)
+}
+
+fn thousand() -> u64 {
+    1000
+}
+
+fn gibibyte() -> ByteSize {
+    ByteSize::gib(1)
 }
 
 fn five_seconds() -> Duration {

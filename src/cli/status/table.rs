@@ -74,7 +74,13 @@ fn sentence(status: &Value) -> String {
             (Value::Bool(true), Some(held)) => format!(", its writes are held: {held} wait"),
             _ => String::new(),
         };
-        parts.push(format!("sync {} {lag}{held}", text(&link["name"])));
+        let own = list(&status["syncs"]).iter().find(|sync| sync["name"] == link["name"]);
+        let parked = match own.and_then(|sync| sync["parked"].as_u64()) {
+            None | Some(0) => String::new(),
+            Some(1) => ", 1 transaction is parked".to_owned(),
+            Some(parked) => format!(", {parked} transactions are parked"),
+        };
+        parts.push(format!("sync {} {lag}{held}{parked}", text(&link["name"])));
     }
     parts.join(" · ")
 }
@@ -155,7 +161,7 @@ fn syncs(status: &Value, out: &mut String) {
     if links.is_empty() {
         return;
     }
-    let heads = ["SYNC", "OWNER", "LEGACY → MODERN", "MODERN → LEGACY", "VIOLATIONS", "WAL KEPT"];
+    let heads = ["SYNC", "OWNER", "LEGACY → MODERN", "MODERN → LEGACY", "PARKED", "VIOLATIONS", "WAL KEPT"];
     let mut rows = vec![heads.map(str::to_owned)];
     let mut errors = Vec::new();
     for link in links {
@@ -171,6 +177,7 @@ fn syncs(status: &Value, out: &mut String) {
             owner(link),
             both[0].map_or("not here".to_owned(), state),
             both[1].map_or("not here".to_owned(), state),
+            own.and_then(|sync| sync["parked"].as_u64()).map_or("–".to_owned(), |parked| parked.to_string()),
             if own.is_some() { sum("violations").to_string() } else { "–".to_owned() },
             if known { bytes(sum("retained_wal_bytes")) } else { "–".to_owned() },
         ]);
@@ -184,7 +191,7 @@ fn syncs(status: &Value, out: &mut String) {
         }
     }
     out.push('\n');
-    columns(&rows, &[4, 5], out);
+    columns(&rows, &[4, 5, 6], out);
     for error in errors {
         let _ = writeln!(out, "  {error}");
     }
@@ -333,14 +340,14 @@ mod tests {
                  "endpoints": [{"state": "up"}, {"state": "ejected"}]},
             ]},
             "links": [{"name": "payments", "owner": "legacy", "epoch": 1, "known_from": "database", "lag_seconds": 0.011}],
-            "syncs": [{"name": "payments", "flows": [
+            "syncs": [{"name": "payments", "parked": 2, "flows": [
                 {"flow": "legacy_to_modern", "state": "applying", "lag_seconds": 0.011, "violations": 0, "retained_wal_bytes": 2_100_000},
                 {"flow": "modern_to_legacy", "state": "watching", "lag_seconds": null, "violations": 0, "retained_wal_bytes": null},
             ]}],
         });
         let text = render(&status, Some(&Numbers::default()));
         let expected = "\
-All 2 routes as wanted · sync payments 11 ms behind
+All 2 routes as wanted · sync payments 11 ms behind, 2 transactions are parked
 
 ROUTE     STAGE    WANT    NOW   SEEN  REQUESTS  LEGACY err p99  MODERN err p99  MISMATCH  WHY
 payments  canary  12.5%  12.5%  12.4%         0               –               –      1.5%  circuit open: 12 of 20 failed
@@ -349,8 +356,8 @@ default   legacy     0%     0%      –         0               –             
 UPSTREAM  ENDPOINTS        IN FLIGHT  LIMIT  QUEUED  CONNECTIONS  CIRCUIT
 payments  1 up, 1 ejected          3     20       2            8  open
 
-SYNC      OWNER   LEGACY → MODERN         MODERN → LEGACY  VIOLATIONS  WAL KEPT
-payments  legacy  applying, 11 ms behind  watching                  0      2 MB
+SYNC      OWNER   LEGACY → MODERN         MODERN → LEGACY  PARKED  VIOLATIONS  WAL KEPT
+payments  legacy  applying, 11 ms behind  watching              2           0      2 MB
 ";
         assert_eq!(text, expected, "\n{text}");
     }

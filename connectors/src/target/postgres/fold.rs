@@ -106,7 +106,32 @@ impl Row {
 
     /// The old key's value of one column: from the old row where it is given, else from the new.
     fn old_key(&self, column: usize) -> Option<Option<&[u8]>> {
-        value(&self.before, &self.text, column).or_else(|| value(&self.after, &self.text, column))
+        self.before(column).or_else(|| self.after(column))
+    }
+
+    /// A row of these columns, from the first on.
+    #[cfg(test)]
+    pub(crate) fn of(before: &[Option<&str>], after: &[Option<&str>]) -> Self {
+        let mut row = Self::default();
+        let Self { text, before: old, after: new, .. } = &mut row;
+        for (into, columns) in [(old, before), (new, after)] {
+            for (column, value) in columns.iter().enumerate() {
+                let start = text.len();
+                text.extend_from_slice(value.unwrap_or_default().as_bytes());
+                into.push((column, value.map(|_| start..text.len())));
+            }
+        }
+        row
+    }
+
+    /// A column of the row as it was; nothing when the record does not tell.
+    pub(crate) fn before(&self, column: usize) -> Option<Option<&[u8]>> {
+        value(&self.before, &self.text, column)
+    }
+
+    /// A column of the row as it is; nothing when the record does not tell.
+    pub(crate) fn after(&self, column: usize) -> Option<Option<&[u8]>> {
+        value(&self.after, &self.text, column)
     }
 
     fn shape(&self, write: Write) -> Shape {

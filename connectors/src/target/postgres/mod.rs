@@ -5,6 +5,7 @@ pub(crate) mod fold;
 mod hole;
 pub(crate) mod load;
 mod origin;
+pub(crate) mod parking;
 pub(crate) mod pipe;
 pub(crate) mod position;
 pub(crate) mod table;

@@ -7,7 +7,7 @@ use tokio_postgres::{Statement, types::PgLsn};
 use super::{origin, pipe::Pipe};
 use crate::{
     database::Session,
-    error::FlowError,
+    error::{COMMITTING, FlowError},
     names::{FlowNames, literal},
     owner,
     plan::Plan,
@@ -173,6 +173,9 @@ pub(crate) enum Parameter {
     Lsn(PgLsn),
     Text(String),
     Time(SystemTime),
+    Ints(Vec<i64>),
+    Texts(Vec<String>),
+    Bytes(Vec<Vec<u8>>),
 }
 
 impl tokio_postgres::types::ToSql for Parameter {
@@ -187,6 +190,9 @@ impl tokio_postgres::types::ToSql for Parameter {
             Self::Lsn(value) => value.to_sql(ty, out),
             Self::Text(value) => value.to_sql(ty, out),
             Self::Time(value) => value.to_sql(ty, out),
+            Self::Ints(values) => values.to_sql(ty, out),
+            Self::Texts(values) => values.to_sql(ty, out),
+            Self::Bytes(values) => values.to_sql(ty, out),
         }
     }
 
@@ -238,7 +244,7 @@ impl Holder {
         .await?;
         // Every answer is known to be good before the word that makes it count.
         pipe.drain().await?;
-        pipe.simple("committing", "COMMIT".into()).await?;
+        pipe.simple(COMMITTING, "COMMIT".into()).await?;
         pipe.drain().await
     }
 }

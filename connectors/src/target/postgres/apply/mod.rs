@@ -1,9 +1,13 @@
 //! The applier: from the topic's records to whole transactions in the target.
 //!
 //! Several source transactions make one target transaction while there is a backlog, in order and whole; an idle stream commits at
-//! once. `order` judges each record, `rows` writes what it says, `start` begins a generation.
+//! once. `order` judges each record, `rows` writes what it says, `start` begins a generation. `refused` is what follows when the target does
+//! not take a row, `parking` keeps transactions aside, and `requests` does with them what people ask for.
 
 mod order;
+mod parking;
+mod refused;
+mod requests;
 mod rows;
 mod start;
 
@@ -22,14 +26,17 @@ use super::{
     table::TargetTable,
 };
 use crate::{
-    config::ApplyAs,
+    config::{ApplyAs, OnViolation},
+    database::Session,
     error::FlowError,
     kafka::{consume::Inlet, topics},
+    names::{Flow, FlowNames},
     plan::Plan,
     position::{Generation, Lsn, Phase, Position},
     record::{Head, envelope::Op},
     status::{Board, Role},
 };
+use parking::Parking;
 
 /// A target transaction is ended at the next boundary when it has so many rows, or is so old.
 const BATCH_ROWS: usize = 20_000;
@@ -65,6 +72,10 @@ struct Applier<'a> {
     truncated: Vec<(usize, Position)>,
     changes: HashMap<(usize, Op), u64>,
     violations: HashMap<String, u64>,
+    /// How many source transactions the open target transaction has begun, and which was the last.
+    begun: usize,
+    current: Lsn,
+    parking: Parking,
     /// Until this offset every source transaction is committed alone: one of them will turn out to be incomplete.
     cautious_until: i64,
     /// The offset of the last record that was looked at.
@@ -107,21 +118,11 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         tables.push(TargetTable::load(&session, table).await?);
     }
     let settings_shown = topics::ensure(&plan.kafka, &names.topic()).await?.shows_settings();
-    let row = session
-        .query_one("SELECT to_regclass('banyan.violation') IS NOT NULL", &[])
-        .await
-        .map_err(|e| FlowError::sql("connecting", &e))?;
-    if row.get(0) {
-        let row = session
-            .query_one(
-                "SELECT count(*) FROM banyan.violation WHERE install = $1 AND sync = $2 AND flow = $3",
-                &[&names.install, &names.sync, &names.flow.as_str()],
-            )
-            .await
-            .map_err(|e| FlowError::sql("counting violations", &e))?;
-        board.violations_so_far(row.get::<_, i64>(0).cast_unsigned());
-    }
+    board.violations_so_far(violations(&session, names, names.flow).await?);
     let (pipe, holder, stored) = position::take(plan, session).await?;
+    let parking = Parking::load(pipe.session(), &plan.names, &tables).await?;
+    board.parked(parking.parked());
+    halted(plan, pipe.session()).await?;
     let inlet = Inlet::open(&plan.kafka, &names.topic(), plan.budget / 3)?;
     let offset = check_offset(&inlet, &stored, &names.topic()).await?;
     inlet.seek(offset)?;
@@ -145,6 +146,9 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         truncated: Vec::new(),
         changes: HashMap::new(),
         violations: HashMap::new(),
+        begun: 0,
+        current: Lsn::ZERO,
+        parking,
         cautious_until: -1,
         seen: offset - 1,
         gap: false,
@@ -153,6 +157,32 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         last_commit: Instant::now(),
     };
     applier.follow(&inlet).await
+}
+
+/// Under `violations: stop` nothing is applied while a violation of this sync stands in either database.
+async fn halted(plan: &Plan, target: &Session) -> Result<(), FlowError> {
+    let names = &plan.names;
+    if plan.violations == OnViolation::Stop {
+        let source = plan.source.connect(&names.application("violations")).await?;
+        let found =
+            violations(target, names, names.flow).await? + violations(&source, names, names.flow.opposite()).await?;
+        if found > 0 {
+            plan.halt.pull();
+        }
+    }
+    plan.halt.check()
+}
+
+/// How many violations stand in the target of a flow.
+async fn violations(session: &Session, names: &FlowNames, flow: Flow) -> Result<u64, FlowError> {
+    let sql = |error: &tokio_postgres::Error| FlowError::sql("counting violations", error);
+    let is_there = "SELECT to_regclass('banyan.violation') IS NOT NULL";
+    if !session.query_one(is_there, &[]).await.map_err(|e| sql(&e))?.get::<_, bool>(0) {
+        return Ok(0);
+    }
+    let count = "SELECT count(*) FROM banyan.violation WHERE install = $1 AND sync = $2 AND flow = $3";
+    let row = session.query_one(count, &[&names.install, &names.sync, &flow.as_str()]).await.map_err(|e| sql(&e))?;
+    Ok(row.get::<_, i64>(0).cast_unsigned())
 }
 
 /// The stored offset must lie within the topic, and the record before it, if still there, must carry the stored position.
@@ -191,9 +221,24 @@ async fn check_offset(inlet: &Inlet, stored: &Applied, topic: &str) -> Result<i6
 
 impl Applier<'_> {
     async fn follow(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
+        loop {
+            match self.read_on(inlet).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.refused(inlet, error).await?,
+            }
+        }
+    }
+
+    async fn read_on(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
         let (mut last_message, mut last_topic) = (Instant::now(), Instant::now());
         let mut holes = HoleWatch::new();
         loop {
+            if self.source.is_none() {
+                self.plan.halt.check()?;
+                if self.parking.is_time_to_look() {
+                    self.requests().await?;
+                }
+            }
             let message = match inlet.ready()? {
                 Some(message) => message,
                 None => {
@@ -225,12 +270,12 @@ impl Applier<'_> {
                 last_topic = Instant::now();
             }
             let offset = message.offset();
+            self.seen = offset;
             if let Next::Again = self.take(&message).await? {
                 self.cautious_until = offset;
                 self.again(inlet)?;
                 continue;
             }
-            self.seen = offset;
             // Skipping old records for long must not cost the lease.
             if self.source.is_none() && (self.is_due(true) || self.last_commit.elapsed() > HEARTBEAT) {
                 self.commit().await?;
@@ -267,7 +312,10 @@ impl Applier<'_> {
         }
         match self.open {
             Some(since) if more => {
-                self.rows >= BATCH_ROWS || since.elapsed() >= BATCH_AGE || self.seen <= self.cautious_until
+                self.rows >= BATCH_ROWS
+                    || since.elapsed() >= BATCH_AGE
+                    || self.seen <= self.cautious_until
+                    || self.parking.is_about(self.current)
             }
             Some(_) => true,
             // Only a CHECKPOINT moved: the owner's side at once, the other at the pace of the heartbeat.
@@ -280,6 +328,8 @@ impl Applier<'_> {
         self.truncated.clear();
         self.source = None;
         self.rows = 0;
+        self.begun = 0;
+        self.parking.rolled_back();
         self.changes.clear();
         self.violations.clear();
         self.next = self.stored.clone();
@@ -305,17 +355,26 @@ impl Applier<'_> {
         self.holder.commit(&mut self.pipe, &self.stored, &self.next).await?;
         self.open = None;
         self.rows = 0;
+        let begun = std::mem::take(&mut self.begun);
         self.last_commit = Instant::now();
         self.stored = self.next.clone();
         for ((table, op), rows) in self.changes.drain() {
             self.tables[table].count(self.board.metrics(), op, rows);
         }
+        let violated = !self.violations.is_empty();
         for (table, rows) in self.violations.drain() {
             self.board.metrics().violations(&table).inc_by(rows);
             self.board.violated(rows);
         }
         self.board.applied(self.stored.role, self.stored.epoch, self.stored.generation, self.stored.watermark());
-        if !self.gap && self.stored.generation > Generation::NONE {
+        if begun > 0 {
+            self.settled().await?;
+        }
+        if violated && self.plan.violations == OnViolation::Stop {
+            self.plan.halt.pull();
+            self.plan.halt.check()?;
+        }
+        if !self.gap && !self.parking.is_full && self.stored.generation > Generation::NONE {
             self.board.apply_running(self.stored.phase == Phase::Snapshot);
         }
         Ok(())

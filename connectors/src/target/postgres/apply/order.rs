@@ -65,7 +65,8 @@ impl Applier<'_> {
         } else {
             let envelope = Envelope::parse(value).map_err(|_| bad(()))?;
             self.open().await?;
-            self.write(&envelope, head.position).await?;
+            let table = self.read(&envelope, head.position)?;
+            self.put(table, envelope.op, head.position).await?;
             self.next.ordinal += 1;
         }
         self.progressed(head.position, offset);
@@ -119,6 +120,7 @@ impl Applier<'_> {
                 return self.hole().await;
             }
             self.open().await?;
+            self.parking.ends(&mut self.pipe, commit).await?;
             self.source = None;
             self.next.applied = commit.end;
             self.next.source_time = time(commit.at);
@@ -132,6 +134,10 @@ impl Applier<'_> {
             return self.hole().await;
         }
         self.open().await?;
+        if self.source.is_none() {
+            self.begun += 1;
+            self.current = position.lsn;
+        }
         self.source = Some((position.lsn, expected + 1));
         match head.kind {
             Kind::Open | Kind::Fence => {
@@ -142,10 +148,9 @@ impl Applier<'_> {
             _ => {
                 let envelope = Envelope::parse(value).map_err(bad)?;
                 if self.next.role == Some(Role::Applying) {
-                    self.write(&envelope, position).await?;
-                } else {
-                    self.violation(&envelope, position).await?;
+                    return self.write(&envelope, value, position).await;
                 }
+                self.violation(&envelope, position).await?;
             }
         }
         Ok(Next::On)

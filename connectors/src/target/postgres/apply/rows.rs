@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Statement, types::PgLsn};
 
-use super::Applier;
+use super::{Applier, Next, parking::Way};
 use crate::{
     config::Target,
     error::FlowError,
@@ -21,34 +21,57 @@ use crate::{
 // === impl Applier ===
 
 impl Applier<'_> {
-    /// Adds a row to the run, or begins the next.
-    pub(super) async fn write(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<(), FlowError> {
+    /// Takes a row of the source: it is applied, or parked with its transaction.
+    pub(super) async fn write(
+        &mut self,
+        envelope: &Envelope<'_>,
+        record: &[u8],
+        at: Position,
+    ) -> Result<Next, FlowError> {
+        let table = self.read(envelope, at)?;
+        match self.divert(table, envelope.op, record, at).await? {
+            Way::Apply => self.put(table, envelope.op, at).await.map(|()| Next::On),
+            Way::Parked => Ok(Next::On),
+            Way::Again => Ok(Next::Again),
+        }
+    }
+
+    /// Reads a row's columns, and gives its table.
+    pub(super) fn read(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<usize, FlowError> {
         let Some(table) = self.tables.iter().position(|table| table.is(&envelope.schema, &envelope.table)) else {
             return Err(FlowError::Stop(format!(
                 "{}.{} at {at}: the file does not name this table",
                 envelope.schema, envelope.table
             )));
         };
+        if envelope.op != Op::Truncate {
+            self.row.read(envelope, &self.tables[table], at)?;
+        }
+        Ok(table)
+    }
+
+    /// Adds the row that was read to the run, or begins the next.
+    pub(super) async fn put(&mut self, table: usize, op: Op, at: Position) -> Result<(), FlowError> {
         self.rows += 1;
-        if envelope.op == Op::Truncate {
+        if op == Op::Truncate {
             // Tables that a source empties together must be emptied together, or their foreign keys forbid it.
             self.flush_run().await?;
             self.truncated.push((table, at));
             return Ok(());
         }
         let target = &self.tables[table];
-        self.row.read(envelope, target, at)?;
-        let write = match envelope.op {
+        let write = match op {
             Op::Create => Write::Insert,
             Op::Update => Write::Update,
             Op::Read if target.plan.existing == Target::KeepMatching => Write::Merge,
             Op::Read => Write::Insert,
             Op::Delete | Op::Truncate => Write::Delete,
         };
-        if let Some(run) = self.run.as_mut().filter(|run| run.takes(table, target, write, envelope.op, &self.row)) {
+        let folds = !self.parking.names_the_row(at.lsn);
+        if let Some(run) = self.run.as_mut().filter(|run| folds && run.takes(table, target, write, op, &self.row)) {
             return run.push(target, &self.row, at);
         }
-        let run = Run::begin(table, target, write, envelope.op, &self.row, at)?;
+        let run = Run::begin(table, target, write, op, &self.row, at)?;
         self.flush().await?;
         self.run = Some(run);
         Ok(())
@@ -84,6 +107,7 @@ impl Applier<'_> {
                     table: table.plan.target.clone(),
                     position: run.first.to_string(),
                     what: "the key changed, and the target's is GENERATED ALWAYS AS IDENTITY: it cannot be set".into(),
+                    of_data: false,
                 });
             }
             // Nothing but the key, and the key stayed.
@@ -117,6 +141,7 @@ impl Applier<'_> {
                         "{} of {rows} changed rows are not in the target: both sides differ",
                         rows - hit.min(rows)
                     ),
+                    of_data: true,
                 }),
                 Err(error) => Err(FlowError::sql("applying", &error).at(&name, first)),
             })

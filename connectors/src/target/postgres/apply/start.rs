@@ -40,6 +40,7 @@ impl Applier<'_> {
         self.open().await?;
         if start.snapshot {
             load::start(&mut self.pipe, &self.plan.names, &self.tables, again).await?;
+            self.clear_parked().await?;
         }
         let point: Lsn = start.consistent_point.parse().map_err(|_| bad(()))?;
         self.next = Applied {
@@ -58,6 +59,9 @@ impl Applier<'_> {
         };
         (self.gap, self.unannounced) = (false, false);
         self.commit().await?;
+        if start.snapshot {
+            self.parked_is_cleared();
+        }
         Ok(Next::On)
     }
 
