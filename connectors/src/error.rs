@@ -14,7 +14,7 @@ pub enum StartError {
     #[error("syncs need `kafka: {{brokers: …}}`")]
     NoKafka,
     /// A database URL that cannot be used. The URL itself holds a password and is not shown.
-    #[error("`syncs.{sync}.{side}.postgres` cannot be used", side = side.as_str())]
+    #[error("`syncs.{sync}.{side}` names no database that can be used", side = side.as_str())]
     Url {
         /// The sync.
         sync: String,
@@ -37,6 +37,15 @@ pub enum UrlError {
     /// It does not parse.
     #[error("not a PostgreSQL URL such as `postgres://user:password@host:5432/database`")]
     Syntax,
+    /// It does not parse.
+    #[error("not a MySQL URL such as `mysql://user:password@host:3306/database`")]
+    MysqlSyntax,
+    /// There is no URL.
+    #[error("names neither `postgres` nor `mysql`")]
+    Neither,
+    /// There are two URLs.
+    #[error("names both `postgres` and `mysql`: one database has one kind")]
+    Both,
     /// It names no host, or more than one.
     #[error("names no host, or more than one")]
     Host,
@@ -46,6 +55,9 @@ pub enum UrlError {
     /// It demands TLS.
     #[error("`sslmode=require` is known, not available in this version")]
     Tls,
+    /// It has a parameter that is not taken.
+    #[error("parameters (`?…`) of a MySQL URL are not available in this version")]
+    Parameters,
 }
 
 /// What a supervisor does about an error.
@@ -77,6 +89,14 @@ pub(crate) enum FlowError {
         doing: &'static str,
         /// The five characters of PostgreSQL's error code.
         state: String,
+    },
+    /// MariaDB or MySQL refused a statement.
+    #[error("{doing}: error {code} of the server")]
+    Mysql {
+        /// What was tried.
+        doing: &'static str,
+        /// The server's number for the error.
+        code: u16,
     },
     /// A row could not be applied: both sides differ.
     #[error("{table} at {position}: {what}")]
@@ -167,6 +187,25 @@ impl FlowError {
         Self::Stop(format!("{doing}: {text}"))
     }
 
+    /// From a session with MariaDB or MySQL, keeping neither message nor value.
+    pub(crate) fn mysql(doing: &'static str, error: &mysql_async::Error) -> Self {
+        use mysql_async::{DriverError, Error as E, IoError};
+        match error {
+            E::Server(error) => Self::Mysql { doing, code: error.code },
+            E::Io(IoError::Io(error)) => Self::Lost { doing, kind: Some(error.kind()) },
+            E::Driver(DriverError::ConnectionClosed | DriverError::PacketOutOfOrder) => {
+                Self::Lost { doing, kind: None }
+            }
+            E::Driver(DriverError::UnknownAuthPlugin { .. }) => {
+                Self::Stop(format!("{doing}: the server asks for a way to log in that this version does not have"))
+            }
+            E::Driver(DriverError::PacketTooLarge) => {
+                Self::Stop(format!("{doing}: a statement or row is larger than `max_allowed_packet`"))
+            }
+            _ => Self::Stop(format!("{doing}: the server's answer is not understood")),
+        }
+    }
+
     /// From the replication session, keeping the SQLSTATE alone.
     pub(crate) fn replication(doing: &'static str, error: &pgwire_replication::PgWireError) -> Self {
         use pgwire_replication::PgWireError as E;
@@ -194,6 +233,12 @@ impl FlowError {
                 what: format!("SQLSTATE {state}"),
                 of_data: is_of_data(&state),
             },
+            Self::Mysql { code, .. } if verdict_of_code(code) == Verdict::Stop => Self::Divergence {
+                table: table.to_owned(),
+                position: position.to_string(),
+                what: format!("error {code} of the server"),
+                of_data: false,
+            },
             other => other,
         }
     }
@@ -212,6 +257,7 @@ impl FlowError {
         match self {
             Self::Lost { .. } | Self::Kafka { .. } | Self::Refused { .. } | Self::Busy(_) => Verdict::Retry,
             Self::Sql { state, .. } => verdict_of_state(state),
+            Self::Mysql { code, .. } => verdict_of_code(*code),
             Self::Divergence { .. } | Self::Malformed { .. } | Self::Full(_) | Self::Stop(_) => Verdict::Stop,
             Self::NeedsSnapshot(_) => Verdict::NeedsSnapshot,
         }
@@ -248,6 +294,32 @@ fn verdict_of_state(state: &str) -> Verdict {
     }
 }
 
+/// Numbers of <https://mariadb.com/kb/en/mariadb-error-code-reference/> (the same in MySQL) that pass by themselves.
+fn verdict_of_code(code: u16) -> Verdict {
+    match code {
+        // Too many connections, out of memory or threads; shutdown; killed; lost while reading or writing; deadlock, lock wait timeout;
+        // read only (a replica that is about to be promoted); a lock that is gone with its session.
+        1040
+        | 1041
+        | 1135
+        | 1203
+        | 1226
+        | 1053
+        | 1077
+        | 1079
+        | 1927
+        | 3169
+        | 1158..=1161
+        | 1213
+        | 1205
+        | 1317
+        | 1290
+        | 1792
+        | 1836 => Verdict::Retry,
+        _ => Verdict::Stop,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +335,11 @@ mod tests {
             ("42501", Verdict::Stop),
         ] {
             assert_eq!(FlowError::Sql { doing: "x", state: state.into() }.verdict(), verdict, "{state}");
+        }
+        for (code, verdict) in
+            [(1213, Verdict::Retry), (1053, Verdict::Retry), (1062, Verdict::Stop), (1264, Verdict::Stop)]
+        {
+            assert_eq!(FlowError::Mysql { doing: "x", code }.verdict(), verdict, "{code}");
         }
     }
 

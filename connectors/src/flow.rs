@@ -2,19 +2,17 @@
 
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
-use tokio_postgres::types::PgLsn;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    database::Session,
+    database::DatabaseUrl,
     error::FlowError,
     kafka::{produce::Outlet, topics},
     owner::Owners,
     plan::Plan,
-    position::Lsn,
-    source::postgres::{slot, snapshot, stream},
+    source::{Measured, SourceLink, mysql, postgres},
     status::{Board, Task},
-    target::postgres::apply,
+    target::apply,
     task::{self, Supervised},
 };
 
@@ -54,48 +52,37 @@ async fn capture(plan: &Plan, owners: &Owners, board: &Board) -> Result<(), Flow
     owners.ensure(plan.names.flow.source()).await?;
     let topic = plan.names.topic();
     topics::ensure(&plan.kafka, &topic).await?.takes_records()?;
-    let mut opened = slot::open(plan, board).await?;
     let mut outlet = Outlet::open(&plan.kafka, &topic, plan.budget / 3)?;
-    if let Some(fresh) = opened.fresh.take() {
-        snapshot::run(plan, &opened, &fresh, &mut outlet, board).await?;
-        slot::complete(&opened, plan).await?;
+    match &plan.source {
+        DatabaseUrl::Postgres(url) => postgres::capture(plan, url, &mut outlet, board).await,
+        DatabaseUrl::Mysql(url) => mysql::capture(plan, url, &mut outlet, board).await,
     }
-    let from = slot::start(&mut opened, plan).await?;
-    stream::run(plan, &mut opened, from, &mut outlet, board).await
 }
 
 /// Measures until cancelled. A source that does not answer makes the lag unknown.
 pub(crate) async fn measure(plan: Arc<Plan>, board: Arc<Board>, cancel: CancellationToken) {
-    let mut session = None;
+    let mut link = None;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(MEASURE) => {}
         }
-        match tokio::time::timeout(MEASURE * 5, measure_once(&plan, &board, &mut session)).await {
+        match tokio::time::timeout(MEASURE * 5, measure_once(&plan, &board, &mut link)).await {
             Ok(Ok(())) => {}
             _ => {
-                session = None;
+                link = None;
                 board.measured(None, None, None);
             }
         }
     }
 }
 
-async fn measure_once(plan: &Plan, board: &Board, session: &mut Option<Session>) -> Result<(), FlowError> {
-    let session = match session {
-        Some(session) => session,
-        None => session.insert(plan.source.connect(&plan.names.application("measure")).await?),
+async fn measure_once(plan: &Plan, board: &Board, link: &mut Option<SourceLink>) -> Result<(), FlowError> {
+    let link = match link {
+        Some(link) => link,
+        None => link.insert(SourceLink::connect(plan, "measure").await?),
     };
-    let row = session
-        .query_one(
-            "SELECT pg_current_wal_lsn(), clock_timestamp(), (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1)",
-            &[&plan.names.slot()],
-        )
-        .await
-        .map_err(|e| FlowError::sql("measuring", &e))?;
-    let (end, now): (Lsn, std::time::SystemTime) = (row.get::<_, PgLsn>(0).into(), row.get(1));
-    let retained = row.get::<_, Option<i64>>(2).map(|bytes| u64::try_from(bytes).unwrap_or(0));
+    let Measured { end, now, retained } = link.measure(&plan.names).await?;
     let applied = board.watermark();
     let bytes = applied.map(|(applied, _)| end.since(applied));
     let lag =

@@ -6,7 +6,10 @@ use crate::{
         control::{Checkpoint, Commit},
         envelope::Envelope,
     },
-    source::postgres::pgoutput::{Message, Old, Tuple},
+    source::{
+        mysql::fuzz::binlog,
+        postgres::pgoutput::{Message, Old, Tuple},
+    },
 };
 
 #[cfg(test)]
@@ -17,7 +20,8 @@ mod mutate;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in `fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 3] = [("pgoutput", pgoutput), ("record", record), ("position", position)];
+pub const TARGETS: [(&str, Target); 4] =
+    [("pgoutput", pgoutput), ("binlog", binlog), ("record", record), ("position", position)];
 
 /// Runs one of them.
 pub fn run(name: &str, data: &[u8]) {

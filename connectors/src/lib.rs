@@ -1,4 +1,4 @@
-//! Banyan's data half: change data capture from PostgreSQL over Kafka into PostgreSQL, in both directions.
+//! Banyan's data half: change data capture between PostgreSQL, MariaDB and MySQL over Kafka, in both directions.
 //!
 //! It knows no HTTP routing.
 

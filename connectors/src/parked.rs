@@ -9,7 +9,7 @@ use tokio_postgres::{Row, types::PgLsn};
 
 use crate::{
     config::{Side, Sync},
-    database::{DatabaseUrl, Session},
+    database::{DatabaseUrl, postgres::Session},
     error::{FlowError, UrlError},
     names::Flow,
     position::Lsn,
@@ -143,7 +143,7 @@ impl ParkedDesk {
     pub fn new(name: &str, sync: &Sync, install: &str) -> Result<Self, UrlError> {
         let target = |flow: Flow| {
             let database = if flow.target() == Side::Legacy { &sync.legacy } else { &sync.modern };
-            Ok((flow, DatabaseUrl::try_new(&database.postgres)?))
+            Ok((flow, DatabaseUrl::of(database)?))
         };
         let [forth, back] = Flow::BOTH;
         Ok(Self { install: install.to_owned(), sync: name.to_owned(), targets: [target(forth)?, target(back)?] })
@@ -269,8 +269,9 @@ impl ParkedDesk {
         Ok(row.map(|row| ParkedTransaction::read(flow, &row)))
     }
 
-    /// Nothing where nothing was ever parked.
+    /// Nothing where nothing was ever parked, and where nothing can be.
     async fn session(&self, flow: Flow, url: &DatabaseUrl) -> Result<Option<Session>, ParkedError> {
+        let DatabaseUrl::Postgres(url) = url else { return Ok(None) };
         let session = url.connect(&format!("{}/parked", self.install)).await.map_err(|e| refused(flow, &e))?;
         let is_there = session.query_one("SELECT to_regclass('banyan.parked') IS NOT NULL", &[]).await;
         let is_there = is_there.map_err(|e| refused(flow, &FlowError::sql("reading what is parked", &e)))?;

@@ -7,11 +7,16 @@ use tokio_postgres::{Row, Statement, error::SqlState, types::PgLsn};
 
 use crate::{
     config::{Side, Sync},
-    database::{DatabaseUrl, Session},
+    database::{
+        DatabaseUrl,
+        mysql::{MysqlSession, cell, text},
+        postgres::Session,
+    },
     error::{FlowError, UrlError},
     names::Flow,
     owner::{self, OwnerRow},
     position::Lsn,
+    source::mysql::stored,
 };
 
 /// A database that answers later than this has not answered.
@@ -65,7 +70,14 @@ pub struct SyncReading {
 
 struct Link {
     url: DatabaseUrl,
-    session: Option<(Session, Statement)>,
+    line: Option<Line>,
+}
+
+/// An open session.
+enum Line {
+    /// `keeps`: the statement may be used again.
+    Postgres { session: Session, statement: Statement, keeps: bool },
+    Mysql(Box<MysqlSession>),
 }
 
 /// What one database says.
@@ -104,9 +116,7 @@ impl SyncReader {
     ///
     /// When a database URL cannot be used.
     pub fn new(name: &str, sync: &Sync, install: &str) -> Result<Self, UrlError> {
-        let link = |database: &crate::config::Database| {
-            Ok(Link { url: DatabaseUrl::try_new(&database.postgres)?, session: None })
-        };
+        let link = |database: &crate::config::Database| Ok(Link { url: DatabaseUrl::of(database)?, line: None });
         Ok(Self {
             install: install.to_owned(),
             sync: name.to_owned(),
@@ -159,31 +169,56 @@ impl Link {
     /// Asks on the connection; a failure or a late answer drops it.
     async fn says(&mut self, install: &str, sync: &str, side: Side) -> Option<Says> {
         let url = &self.url;
-        let kept = self.session.take().filter(|(session, _)| !session.is_closed());
+        let kept = self.line.take().filter(|line| !line.is_closed());
         let asked = tokio::time::timeout(PATIENCE, async {
-            let sql = |error| FlowError::sql("reading the sync", &error);
-            let (session, statement, keeps) = match kept {
-                Some((session, statement)) => (session, statement, true),
-                None => {
-                    let session = url.connect(&format!("{install}/reader")).await?;
-                    match session.prepare(&says(PARKED)).await {
-                        Ok(statement) => (session, statement, true),
-                        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
-                            let statement = session.prepare(&says(NOTHING_PARKED)).await.map_err(sql)?;
-                            (session, statement, false)
-                        }
-                        Err(error) => return Err(sql(error)),
-                    }
-                }
+            let mut line = match kept {
+                Some(line) => line,
+                None => Line::open(url, &format!("{install}/reader")).await?,
             };
-            let into = if side == Side::Modern { Flow::LegacyToModern } else { Flow::ModernToLegacy };
-            let row = session.query_one(&statement, &[&install, &sync, &side.as_str(), &into.as_str()]).await;
-            let says = Says::read(&row.map_err(sql)?)?;
-            Ok::<_, FlowError>((keeps.then_some((session, statement)), says))
+            let says = line.says(install, sync, side).await?;
+            Ok::<_, FlowError>((line, says))
         });
-        let (session, says) = asked.await.ok()?.ok()?;
-        self.session = session;
+        let (line, says) = asked.await.ok()?.ok()?;
+        self.line = Some(line);
         Some(says)
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    async fn open(url: &DatabaseUrl, application: &str) -> Result<Self, FlowError> {
+        Ok(match url {
+            DatabaseUrl::Postgres(url) => {
+                let sql = |error| FlowError::sql("reading the sync", &error);
+                let session = url.connect(application).await?;
+                match session.prepare(&says(PARKED)).await {
+                    Ok(statement) => Self::Postgres { session, statement, keeps: true },
+                    Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+                        let statement = session.prepare(&says(NOTHING_PARKED)).await.map_err(sql)?;
+                        Self::Postgres { session, statement, keeps: false }
+                    }
+                    Err(error) => return Err(sql(error)),
+                }
+            }
+            DatabaseUrl::Mysql(url) => Self::Mysql(Box::new(url.connect(application).await?)),
+        })
+    }
+
+    /// Whether it is of no more use.
+    fn is_closed(&self) -> bool {
+        matches!(self, Self::Postgres { session, keeps, .. } if session.is_closed() || !keeps)
+    }
+
+    async fn says(&mut self, install: &str, sync: &str, side: Side) -> Result<Says, FlowError> {
+        let into = if side == Side::Modern { Flow::LegacyToModern } else { Flow::ModernToLegacy };
+        match self {
+            Self::Postgres { session, statement, .. } => {
+                let row = session.query_one(statement, &[&install, &sync, &side.as_str(), &into.as_str()]).await;
+                Says::read(&row.map_err(|error| FlowError::sql("reading the sync", &error))?)
+            }
+            Self::Mysql(session) => Says::ask(session, install, sync, side, into).await,
+        }
     }
 }
 
@@ -204,6 +239,36 @@ impl Says {
             _ => None,
         };
         Ok(Self { owner, end, applied })
+    }
+
+    /// MariaDB and MySQL. What was written is in the binlog before anybody sees it.
+    async fn ask(
+        session: &mut MysqlSession,
+        install: &str,
+        sync: &str,
+        side: Side,
+        into: Flow,
+    ) -> Result<Self, FlowError> {
+        let owner = owner::mysql::read(session, install, sync, side).await?;
+        let sql = format!(
+            "SELECT applied, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', source_time), system_id, timeline FROM banyan.position \
+             WHERE install = {} AND sync = {} AND flow = {} AND part = 0 AND phase = 'stream' AND role = 'applying'",
+            text(install),
+            text(sync),
+            text(into.as_str())
+        );
+        let applied = session.first("reading the sync", &sql).await?.map(|row| Applied {
+            upto: Lsn::new(cell(&row, 0).unwrap_or(0)),
+            // Nothing is parked in a database of this kind.
+            shown: Lsn::new(cell(&row, 0).unwrap_or(0)),
+            source_time: SystemTime::UNIX_EPOCH + Duration::from_micros(cell(&row, 1).unwrap_or(0)),
+            server: (cell(&row, 2).unwrap_or_default(), cell(&row, 3).unwrap_or(0)),
+        });
+        // Before the end is asked for: what was seen until then stands before it.
+        let now = stored::now(session).await?;
+        let written = stored::place(session).await?.lsn;
+        let server = (stored::system_id(session).await?, 0);
+        Ok(Self { owner, end: Some(End { written, inserted: written, now, server }), applied })
     }
 }
 

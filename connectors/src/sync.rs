@@ -41,11 +41,7 @@ impl RunningSync {
     /// Starts both flows. Nothing is connected yet when this returns.
     pub(crate) fn start(name: &str, sync: &config::Sync, shared: &Shared<'_>) -> Result<Self, StartError> {
         let url = |side: Side, database: &config::Database| {
-            DatabaseUrl::try_new(&database.postgres).map_err(|source| StartError::Url {
-                sync: name.to_owned(),
-                side,
-                source,
-            })
+            DatabaseUrl::of(database).map_err(|source| StartError::Url { sync: name.to_owned(), side, source })
         };
         let (legacy, modern) = (url(Side::Legacy, &sync.legacy)?, url(Side::Modern, &sync.modern)?);
         let mut threads = Vec::new();

@@ -50,7 +50,7 @@ pub(super) fn collect<T: for<'t> Deserialize<'t>>(root: &Node, pruned: Pruned) -
         };
         if let What::UnknownKey { key, known } = &fault.what
             && let Some((map, _)) = path.split_last().and_then(|(_, map)| root.at(map))
-            && let Some(near) = known::instead_of(key).or_else(|| suggest::nearest(key, known))
+            && let Some(near) = suggest::nearest(key, known)
         {
             meant.push((map.id, near));
         }

@@ -8,8 +8,6 @@ type Above = &'static [&'static str];
 const KEYS: &[(Above, &[&str])] = &[
     (&["routes", "compare"], &["latency"]),
     (&["syncs", "*"], &["format", "schemas", "apply"]),
-    (&["syncs", "*", "legacy"], &["mysql"]),
-    (&["syncs", "*", "modern"], &["mysql"]),
     (&["syncs", "*", "tables"], &["columns", "set", "apply"]),
 ];
 
@@ -126,6 +124,8 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["syncs", "*", "owner"], "owner: legacy"),
         (&["syncs", "*", "legacy"], "legacy: {postgres: \"${LEGACY_DB_URL}\"}"),
         (&["syncs", "*", "modern"], "modern: {postgres: \"${MODERN_DB_URL}\"}"),
+        (&["syncs", "*", "legacy", "mysql"], "mysql: \"${LEGACY_DB_URL}\""),
+        (&["syncs", "*", "modern", "mysql"], "mysql: \"${MODERN_DB_URL}\""),
         (&["syncs", "*", "legacy", "postgres"], "postgres: \"${LEGACY_DB_URL}\""),
         (&["syncs", "*", "modern", "postgres"], "postgres: \"${MODERN_DB_URL}\""),
         (&["syncs", "*", "tables"], "tables: [public.payments]"),
@@ -267,11 +267,6 @@ pub(super) fn limit(path: &[Step], key: Option<&str>, message: &str) -> (String,
         Some(key) if !message.contains(key) => (format!("`{key}`: {message}"), hint),
         _ => (message, hint),
     }
-}
-
-/// The key of this version that stands where a key of a later one was written.
-pub(super) fn instead_of(key: &str) -> Option<&'static str> {
-    (key == "mysql").then_some("postgres")
 }
 
 fn keys(path: &[Step]) -> Vec<&str> {

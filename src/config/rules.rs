@@ -206,19 +206,29 @@ fn databases(file: &File, found: &mut Vec<Breach>) {
     for (name, sync) in &file.syncs {
         for (side, database) in [("legacy", &sync.legacy), ("modern", &sync.modern)] {
             if let Err(error) = database.check() {
-                let message = match error {
-                    UrlError::Host => "the URL names no host, or more than one".to_owned(),
-                    UrlError::NoDatabase => "the URL names no database".to_owned(),
-                    UrlError::Syntax | UrlError::Tls => error.to_string(),
-                };
-                found.push(Breach {
-                    path: format!("syncs.{name}.{side}.postgres"),
-                    message,
-                    hint: Some(
+                let (key, hint) = match (&error, database.kind()) {
+                    (UrlError::Neither, _) => (
+                        String::new(),
+                        "write `postgres: \"${NAME}\"`, or `mysql: \"${NAME}\"` for MariaDB and MySQL".to_owned(),
+                    ),
+                    (UrlError::Both, _) => (".mysql".to_owned(), "keep the one that the database is".to_owned()),
+                    (_, "mysql") => (
+                        ".mysql".to_owned(),
+                        "write it as `mysql://user:password@host:port/database`, `%40` for an `@` in the password"
+                            .to_owned(),
+                    ),
+                    _ => (
+                        ".postgres".to_owned(),
                         "write it as `postgres://user:password@host:port/database`, `%40` for an `@` in the password"
                             .to_owned(),
                     ),
-                });
+                };
+                let message = match error {
+                    UrlError::Host => "the URL names no host, or more than one".to_owned(),
+                    UrlError::NoDatabase => "the URL names no database".to_owned(),
+                    error => error.to_string(),
+                };
+                found.push(Breach { path: format!("syncs.{name}.{side}{key}"), message, hint: Some(hint) });
             }
         }
     }

@@ -172,7 +172,10 @@ fn told(name: &str, before: Known, now: Known) {
 
 impl Asks {
     fn of(install: &str, sync: &Sync) -> Self {
-        let url = |database: &Database| database.postgres.expose_secret().to_owned();
+        let url = |database: &Database| {
+            let url = database.postgres.as_ref().or(database.mysql.as_ref());
+            url.map(|url| url.expose_secret().to_owned()).unwrap_or_default()
+        };
         Self { install: install.to_owned(), legacy: url(&sync.legacy), modern: url(&sync.modern) }
     }
 }

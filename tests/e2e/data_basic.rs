@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use banyan_connectors::{
     Connectors, ParkedDesk, State, SyncReader, SyncStatus,
-    config::{Config, Sync},
+    config::Config,
 };
 use prometheus::Registry;
 use serde_json::json;
@@ -15,8 +15,7 @@ use crate::harness::{Shop, eventually, secs};
 pub(crate) struct Running {
     connectors: Connectors,
     pub(crate) registry: Registry,
-    sync: Sync,
-    install: String,
+    pub(crate) config: Config,
 }
 
 // === impl Running ===
@@ -24,35 +23,48 @@ pub(crate) struct Running {
 impl Running {
     /// The sync `shop` of these databases; `keys` are more of its keys.
     pub(crate) fn start(shop: &Shop, owner: &str, keys: &serde_json::Value) -> Self {
-        let mut sync = json!({
+        let sync = json!({
             "owner": owner,
             "legacy": {"postgres": shop.legacy_url},
             "modern": {"postgres": shop.modern_url},
             "tables": shop.tables,
         });
+        Self::sync(&shop.install, shop.kafka(), sync, keys)
+    }
+
+    /// The same with databases of any kind.
+    pub(crate) fn sync(install: &str, kafka: serde_json::Value, sync: serde_json::Value, keys: &serde_json::Value) -> Self {
+        let registry = Registry::new();
+        let config = Self::config(install, kafka, sync, keys);
+        Self { connectors: Connectors::start(&config, &registry).unwrap(), registry, config }
+    }
+
+    /// The connectors' share of a file with this one sync.
+    pub(crate) fn config(
+        install: &str,
+        kafka: serde_json::Value,
+        mut sync: serde_json::Value,
+        keys: &serde_json::Value,
+    ) -> Config {
         for (key, value) in keys.as_object().into_iter().flatten() {
             sync[key] = value.clone();
         }
-        let sync: Sync = serde_json::from_value(sync).unwrap();
-        let config = Config {
-            install: shop.install.clone(),
+        Config {
+            install: install.to_owned(),
             memory: bytesize::ByteSize::mib(64),
-            kafka: Some(serde_json::from_value(shop.kafka()).unwrap()),
-            syncs: BTreeMap::from([("shop".to_owned(), sync.clone())]),
-        };
-        let registry = Registry::new();
-        let connectors = Connectors::start(&config, &registry).unwrap();
-        Self { connectors, registry, sync, install: shop.install.clone() }
+            kafka: Some(serde_json::from_value(kafka).unwrap()),
+            syncs: BTreeMap::from([("shop".to_owned(), serde_json::from_value(sync).unwrap())]),
+        }
     }
 
     /// What people see of its parked transactions.
     pub(crate) fn desk(&self) -> ParkedDesk {
-        ParkedDesk::new("shop", &self.sync, &self.install).unwrap()
+        ParkedDesk::new("shop", &self.config.syncs["shop"], &self.config.install).unwrap()
     }
 
     /// How the proxy sees it.
     pub(crate) fn reader(&self) -> SyncReader {
-        SyncReader::new("shop", &self.sync, &self.install).unwrap()
+        SyncReader::new("shop", &self.config.syncs["shop"], &self.config.install).unwrap()
     }
 
     /// All metrics as text.

@@ -23,6 +23,12 @@ mod data_kafka;
 #[cfg(test)]
 mod data_kafka_faults;
 #[cfg(test)]
+mod data_mysql;
+#[cfg(test)]
+mod data_mysql_faults;
+#[cfg(test)]
+mod data_mysql_stops;
+#[cfg(test)]
 mod data_odds;
 #[cfg(test)]
 mod data_parked;
@@ -32,6 +38,8 @@ mod data_parked_faults;
 mod data_rows;
 #[cfg(test)]
 mod data_stops;
+#[cfg(test)]
+mod data_types;
 #[cfg(feature = "demo")]
 #[cfg(test)]
 mod demo_story;

@@ -91,14 +91,20 @@ pub struct Sync {
     pub max_lag: Duration,
 }
 
-/// One of the two databases of a sync.
+/// One of the two databases of a sync: exactly one of its keys.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
     /// `postgres://user:password@host:port/database`; best written as `${NAME}`.
+    #[serde(default)]
     #[garde(skip)]
-    #[schemars(with = "String")]
-    pub postgres: SecretString,
+    #[schemars(with = "Option<String>")]
+    pub postgres: Option<SecretString>,
+    /// MariaDB or MySQL: `mysql://user:password@host:port/database`; best written as `${NAME}`. The sync's tables are `database.table` there.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schemars(with = "Option<String>")]
+    pub mysql: Option<SecretString>,
 }
 
 impl Database {
@@ -106,9 +112,15 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// When it cannot be used. The error never shows the URL.
+    /// When there is none or two, or it cannot be used. The error never shows the URL.
     pub fn check(&self) -> Result<(), UrlError> {
-        DatabaseUrl::try_new(&self.postgres).map(|_| ())
+        DatabaseUrl::of(self).map(|_| ())
+    }
+
+    /// The key that names the kind of database, as the file writes it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        if self.mysql.is_some() { "mysql" } else { "postgres" }
     }
 }
 
@@ -116,10 +128,10 @@ impl Database {
 #[derive(Debug, Clone, PartialEq, Eq, Validate, JsonSchema)]
 #[schemars(with = "TableForms")]
 pub struct Table {
-    /// `schema.table` in the legacy database.
+    /// `schema.table` in the legacy database (`database.table` in MariaDB and MySQL).
     #[garde(pattern(r"^[^.]+\.[^.]+$"))]
     pub legacy: String,
-    /// `schema.table` in the modern database.
+    /// `schema.table` in the modern database (`database.table` in MariaDB and MySQL).
     #[garde(pattern(r"^[^.]+\.[^.]+$"))]
     pub modern: String,
     /// What a snapshot does with rows that the target table already has; wins over the sync's.

@@ -6,8 +6,9 @@
 use crate::names::Flow;
 
 use super::{
-    Check, Findings,
+    Check, Findings, Severity,
     facts::{Column, Subject, table_on},
+    types::{self, Fit},
 };
 
 pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
@@ -20,8 +21,8 @@ pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
             if !source.is_table() || !facts.is_table() {
                 continue;
             }
-            let severity = if flow == subject.applying() { super::Severity::Error } else { super::Severity::Warning };
-            for (what, fix) in misfits(&source.columns, &facts.columns) {
+            for (severity, what, fix) in misfits(&source.columns, &facts.columns) {
+                let severity = if flow == subject.applying() { severity } else { Severity::Warning };
                 findings.add(severity, Check::Columns, Some(flow), to.table(target), what, fix);
             }
         }
@@ -29,28 +30,62 @@ pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
 }
 
 /// What of `source` does not fit into `target`, and how it could.
-fn misfits(source: &[Column], target: &[Column]) -> Vec<(String, String)> {
+fn misfits(source: &[Column], target: &[Column]) -> Vec<(Severity, String, String)> {
     let mut found = Vec::new();
     for column in source.iter().filter(|column| !column.is_generated) {
         let name = &column.name;
         match target.iter().find(|to| to.name == *name) {
             None => found.push((
+                Severity::Error,
                 format!("has no column `{name}`, which the other side has"),
-                format!("add it: {} {}", name, shown(column)),
+                format!("add it: {} {}", name, to_be(column, target)),
             )),
             Some(to) if to.is_generated => found.push((
+                Severity::Error,
                 format!("generates the column `{name}`, which the other side stores"),
                 "generate it on both sides or on neither".to_owned(),
             )),
             Some(to) => {
-                if !fits(column, to) {
-                    found.push((
-                        format!("`{name}` is {}, and not all that {} holds fits there", shown(to), shown(column)),
-                        format!("make it {}", shown(column)),
-                    ));
+                match types::fit(&column.type_, &to.type_) {
+                    Fit::Always => {}
+                    Fit::Except(what) => {
+                        let better = column.type_.counterpart(&to.type_);
+                        let other =
+                            if better == to.type_.shown() { String::new() } else { format!("; else make it {better}") };
+                        found.push((
+                            Severity::Warning,
+                            format!(
+                                "`{name}` is {}, which does not hold {what} of {}",
+                                to.type_.shown(),
+                                column.type_.shown()
+                            ),
+                            format!(
+                                "nothing has to be done where no such value comes, which would stop the flow{other}"
+                            ),
+                        ));
+                    }
+                    Fit::As(how) => found.push((
+                        Severity::Warning,
+                        format!(
+                            "`{name}` is {}, and {} of the other side is {how}",
+                            to.type_.shown(),
+                            column.type_.shown()
+                        ),
+                        "make sure that it is meant so".to_owned(),
+                    )),
+                    Fit::Never => found.push((
+                        Severity::Error,
+                        format!(
+                            "`{name}` is {}, and not all that {} holds fits there",
+                            to.type_.shown(),
+                            column.type_.shown()
+                        ),
+                        format!("make it {}", column.type_.counterpart(&to.type_)),
+                    )),
                 }
                 if to.is_not_null && !column.is_not_null {
                     found.push((
+                        Severity::Error,
                         format!("`{name}` takes no NULL, and the other side may hold some"),
                         "make it NOT NULL on both sides or on neither".to_owned(),
                     ));
@@ -62,6 +97,7 @@ fn misfits(source: &[Column], target: &[Column]) -> Vec<(String, String)> {
         let is_sent = source.iter().any(|column| column.name == to.name && !column.is_generated);
         if !is_sent && to.is_not_null && !to.has_default && !to.is_generated {
             found.push((
+                Severity::Error,
                 format!("`{}` is NOT NULL without a default, and the other side does not send it", to.name),
                 "give it a default".to_owned(),
             ));
@@ -70,139 +106,7 @@ fn misfits(source: &[Column], target: &[Column]) -> Vec<(String, String)> {
     found
 }
 
-/// Whether every value of `from`, written as PostgreSQL's text, is the same value in `to`.
-fn fits(from: &Column, to: &Column) -> bool {
-    if !from.labels.is_empty() {
-        let takes_text = is_unbounded_text(to);
-        return takes_text || from.labels.iter().all(|label| to.labels.contains(label));
-    }
-    if from.type_name == to.type_name {
-        return to.modifier == -1 || from.modifier == to.modifier || narrower(from, to);
-    }
-    let whole = |name: &str| ["smallint", "integer", "bigint", "numeric"].iter().position(|kind| *kind == name);
-    match (whole(&from.type_name), whole(&to.type_name)) {
-        // A numeric without precision takes every whole number; one with precision may not.
-        (Some(small), Some(large)) => small < large && to.modifier == -1,
-        _ if from.type_name == "character varying" && to.type_name == "text" => true,
-        _ if from.type_name == "text" && to.type_name == "character varying" => to.modifier == -1,
-        // The text of a value is all of it; only trailing blanks of `character` are not.
-        _ => is_unbounded_text(to) && from.type_name != "character",
-    }
-}
-
-fn is_unbounded_text(column: &Column) -> bool {
-    column.type_name == "text" || column.type_name == "character varying" && column.modifier == -1
-}
-
-/// Two modifiers of the same type, of which the target's is not -1.
-fn narrower(from: &Column, to: &Column) -> bool {
-    if from.modifier == -1 {
-        return false;
-    }
-    match to.type_name.as_str() {
-        "numeric" => {
-            let ((from_whole, from_scale), (to_whole, to_scale)) = (digits(from.modifier), digits(to.modifier));
-            from_whole <= to_whole && from_scale <= to_scale
-        }
-        "character varying" | "bit varying" => from.modifier <= to.modifier,
-        // Fractions of a second.
-        name if name.starts_with("time") => from.modifier <= to.modifier,
-        _ => false,
-    }
-}
-
-/// Digits before and after the point of `numeric(p,s)`: the catalog holds ((p << 16) | s) + 4.
-fn digits(modifier: i32) -> (i32, i32) {
-    let packed = modifier - 4;
-    let (precision, scale) = ((packed >> 16) & 0xffff, packed & 0x7ff);
-    // From 15 on a scale may be negative, in eleven bits.
-    let scale = (scale ^ 1024) - 1024;
-    (precision - scale, scale)
-}
-
-/// A type as one would write it.
-fn shown(column: &Column) -> String {
-    match (column.type_name.as_str(), column.modifier) {
-        (name, -1) => name.to_owned(),
-        ("numeric", modifier) => {
-            let (whole, scale) = digits(modifier);
-            format!("numeric({},{scale})", whole + scale)
-        }
-        (name @ ("character varying" | "character"), modifier) => format!("{name}({})", modifier - 4),
-        (name, modifier) => match name.split_once(' ') {
-            // timestamp(3) with time zone
-            Some((first, rest)) if name.starts_with("time") => format!("{first}({modifier}) {rest}"),
-            _ => format!("{name}({modifier})"),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn column(type_name: &str, modifier: i32) -> Column {
-        Column {
-            name: "c".into(),
-            type_name: type_name.into(),
-            modifier,
-            labels: Vec::new(),
-            is_not_null: false,
-            has_default: false,
-            is_generated: false,
-        }
-    }
-
-    fn numeric(precision: i32, scale: i32) -> Column {
-        column("numeric", ((precision << 16) | (scale & 0x7ff)) + 4)
-    }
-
-    #[test]
-    fn a_type_fits_where_every_value_of_it_does() {
-        let text = || column("text", -1);
-        let varchar = |n: i32| column("character varying", n + 4);
-        let cases = [
-            (column("integer", -1), column("bigint", -1), true),
-            (column("bigint", -1), column("integer", -1), false),
-            (column("bigint", -1), column("numeric", -1), true),
-            (column("bigint", -1), numeric(10, 0), false),
-            (numeric(10, 2), numeric(12, 2), true),
-            (numeric(12, 2), numeric(12, 4), false),
-            (numeric(12, 2), column("numeric", -1), true),
-            (numeric(5, -2), numeric(7, 0), true),
-            (column("numeric", -1), numeric(12, 2), false),
-            (varchar(10), varchar(20), true),
-            (varchar(20), varchar(10), false),
-            (varchar(20), text(), true),
-            (text(), varchar(20), false),
-            (column("uuid", -1), text(), true),
-            (text(), column("uuid", -1), false),
-            (column("character", 14), text(), false),
-            (column("timestamp without time zone", -1), column("timestamp with time zone", -1), false),
-            (column("timestamp with time zone", 3), column("timestamp with time zone", -1), true),
-            (column("timestamp with time zone", -1), column("timestamp with time zone", 3), false),
-        ];
-        for (from, to, fit) in cases {
-            assert_eq!(fits(&from, &to), fit, "{} into {}", shown(&from), shown(&to));
-        }
-    }
-
-    #[test]
-    fn an_enum_fits_where_all_its_labels_are() {
-        let labels = |labels: &[&str]| Column {
-            labels: labels.iter().map(|&label| label.to_owned()).collect(),
-            ..column("public.mood", -1)
-        };
-        assert!(fits(&labels(&["a", "b"]), &labels(&["c", "b", "a"])));
-        assert!(!fits(&labels(&["a", "b"]), &labels(&["a"])));
-        assert!(fits(&labels(&["a"]), &column("text", -1)));
-        assert!(!fits(&column("text", -1), &labels(&["a"])));
-    }
-
-    #[test]
-    fn types_are_shown_as_they_are_written() {
-        assert_eq!(shown(&numeric(12, 2)), "numeric(12,2)");
-        assert_eq!(shown(&column("character varying", 24)), "character varying(20)");
-        assert_eq!(shown(&column("timestamp with time zone", 3)), "timestamp(3) with time zone");
-    }
+/// The type that a missing column should have, in the words of its database.
+fn to_be(column: &Column, target: &[Column]) -> String {
+    target.first().map_or_else(|| column.type_.shown(), |other| column.type_.counterpart(&other.type_))
 }

@@ -3,21 +3,22 @@
 use crate::{
     config::Target,
     error::FlowError,
-    names::{FlowNames, quote_table},
+    names::{Flow, FlowNames, quote_table},
 };
 
 use super::{
     Check, Findings,
-    facts::{Subject, table_on},
+    facts::{Place, PostgresPlace, Subject, table_on},
 };
 
 /// Counting stops here: it is to be quick on a table of any size.
-const ENOUGH: i64 = 10_000;
+const ENOUGH: u64 = 10_000;
 
 pub(super) async fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) -> Result<(), FlowError> {
     let flow = subject.applying();
     let place = subject.place(flow.target());
-    if has_begun(subject).await? {
+    let Some(own) = place.postgres() else { return Ok(()) };
+    if has_begun(subject, own).await? {
         return Ok(());
     }
     for table in &subject.sync.tables {
@@ -34,39 +35,50 @@ pub(super) async fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) ->
             continue;
         }
         let count = format!("SELECT count(*) FROM (SELECT FROM {} LIMIT {ENOUGH}) AS rows", quote_table(name));
-        let row = place.session.query_one(&count, &[]).await;
+        let row = own.session.query_one(&count, &[]).await;
         let rows: i64 = row.map_err(|error| FlowError::sql("counting the target's rows", &error))?.get(0);
-        if rows > 0 {
-            let rows = match rows {
-                1 => "1 row".to_owned(),
-                ENOUGH => format!("{ENOUGH} rows or more"),
-                rows => format!("{rows} rows"),
-            };
-            findings.error(
-                Check::Existing,
-                Some(flow),
-                place.table(name),
-                format!("holds {rows} before the first copy"),
-                format!(
-                    "empty it; or write `target: replace` (it is emptied) or `target: keep_matching` (rows that equal \
-                     the owner's stay, others are updated or deleted) in the sync `{}` or at this table",
-                    subject.name
-                ),
-            );
+        if let Some(rows) = u64::try_from(rows).ok().filter(|rows| *rows > 0) {
+            found(subject, flow, place, name, rows, findings);
         }
     }
     Ok(())
 }
 
+/// A target table holds rows.
+pub(super) fn found(
+    subject: &Subject<'_>,
+    flow: Flow,
+    place: &Place,
+    table: &str,
+    rows: u64,
+    findings: &mut Findings<'_>,
+) {
+    let rows = match rows {
+        1 => "1 row".to_owned(),
+        rows if rows >= ENOUGH => format!("{ENOUGH} rows or more"),
+        rows => format!("{rows} rows"),
+    };
+    findings.error(
+        Check::Existing,
+        Some(flow),
+        place.table(table),
+        format!("holds {rows} before the first copy"),
+        format!(
+            "empty it; or write `target: replace` (it is emptied) or `target: keep_matching` (rows that equal \
+             the owner's stay, others are updated or deleted) in the sync `{}` or at this table",
+            subject.name
+        ),
+    );
+}
+
 /// Whether a copy was ever begun, as the flow's own position in the target says.
-async fn has_begun(subject: &Subject<'_>) -> Result<bool, FlowError> {
+async fn has_begun(subject: &Subject<'_>, own: &PostgresPlace) -> Result<bool, FlowError> {
     let flow = subject.applying();
-    let place = subject.place(flow.target());
-    if !place.server.has_own_tables {
+    if !own.server.has_own_tables {
         return Ok(false);
     }
     let names = FlowNames::new(&subject.install, subject.name, flow);
-    let row = place
+    let row = own
         .session
         .query_one(
             "SELECT EXISTS (SELECT FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3 AND generation > 0)",

@@ -4,12 +4,19 @@ use std::collections::BTreeMap;
 
 use crate::{
     config::{Side, Sync},
-    database::{DatabaseUrl, Session},
+    database::{
+        DatabaseUrl,
+        postgres::{PostgresUrl, Session},
+    },
     error::FlowError,
     names::{Flow, quote_table},
 };
 
-use super::{Check, Findings, flow_into};
+use super::{
+    Check, Findings, flow_into,
+    mysql::{self, MysqlPlace},
+    types::{PostgresType, Type},
+};
 
 /// One sync, with both its databases open for reading.
 pub(super) struct Subject<'c> {
@@ -23,12 +30,24 @@ pub(super) struct Subject<'c> {
 /// One database of a sync.
 pub(super) struct Place {
     pub(super) side: Side,
-    pub(super) session: Session,
     /// Host, port and database.
     address: String,
-    pub(super) server: Server,
+    pub(super) database: String,
     /// By their name in the file; a table that is not there has no facts.
     pub(super) tables: BTreeMap<String, Facts>,
+    pub(super) at: At,
+}
+
+/// What only one kind of database has.
+pub(super) enum At {
+    Postgres(Box<PostgresPlace>),
+    Mysql(Box<MysqlPlace>),
+}
+
+/// A session on PostgreSQL, for further questions.
+pub(super) struct PostgresPlace {
+    pub(super) session: Session,
+    pub(super) server: Server,
 }
 
 /// The server and what Banyan's role is on it.
@@ -43,7 +62,6 @@ pub(super) struct Server {
     pub(super) may_replicate: bool,
     pub(super) may_create: bool,
     pub(super) has_own_tables: bool,
-    pub(super) database: String,
 }
 
 /// One table.
@@ -69,12 +87,7 @@ pub(super) struct Facts {
 /// One column.
 pub(super) struct Column {
     pub(super) name: String,
-    /// As `format_type` writes it, without modifier, schema-qualified unless built in; a domain's base type.
-    pub(super) type_name: String,
-    /// Length, precision and scale as the catalog packs them; -1 for none.
-    pub(super) modifier: i32,
-    /// Labels of an enum, in order.
-    pub(super) labels: Vec<String>,
+    pub(super) type_: Type,
     pub(super) is_not_null: bool,
     pub(super) has_default: bool,
     pub(super) is_generated: bool,
@@ -147,25 +160,34 @@ impl<'c> Subject<'c> {
 
 impl Place {
     async fn open(install: &str, sync: &Sync, side: Side, findings: &mut Findings<'_>) -> Option<Self> {
-        let secret = match side {
-            Side::Legacy => &sync.legacy.postgres,
-            Side::Modern => &sync.modern.postgres,
+        let database = match side {
+            Side::Legacy => &sync.legacy,
+            Side::Modern => &sync.modern,
         };
-        let key = format!("`syncs.{}.{}.postgres`", findings.sync, side.as_str());
-        let url = match DatabaseUrl::try_new(secret) {
+        let kind = database.kind();
+        let key = format!("`syncs.{}.{}.{kind}`", findings.sync, side.as_str());
+        let url = match DatabaseUrl::of(database) {
             Ok(url) => url,
             Err(error) => {
-                let fix = "write it as `postgres://user:password@host:port/database`";
+                let fix = format!("write it as `{kind}://user:password@host:port/database`");
                 findings.error(Check::Connect, None, key, error.to_string(), fix);
                 return None;
             }
         };
         let address = url.to_string();
-        match Self::read(&url, &format!("{install}/check"), sync, side).await {
+        let application = format!("{install}/check");
+        let read = match &url {
+            DatabaseUrl::Postgres(url) => Self::read(url, address.clone(), &application, sync, side).await,
+            DatabaseUrl::Mysql(url) => mysql::read(url, address.clone(), &application, sync, side).await,
+        };
+        match read {
             Ok(place) => Some(place),
             Err(error) => {
                 let fix = match &error {
                     FlowError::Lost { .. } => "start the server, or correct host and port".to_owned(),
+                    _ if kind == "mysql" => {
+                        format!("correct user, password or database in {key}, or the user's host on the server")
+                    }
                     _ => format!("correct user, password or database in {key}, or pg_hba.conf of the server"),
                 };
                 let where_ = format!("{} database ({address})", side.as_str());
@@ -175,7 +197,13 @@ impl Place {
         }
     }
 
-    async fn read(url: &DatabaseUrl, application: &str, sync: &Sync, side: Side) -> Result<Self, FlowError> {
+    async fn read(
+        url: &PostgresUrl,
+        address: String,
+        application: &str,
+        sync: &Sync,
+        side: Side,
+    ) -> Result<Self, FlowError> {
         let session = url.connect(application).await?;
         let doing = "reading the catalog";
         let sql = |error: tokio_postgres::Error| FlowError::sql(doing, &error);
@@ -191,8 +219,8 @@ impl Place {
             may_replicate: row.get(5),
             may_create: row.get(6),
             has_own_tables: row.get(7),
-            database: row.get(8),
         };
+        let database = row.get(8);
         let mut tables = BTreeMap::new();
         for table in &sync.tables {
             let name = table_on(table, side);
@@ -200,7 +228,28 @@ impl Place {
                 tables.insert(name.to_owned(), facts);
             }
         }
-        Ok(Self { side, session, address: url.to_string(), server, tables })
+        let at = At::Postgres(Box::new(PostgresPlace { session, server }));
+        Ok(Self { side, address, database, tables, at })
+    }
+
+    pub(super) fn new(side: Side, address: String, database: String, tables: BTreeMap<String, Facts>, at: At) -> Self {
+        Self { side, address, database, tables, at }
+    }
+
+    /// What is there to ask PostgreSQL further, when it is one.
+    pub(super) fn postgres(&self) -> Option<&PostgresPlace> {
+        match &self.at {
+            At::Postgres(place) => Some(place),
+            At::Mysql(_) => None,
+        }
+    }
+
+    /// What was read of MariaDB or MySQL, when it is one.
+    pub(super) fn mysql(&self) -> Option<&MysqlPlace> {
+        match &self.at {
+            At::Postgres(_) => None,
+            At::Mysql(place) => Some(place),
+        }
     }
 
     /// `legacy database (host:port/name)`.
@@ -239,9 +288,7 @@ impl Facts {
                 .iter()
                 .map(|row| Column {
                     name: row.get(0),
-                    type_name: row.get(1),
-                    modifier: row.get(2),
-                    labels: row.get(3),
+                    type_: Type::Postgres(PostgresType { name: row.get(1), modifier: row.get(2), labels: row.get(3) }),
                     is_not_null: row.get(4),
                     has_default: row.get(5),
                     is_generated: row.get(6),

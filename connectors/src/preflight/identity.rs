@@ -21,10 +21,7 @@ pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
                     None,
                     place.table(name),
                     "there is no such table",
-                    format!(
-                        "create it in `{}`, or correct `tables` of the sync `{}`",
-                        place.server.database, subject.name
-                    ),
+                    format!("create it in `{}`, or correct `tables` of the sync `{}`", place.database, subject.name),
                 ),
             }
             facts
@@ -37,6 +34,20 @@ pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
 
 fn alone(place: &Place, name: &str, facts: &Facts, findings: &mut Findings<'_>) {
     let (where_, table) = (place.table(name), quote_table(name));
+    if place.mysql().is_some() {
+        if !facts.is_table() {
+            findings.error(Check::Identity, None, where_, "is no ordinary table", "name an ordinary table");
+        } else if facts.primary.is_empty() {
+            findings.error(
+                Check::Identity,
+                None,
+                where_,
+                "has no primary key, by which its rows are told apart",
+                format!("add a primary key to {name}"),
+            );
+        }
+        return;
+    }
     let unfit = match facts.kind {
         'r' | 'p' if facts.is_logged => None,
         'r' | 'p' => {

@@ -7,7 +7,8 @@ const OLDEST: i32 = 130_000;
 
 pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
     for place in subject.places() {
-        let server = &place.server;
+        let Some(own) = place.postgres() else { continue };
+        let server = &own.server;
         if server.wal_level != "logical" {
             findings.error(
                 Check::Log,

@@ -9,10 +9,12 @@ mod gate;
 mod identity;
 mod kafka;
 mod log;
+mod mysql;
 mod privileges;
 mod replication_role;
 mod slots;
 mod triggers;
+mod types;
 
 use serde::Serialize;
 
@@ -51,7 +53,7 @@ pub struct Finding {
 pub enum Check {
     /// The database can be reached and logged in to.
     Connect,
-    /// `wal_level` and the server's version.
+    /// What the server writes into its log, and the server's version.
     Log,
     /// Free replication slots and WAL senders.
     Slots,
@@ -128,6 +130,7 @@ async fn inspect<'c>(
     let subject = Subject::open(install, name, sync, findings).await?;
     log::check(&subject, findings);
     privileges::check(&subject, findings);
+    mysql::check(&subject, findings);
     identity::check(&subject, findings);
     columns::check(&subject, findings);
     let outcomes = [

@@ -7,26 +7,26 @@ use crate::{
 
 use super::{
     Check, Findings,
-    facts::{Facts, Place, Subject, table_on},
+    facts::{Facts, Place, Server, Subject, table_on},
     flow_into,
 };
 
 pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
     for place in subject.places() {
-        role(place, findings);
+        let Some(own) = place.postgres() else { continue };
+        role(place, &own.server, findings);
         for table in &subject.sync.tables {
             let name = table_on(table, place.side);
             if let Some(facts) = place.tables.get(name) {
                 let truncates = flow_into(place.side) == subject.applying()
                     && table.target.unwrap_or(subject.sync.target) == Target::Replace;
-                on_table(place, name, facts, truncates, findings);
+                on_table(place, &own.server, name, facts, truncates, findings);
             }
         }
     }
 }
 
-fn role(place: &Place, findings: &mut Findings<'_>) {
-    let server = &place.server;
+fn role(place: &Place, server: &Server, findings: &mut Findings<'_>) {
     let role = quote(&server.role);
     if !server.may_replicate {
         findings.error(
@@ -45,19 +45,19 @@ fn role(place: &Place, findings: &mut Findings<'_>) {
             None,
             place.name(),
             format!("the role `{}` may create nothing in this database, and needs {what}", server.role),
-            format!("run `GRANT CREATE ON DATABASE {} TO {role}`", quote(&server.database)),
+            format!("run `GRANT CREATE ON DATABASE {} TO {role}`", quote(&place.database)),
         );
     }
 }
 
-fn on_table(place: &Place, name: &str, facts: &Facts, truncates: bool, findings: &mut Findings<'_>) {
-    let (where_, table, role) = (place.table(name), quote_table(name), quote(&place.server.role));
-    if !facts.is_owner && !place.server.is_superuser {
+fn on_table(place: &Place, server: &Server, name: &str, facts: &Facts, truncates: bool, findings: &mut Findings<'_>) {
+    let (where_, table, role) = (place.table(name), quote_table(name), quote(&server.role));
+    if !facts.is_owner && !server.is_superuser {
         findings.error(
             Check::Privileges,
             None,
             &where_,
-            format!("the role `{}` is no member of the table's owner, and only that may publish it", place.server.role),
+            format!("the role `{}` is no member of the table's owner, and only that may publish it", server.role),
             format!("grant the role that owns {table} to {role}"),
         );
     }
@@ -68,7 +68,7 @@ fn on_table(place: &Place, name: &str, facts: &Facts, truncates: bool, findings:
             Check::Privileges,
             None,
             &where_,
-            format!("the role `{}` lacks {lacks}", place.server.role),
+            format!("the role `{}` lacks {lacks}", server.role),
             format!("run `GRANT {lacks} ON {table} TO {role}`"),
         );
     }
@@ -77,10 +77,7 @@ fn on_table(place: &Place, name: &str, facts: &Facts, truncates: bool, findings:
             Check::Privileges,
             None,
             where_,
-            format!(
-                "row security hides rows from the role `{}`, so that a copy would be incomplete",
-                place.server.role
-            ),
+            format!("row security hides rows from the role `{}`, so that a copy would be incomplete", server.role),
             format!("run `ALTER ROLE {role} BYPASSRLS`"),
         );
     }

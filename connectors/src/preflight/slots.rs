@@ -13,13 +13,14 @@ use crate::{
 
 use super::{
     Check, Finding, Findings,
-    facts::{Place, Subject},
+    facts::{Place, PostgresPlace, Subject},
 };
 
 /// What one server has, and what is wanted of it.
 struct Need<'s, 'c> {
     subject: &'s Subject<'c>,
     place: &'s Place,
+    own: &'s PostgresPlace,
     slots: BTreeSet<String>,
     origins: BTreeSet<String>,
 }
@@ -59,9 +60,15 @@ pub(super) async fn check(subjects: &[Subject<'_>]) -> Vec<Finding> {
             let name = FlowNames::new(&subject.install, subject.name, flow).slot();
             for side in [flow.source(), flow.target()] {
                 let place = subject.place(side);
-                let need = servers.entry(&place.server.identity);
-                let need =
-                    need.or_insert_with(|| Need { subject, place, slots: BTreeSet::new(), origins: BTreeSet::new() });
+                let Some(own) = place.postgres() else { continue };
+                let need = servers.entry(&own.server.identity);
+                let need = need.or_insert_with(|| Need {
+                    subject,
+                    place,
+                    own,
+                    slots: BTreeSet::new(),
+                    origins: BTreeSet::new(),
+                });
                 let names = if side == flow.source() { &mut need.slots } else { &mut need.origins };
                 names.insert(name.clone());
             }
@@ -82,7 +89,7 @@ pub(super) async fn check(subjects: &[Subject<'_>]) -> Vec<Finding> {
 async fn room(need: &Need<'_, '_>) -> Result<Room, FlowError> {
     let slots: Vec<&String> = need.slots.iter().collect();
     let origins: Vec<&String> = need.origins.iter().collect();
-    let row = need.place.session.query_one(ROOM, &[&slots, &origins]).await;
+    let row = need.own.session.query_one(ROOM, &[&slots, &origins]).await;
     let row = row.map_err(|error| FlowError::sql("counting replication slots", &error))?;
     Ok(Room {
         slots: row.get(0),

@@ -7,7 +7,7 @@ use crate::{config::ApplyAs, error::FlowError};
 
 use super::{
     Check, Findings,
-    facts::{Place, Subject, table_on},
+    facts::{Place, PostgresPlace, Subject, table_on},
     flow_into,
 };
 
@@ -25,8 +25,9 @@ const CASCADES: &str = "SELECT c.conname::text, n.nspname || '.' || r.relname FR
 pub(super) async fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) -> Result<(), FlowError> {
     for place in subject.places() {
         let synced: Vec<&str> = subject.sync.tables.iter().map(|table| table_on(table, place.side)).collect();
+        let Some(own) = place.postgres() else { continue };
         for (name, facts) in &place.tables {
-            on_table(subject, place, name, facts.oid, &synced, findings).await?;
+            on_table(subject, place, own, name, facts.oid, &synced, findings).await?;
         }
     }
     Ok(())
@@ -35,6 +36,7 @@ pub(super) async fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) ->
 async fn on_table(
     subject: &Subject<'_>,
     place: &Place,
+    own: &PostgresPlace,
     name: &str,
     oid: u32,
     synced: &[&str],
@@ -46,7 +48,7 @@ async fn on_table(
     // `tgenabled`: `O` as origin, `R` as replica, `A` always.
     let firing: &[&str] = if is_origin { &["O", "A"] } else { &["R", "A"] };
     let apply_as = if is_origin { "origin" } else { "replica" };
-    for row in place.session.query(TRIGGERS, &[&oid, &firing]).await.map_err(sql)? {
+    for row in own.session.query(TRIGGERS, &[&oid, &firing]).await.map_err(sql)? {
         let (trigger, function): (&str, &str) = (row.get(0), row.get(1));
         let (language, source): (&str, &str) = (row.get(2), row.get(3));
         let fires =
@@ -76,7 +78,7 @@ async fn on_table(
     if !is_origin {
         return Ok(());
     }
-    for row in place.session.query(CASCADES, &[&oid]).await.map_err(sql)? {
+    for row in own.session.query(CASCADES, &[&oid]).await.map_err(sql)? {
         let (constraint, written): (&str, &str) = (row.get(0), row.get(1));
         if synced.contains(&written) {
             findings.error(
@@ -103,7 +105,7 @@ async fn on_table(
 
 /// Whether the text of a function seems to write a table: `INSERT INTO`, `UPDATE`, `DELETE FROM`, `TRUNCATE`, `MERGE INTO`
 /// and then the table's name, with or without its schema.
-fn writes(source: &str, table: &str) -> bool {
+pub(super) fn writes(source: &str, table: &str) -> bool {
     let words: Vec<String> = source
         .split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '$')))
         .filter(|word| !word.is_empty())

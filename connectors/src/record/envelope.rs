@@ -1,11 +1,28 @@
-//! A row record: Debezium's envelope, every column value as pgoutput's own text.
+//! A row record: Debezium's envelope, every column value as text that the other database's input takes.
 //!
 //! A column that is missing from `after` was not in the stream (unchanged TOAST): it must be left alone, and no placeholder stands for it.
 
 use std::borrow::Cow;
 
 use super::json::{BadJson, Reader, write_number, write_string};
-use crate::{position::Lsn, source::postgres::pgoutput::Value};
+use crate::position::Lsn;
+
+/// A column's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Value<'a> {
+    Null,
+    /// A TOASTed value that this change did not touch: it is not in the stream.
+    Unchanged,
+    Text(&'a [u8]),
+}
+
+/// The kind of database that a record comes from, as Debezium names its connectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connector {
+    Postgres,
+    Mariadb,
+    Mysql,
+}
 
 /// What happened to the row; Debezium's letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +72,18 @@ pub(crate) struct Envelope<'a> {
     after: Option<Reader<'a>>,
 }
 
+// === impl Connector ===
+
+impl Connector {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::Mariadb => "mariadb",
+            Self::Mysql => "mysql",
+        }
+    }
+}
+
 // === impl Op ===
 
 impl Op {
@@ -87,6 +116,7 @@ impl Op {
 impl TableFrame {
     /// `columns` are names, and whether each is part of the row's identity.
     pub(crate) fn new<'c>(
+        connector: Connector,
         name: &str,
         database: &str,
         schema: &str,
@@ -102,9 +132,9 @@ impl TableFrame {
             identity.push(is_key);
         }
         let mut source_head =
-            concat!("\"version\":\"", env!("CARGO_PKG_VERSION"), "\",\"connector\":\"postgresql\",\"name\":")
-                .as_bytes()
-                .to_vec();
+            concat!("\"version\":\"", env!("CARGO_PKG_VERSION"), "\",\"connector\":\"").as_bytes().to_vec();
+        source_head.extend_from_slice(connector.as_str().as_bytes());
+        source_head.extend_from_slice(b"\",\"name\":");
         write_string(&mut source_head, name.as_bytes());
         let mut source_names = b",\"db\":".to_vec();
         write_string(&mut source_names, database.as_bytes());
@@ -272,7 +302,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_row_survives_and_is_json(row in proptest::collection::vec((any::<String>(), value(), any::<bool>()), 1..6)) {
-            let frame = TableFrame::new("banyan.s.f", "db", "pub\"lic", "t", row.iter().map(|(name, _, key)| (name.as_str(), *key)));
+            let frame = TableFrame::new(Connector::Postgres, "banyan.s.f", "db", "pub\"lic", "t", row.iter().map(|(name, _, key)| (name.as_str(), *key)));
             let stamp = Stamp { op: Op::Update, committed: 1_795_380_591_000_000, xid: 7, lsn: Lsn::new(9) };
             let values = || row.iter().map(|(_, value, _)| as_value(value));
             let mut out = Vec::new();

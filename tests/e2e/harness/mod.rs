@@ -18,6 +18,7 @@ pub(crate) mod front;
 pub(crate) mod kafka;
 pub(crate) mod kafka_cluster;
 pub(crate) mod kafka_secured;
+pub(crate) mod mariadb;
 pub(crate) mod metrics;
 pub(crate) mod peers;
 pub(crate) mod ports;
@@ -26,6 +27,7 @@ pub(crate) mod prometheus;
 pub(crate) mod shop;
 pub(crate) mod storm;
 pub(crate) mod tls;
+pub(crate) mod twin;
 pub(crate) mod upstream;
 pub(crate) mod watchdog;
 pub(crate) mod wire;
@@ -39,10 +41,12 @@ pub(crate) use self::{
     kafka::Kafka,
     kafka_cluster::Cluster,
     kafka_secured::Secured,
+    mariadb::{MariaDb, Schema},
     postgres::{Database, Postgres},
     shop::Shop,
     storm::Storm,
     tls::Authority,
+    twin::{Half, Twin},
     upstream::{Script, Upstream},
     wire::Wire,
 };

@@ -250,6 +250,19 @@ impl Database {
         rows.into_iter().map(|row| row.get(0)).collect()
     }
 
+    /// All rows of an answer, each its columns' texts with bars between them.
+    pub(crate) async fn lines(&self, sql: &str) -> Vec<String> {
+        let rows = self.client.simple_query(sql).await.unwrap_or_else(|e| panic!("{}\n{sql}", full(&e)));
+        let line = |message: tokio_postgres::SimpleQueryMessage| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                let cells: Vec<&str> = (0..row.len()).map(|at| row.get(at).unwrap_or("NULL")).collect();
+                Some(cells.join("|"))
+            }
+            _ => None,
+        };
+        rows.into_iter().filter_map(line).collect()
+    }
+
     /// Runs one statement with parameters; how many rows it touched.
     pub(crate) async fn execute(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> u64 {
         self.client.execute(sql, params).await.unwrap_or_else(|e| panic!("{}\n{sql}", full(&e)))

@@ -149,7 +149,7 @@ impl Shop {
     }
 }
 
-async fn database(server: &Postgres, prefix: &str, ddl: &str) -> Database {
+pub(super) async fn database(server: &Postgres, prefix: &str, ddl: &str) -> Database {
     let database = server.database(prefix).await;
     database.batch(ROLES).await;
     database.batch(GRANTS).await;

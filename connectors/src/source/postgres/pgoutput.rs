@@ -5,19 +5,12 @@
 
 use thiserror::Error;
 
+use crate::record::envelope::Value;
+
 /// Bytes that are not pgoutput.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("not a pgoutput message of protocol version 1")]
 pub(crate) struct BadMessage;
-
-/// A column's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Value<'a> {
-    Null,
-    /// A TOASTed value that this change did not touch: it is not in the stream.
-    Unchanged,
-    Text(&'a [u8]),
-}
 
 /// The values of a row, one per column of its relation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

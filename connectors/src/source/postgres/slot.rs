@@ -5,14 +5,16 @@
 use std::time::Duration;
 
 use pgwire_replication::ReplicationClient;
+use tokio_postgres::types::PgLsn;
 
 use crate::{
-    database::Session,
+    database::postgres::{PostgresUrl, Session},
     error::FlowError,
-    names::{quote, quote_table},
+    names::{FlowNames, quote, quote_table},
     owner,
     plan::Plan,
     position::{Generation, Lsn},
+    source::{Measured, Remembered},
     status::Board,
     tables,
 };
@@ -49,14 +51,13 @@ struct Stored {
 }
 
 /// Takes the lock, and finds or makes the slot.
-pub(crate) async fn open(plan: &Plan, board: &Board) -> Result<Opened, FlowError> {
+pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, board: &Board) -> Result<Opened, FlowError> {
     let names = &plan.names;
-    let session = plan.source.connect(&names.application("capture")).await?;
-    tables::ensure(&session).await?;
+    let session = url.connect(&names.application("capture")).await?;
+    tables::postgres(&session).await?;
     lock(&session, names.lock("capture"), "capture").await?;
     let slot = names.slot();
-    let config = plan
-        .source
+    let config = url
         .replication(&quote(&slot), &names.publication(), &names.application("slot"))
         // Few: they may be large. The server is told every half second what stands in Kafka.
         .with_buffer_size(32)
@@ -163,7 +164,47 @@ pub(crate) async fn start(opened: &mut Opened, plan: &Plan) -> Result<Lsn, FlowE
         .query_one("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = $1", &[&plan.names.slot()])
         .await
         .map_err(|e| FlowError::sql(doing, &e))?;
-    Ok(Lsn::from(row.get::<_, tokio_postgres::types::PgLsn>(0)))
+    Ok(Lsn::from(row.get::<_, PgLsn>(0)))
+}
+
+/// What the source remembers of the flow's capture.
+pub(crate) async fn remembered(session: &Session, names: &FlowNames) -> Result<Option<Remembered>, FlowError> {
+    let row = session
+        .query_opt(
+            "SELECT c.generation, c.nonce, c.state = 'streaming', s.confirmed_flush_lsn, \
+                 CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END \
+             FROM banyan.capture c LEFT JOIN pg_replication_slots s ON s.slot_name = c.slot \
+             WHERE c.install = $1 AND c.sync = $2 AND c.flow = $3",
+            &[&names.install, &names.sync, &names.flow.as_str()],
+        )
+        .await
+        .map_err(|e| FlowError::sql("asking the source for its generation", &e))?;
+    Ok(row.map(|row| {
+        let lsn = |column: usize| row.get::<_, Option<PgLsn>>(column).map(Lsn::from);
+        Remembered {
+            generation: Generation::new(row.get(0)),
+            nonce: row.get(1),
+            streaming: row.get(2),
+            confirmed: lsn(3),
+            end: lsn(4),
+        }
+    }))
+}
+
+/// Where the log ends, and how much of it the slot keeps.
+pub(crate) async fn measure(session: &Session, names: &FlowNames) -> Result<Measured, FlowError> {
+    let row = session
+        .query_one(
+            "SELECT pg_current_wal_lsn(), clock_timestamp(), (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1)",
+            &[&names.slot()],
+        )
+        .await
+        .map_err(|e| FlowError::sql("measuring", &e))?;
+    Ok(Measured {
+        end: row.get::<_, PgLsn>(0).into(),
+        now: row.get(1),
+        retained: row.get::<_, Option<i64>>(2).map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+    })
 }
 
 /// The advisory lock of one part of a flow, or [`FlowError::Busy`] with who holds it.

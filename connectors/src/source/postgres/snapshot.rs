@@ -6,12 +6,9 @@ use std::pin::pin;
 
 use futures_util::TryStreamExt as _;
 
-use super::{
-    pgoutput::Value,
-    slot::{Fresh, Opened},
-};
+use super::slot::{Fresh, Opened};
 use crate::{
-    database::Session,
+    database::postgres::{PostgresUrl, Session},
     error::FlowError,
     kafka::produce::Outlet,
     names::{quote, quote_table},
@@ -21,7 +18,7 @@ use crate::{
     record::{
         Head, Kind,
         control::{End, Start},
-        envelope::{Op, Stamp, TableFrame},
+        envelope::{Connector, Op, Stamp, TableFrame, Value},
     },
     status::Board,
 };
@@ -29,6 +26,7 @@ use crate::{
 /// Writes START and, when the source is open for writes, every row and END. Returns when all of it stands in Kafka.
 pub(crate) async fn run(
     plan: &Plan,
+    url: &PostgresUrl,
     opened: &Opened,
     fresh: &Fresh,
     outlet: &mut Outlet,
@@ -36,14 +34,14 @@ pub(crate) async fn run(
 ) -> Result<(), FlowError> {
     let doing = "copying the tables";
     let sql = |e: &tokio_postgres::Error| FlowError::sql(doing, e);
-    let session = plan.source.connect(&plan.names.application("snapshot")).await?;
+    let session = url.connect(&plan.names.application("snapshot")).await?;
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
         fresh.snapshot.replace('\'', "")
     );
     session.batch_execute(&begin).await.map_err(|e| sql(&e))?;
     let source = plan.names.flow.source();
-    let Some(row) = owner::read(&session, &plan.names.install, &plan.names.sync, source).await? else {
+    let Some(row) = owner::postgres::read(&session, &plan.names.install, &plan.names.sync, source).await? else {
         return Err(FlowError::Stop("the owner's row is not in the slot's snapshot".into()));
     };
     let now =
@@ -108,6 +106,7 @@ async fn copy(
     let names: Vec<String> = columns.iter().map(|(name, _)| quote(name)).collect();
     let (schema, name) = table.source.split_once('.').unwrap_or(("public", &table.source));
     let frame = TableFrame::new(
+        Connector::Postgres,
         &plan.names.topic(),
         plan.source.database(),
         schema,

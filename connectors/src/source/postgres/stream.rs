@@ -23,7 +23,7 @@ use crate::{
     record::{
         Head, Kind,
         control::{Checkpoint, Commit},
-        envelope::{Op, Stamp, TableFrame},
+        envelope::{Connector, Op, Stamp, TableFrame},
     },
     status::Board,
 };
@@ -85,7 +85,8 @@ pub(crate) async fn run(
     outlet: &mut Outlet,
     board: &Board,
 ) -> Result<(), FlowError> {
-    let row = owner::read(&opened.session, &plan.names.install, &plan.names.sync, plan.names.flow.source()).await?;
+    let row =
+        owner::postgres::read(&opened.session, &plan.names.install, &plan.names.sync, plan.names.flow.source()).await?;
     let shape = opened.shape.clone();
     let mut stream = Stream {
         plan,
@@ -245,6 +246,7 @@ impl Stream<'_> {
             )));
         }
         let frame = TableFrame::new(
+            Connector::Postgres,
             &self.plan.names.topic(),
             self.plan.source.database(),
             &relation.schema,

@@ -1,8 +1,6 @@
 //! PostgreSQL as a target: rows, the applied position and our mark in one transaction.
 
-pub(crate) mod apply;
 pub(crate) mod fold;
-mod hole;
 pub(crate) mod load;
 mod origin;
 pub(crate) mod parking;
@@ -10,3 +8,6 @@ pub(crate) mod pipe;
 pub(crate) mod position;
 pub(crate) mod table;
 pub(crate) mod text_array;
+mod writer;
+
+pub(crate) use writer::Writer;

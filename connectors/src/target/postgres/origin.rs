@@ -5,7 +5,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::{database::Session, error::FlowError};
+use crate::{database::postgres::Session, error::FlowError};
 
 /// Takes the origin `name` for `session`, and makes it when there is none. Without the privilege, or without room, the session goes on
 /// without. One that another session holds is waited for.

@@ -5,7 +5,7 @@ use std::{pin::Pin, rc::Rc};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesOrdered};
 use tokio_postgres::{Statement, types::ToSql};
 
-use crate::{database::Session, error::FlowError};
+use crate::{database::postgres::Session, error::FlowError};
 
 /// So many statements, and so many bytes of parameters, may be on their way.
 const DEPTH: usize = 128;

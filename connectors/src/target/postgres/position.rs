@@ -6,37 +6,16 @@ use tokio_postgres::{Statement, types::PgLsn};
 
 use super::{origin, pipe::Pipe};
 use crate::{
-    database::Session,
+    database::postgres::Session,
     error::{COMMITTING, FlowError},
     names::{FlowNames, literal},
     owner,
     plan::Plan,
-    position::{Generation, Lsn, Phase},
+    position::Generation,
     status::Role,
     tables,
+    target::applied::{Applied, LEASE_SECONDS},
 };
-
-/// What the row says.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Applied {
-    pub(crate) generation: Generation,
-    pub(crate) phase: Phase,
-    /// A transaction end; zero until the snapshot is complete.
-    pub(crate) applied: Lsn,
-    /// Rows of the snapshot that are in.
-    pub(crate) ordinal: u64,
-    /// The next offset to read.
-    pub(crate) offset: i64,
-    /// The position that the record before that offset carries.
-    pub(crate) record: String,
-    pub(crate) role: Option<Role>,
-    pub(crate) epoch: i64,
-    pub(crate) system_id: String,
-    pub(crate) timeline: i32,
-    pub(crate) slot: String,
-    /// By the source's clock: everything committed before is here.
-    pub(crate) source_time: SystemTime,
-}
 
 /// The right to move the row.
 pub(crate) struct Holder {
@@ -49,15 +28,12 @@ pub(crate) struct Holder {
 const COLUMNS: &str =
     "generation, phase, applied, ordinal, kafka_offset, record, role, epoch, system_id, timeline, slot, source_time";
 
-/// How long a lease runs without being renewed.
-pub(crate) const LEASE_SECONDS: u32 = 30;
-
 /// Takes the lock, then the lease, then reads the row.
 pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder, Applied), FlowError> {
     let doing = "taking the position row";
     let sql = |error: &tokio_postgres::Error| FlowError::sql(doing, error);
     let names = plan.names.clone();
-    tables::ensure(&session).await?;
+    tables::postgres(&session).await?;
     lock(&session, &names).await?;
     origin::take(&session, &names.slot()).await?;
     let lease = owner::nonce();
@@ -148,21 +124,9 @@ async fn lock(session: &Session, names: &FlowNames) -> Result<(), FlowError> {
     Err(FlowError::Busy(format!("another process {what} the position row of this flow")))
 }
 
-// === impl Applied ===
-
-impl Applied {
-    /// Up to where the target holds everything; nothing while its tables are being filled.
-    pub(crate) fn watermark(&self) -> Option<(Lsn, SystemTime)> {
-        (self.phase == Phase::Stream).then_some((self.applied, self.source_time))
-    }
-
-    fn parameters(&self) -> [Parameter; 3] {
-        [
-            Parameter::Int(self.generation.get()),
-            Parameter::Lsn(self.applied.into()),
-            Parameter::Int(self.ordinal.cast_signed()),
-        ]
-    }
+/// What the row is compared by.
+fn parameters(at: &Applied) -> [Parameter; 3] {
+    [Parameter::Int(at.generation.get()), Parameter::Lsn(at.applied.into()), Parameter::Int(at.ordinal.cast_signed())]
 }
 
 /// A parameter that outlives the call, because statements are pipelined.
@@ -209,7 +173,7 @@ impl Holder {
     /// Opens a target transaction: the row is ours and where we left it, and our mark comes before the first row.
     pub(crate) async fn begin(&self, pipe: &mut Pipe, at: &Applied) -> Result<(), FlowError> {
         pipe.simple("opening a transaction", "BEGIN".into()).await?;
-        pipe.execute(self.check.clone(), at.parameters().into(), 0, |found| {
+        pipe.execute(self.check.clone(), parameters(at).into(), 0, |found| {
             judge(found, "another applier has moved the position row")
         })
         .await?;
@@ -223,7 +187,7 @@ impl Holder {
 
     /// Moves the row from `old` to `new` and commits.
     pub(crate) async fn commit(&self, pipe: &mut Pipe, old: &Applied, new: &Applied) -> Result<(), FlowError> {
-        let mut parameters: Vec<Parameter> = old.parameters().into();
+        let mut parameters: Vec<Parameter> = parameters(old).into();
         parameters.extend([
             Parameter::Int(new.generation.get()),
             Parameter::Text(new.phase.as_str().into()),

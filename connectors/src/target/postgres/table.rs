@@ -6,12 +6,13 @@ use prometheus::IntCounter;
 use tokio_postgres::Statement;
 
 use crate::{
-    database::Session,
+    database::postgres::Session,
     error::FlowError,
     metrics::FlowMetrics,
     names::{quote, quote_table},
     plan::PlanTable,
     record::envelope::Op,
+    target::row::Layout,
 };
 
 /// A target table.
@@ -120,14 +121,6 @@ impl TargetTable {
             .is_some_and(|(own_schema, own_table)| own_schema == schema && own_table == table)
     }
 
-    /// The column named `name`; `hint` is where it stood in the row before.
-    pub(crate) fn column(&self, name: &str, hint: usize) -> Option<usize> {
-        if self.columns.get(hint).is_some_and(|column| column.name == name) {
-            return Some(hint);
-        }
-        self.columns.iter().position(|column| column.name == name)
-    }
-
     pub(crate) fn statement(&self, shape: &Shape) -> Option<&Statement> {
         self.statements.get(shape)
     }
@@ -234,5 +227,26 @@ impl TargetTable {
             }
             Write::Delete => format!("DELETE FROM {name} AS x USING {} WHERE {}", unnest(&self.key, &[]), same_key()),
         }
+    }
+}
+
+impl Layout for TargetTable {
+    fn name(&self) -> &str {
+        &self.plan.target
+    }
+
+    fn column(&self, name: &str, hint: usize) -> Option<usize> {
+        if self.columns.get(hint).is_some_and(|column| column.name == name) {
+            return Some(hint);
+        }
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    fn is_generated(&self, column: usize) -> bool {
+        self.columns[column].generated
+    }
+
+    fn key(&self) -> &[usize] {
+        &self.key
     }
 }

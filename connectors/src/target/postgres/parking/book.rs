@@ -16,11 +16,11 @@ use super::{
     keys::{Claim, Keys, Scratch, Touch},
 };
 use crate::{
-    database::Session,
+    database::postgres::Session,
     error::FlowError,
     names::FlowNames,
     record::envelope::Op,
-    target::postgres::{fold::Row, table::TargetTable},
+    target::{postgres::table::TargetTable, row::Row},
 };
 
 /// More keys are not stored one by one: the transactions that bring them count as touching all of their tables. About 40 MB.

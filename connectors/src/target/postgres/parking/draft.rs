@@ -13,7 +13,10 @@ use crate::{
     names::FlowNames,
     position::{Generation, Lsn},
     record::{control::Commit, envelope::Op},
-    target::postgres::{fold::Row, pipe::Pipe, position::Parameter, table::TargetTable},
+    target::{
+        postgres::{pipe::Pipe, position::Parameter, table::TargetTable},
+        row::Row,
+    },
 };
 
 /// Rows and keys go to the target when there are so many, or so many bytes.

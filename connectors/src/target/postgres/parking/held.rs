@@ -4,7 +4,7 @@ use tokio_postgres::types::PgLsn;
 
 use super::OPEN;
 use crate::{
-    database::Session,
+    database::postgres::Session,
     error::FlowError,
     names::FlowNames,
     position::{Generation, Lsn},

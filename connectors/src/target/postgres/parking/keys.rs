@@ -6,11 +6,14 @@
 use std::mem;
 
 use crate::{
-    database::Session,
+    database::postgres::Session,
     error::FlowError,
     names::{hash_bytes, quote_table},
     record::{envelope::Op, json::write_string},
-    target::postgres::{fold::Row, table::TargetTable},
+    target::{
+        postgres::table::TargetTable,
+        row::{Layout as _, Row},
+    },
 };
 
 /// A longer key is known by its hash.
@@ -19,6 +22,7 @@ const LONGEST: usize = 200;
 pub(crate) const PRIMARY: &str = "primary";
 
 /// The keys of all tables of a flow.
+#[derive(Default)]
 pub(crate) struct Keys {
     tables: Vec<TableKeys>,
     /// Else the target cannot store every text.

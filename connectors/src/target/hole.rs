@@ -5,28 +5,21 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::types::PgLsn;
-
-use super::position::Applied;
+use super::applied::Applied;
 use crate::{
-    database::Session,
     error::FlowError,
     kafka::consume::Inlet,
     plan::Plan,
     position::{Generation, Lsn, Phase},
+    source::SourceLink,
 };
 
 /// How long the source may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const ASK: &str = "SELECT c.generation, c.state = 'streaming', s.confirmed_flush_lsn, \
-     CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END \
-     FROM banyan.capture c LEFT JOIN pg_replication_slots s ON s.slot_name = c.slot \
-     WHERE c.install = $1 AND c.sync = $2 AND c.flow = $3";
-
 /// Asks the source now and then, and judges when the records have been read that stood in the topic by then.
 pub(super) struct HoleWatch {
-    session: Option<Session>,
+    link: Option<SourceLink>,
     asked: Option<Instant>,
     answer: Option<Answer>,
 }
@@ -42,7 +35,7 @@ struct Answer {
 
 impl HoleWatch {
     pub(super) fn new() -> Self {
-        Self { session: None, asked: None, answer: None }
+        Self { link: None, asked: None, answer: None }
     }
 
     /// To be called between source transactions; asks at once, and then when `pause` has passed. `seen` is the last offset that was read,
@@ -73,29 +66,28 @@ impl HoleWatch {
 
     /// A source that cannot be asked now cannot have been seen to be past us.
     async fn ask(&mut self, plan: &Plan, inlet: &Inlet, next: &Applied) -> Result<Option<Answer>, FlowError> {
-        let kept = self.session.take().filter(|session| !session.is_closed());
-        let names = &plan.names;
+        let kept = self.link.take().filter(|link| !link.is_closed());
         let asking = async {
-            let session = match kept {
-                Some(session) => session,
-                None => plan.source.connect(&names.application("hole")).await.ok()?,
+            let mut link = match kept {
+                Some(link) => link,
+                None => SourceLink::connect(plan, "hole").await.ok()?,
             };
-            let row = session.query_opt(ASK, &[&names.install, &names.sync, &names.flow.as_str()]).await.ok()?;
-            Some((session, row))
+            let says = link.ask(&plan.names).await.ok()?;
+            Some((link, says))
         };
-        let Ok(Some((session, row))) = tokio::time::timeout(PATIENCE, asking).await else { return Ok(None) };
-        self.session = Some(session);
-        let Some(row) = row.filter(|row| row.get(1)) else { return Ok(None) };
-        let lsn = |column| row.get::<_, Option<PgLsn>>(column).map(Lsn::from);
-        let generation = Generation::new(row.get(0));
-        if generation == next.generation && next.phase == Phase::Stream && lsn(3).is_some_and(|end| end < next.applied)
+        let Ok(Some((link, says))) = tokio::time::timeout(PATIENCE, asking).await else { return Ok(None) };
+        self.link = Some(link);
+        let Some(says) = says.filter(|says| says.streaming) else { return Ok(None) };
+        if says.generation == next.generation
+            && next.phase == Phase::Stream
+            && says.end.is_some_and(|end| end < next.applied)
         {
             return Err(FlowError::NeedsSnapshot(format!(
                 "the source's log ends before {}, which was applied: it went back to an earlier state",
                 next.applied
             )));
         }
-        Ok(Some(Answer { generation, confirmed: lsn(2), high: inlet.bounds()?.1 }))
+        Ok(Some(Answer { generation: says.generation, confirmed: says.confirmed, high: inlet.bounds()?.1 }))
     }
 }
 

@@ -1,14 +1,13 @@
 //! The applier: from the topic's records to whole transactions in the target.
 //!
 //! Several source transactions make one target transaction while there is a backlog, in order and whole; an idle stream commits at
-//! once. `order` judges each record, `rows` writes what it says, `start` begins a generation. `refused` is what follows when the target does
-//! not take a row, `parking` keeps transactions aside, and `requests` does with them what people ask for.
+//! once. `order` judges each record, a `Writer` writes what it says, `start` begins a generation. `refused` is what follows when the target
+//! does not take a row, `parking` keeps transactions aside, and `requests` does with them what people ask for.
 
 mod order;
 mod parking;
 mod refused;
 mod requests;
-mod rows;
 mod start;
 
 use std::{
@@ -18,25 +17,19 @@ use std::{
 
 use rdkafka::Message as _;
 
-use super::{
-    fold::{Row, Run},
-    hole::HoleWatch,
-    pipe::Pipe,
-    position::{self, Applied, Holder},
-    table::TargetTable,
-};
+use super::{Writer, applied::Applied, hole::HoleWatch};
 use crate::{
-    config::{ApplyAs, OnViolation},
-    database::Session,
+    config::OnViolation,
+    database::{DatabaseUrl, mysql::text},
     error::FlowError,
     kafka::{consume::Inlet, topics},
-    names::{Flow, FlowNames},
+    names::Flow,
     plan::Plan,
     position::{Generation, Lsn, Phase, Position},
-    record::{Head, envelope::Op},
+    record::{Head, envelope::Envelope},
     status::{Board, Role},
 };
-use parking::Parking;
+use parking::{Parking, Way};
 
 /// A target transaction is ended at the next boundary when it has so many rows, or is so old.
 const BATCH_ROWS: usize = 20_000;
@@ -55,9 +48,7 @@ const TOPIC_CHECK: Duration = Duration::from_secs(60);
 struct Applier<'a> {
     plan: &'a Plan,
     board: &'a Board,
-    pipe: Pipe,
-    holder: Holder,
-    tables: Vec<TargetTable>,
+    writer: Writer,
     /// What the target says.
     stored: Applied,
     /// What it will say when the open target transaction commits.
@@ -67,10 +58,6 @@ struct Applier<'a> {
     /// Whether a target transaction is open, and since when.
     open: Option<Instant>,
     rows: usize,
-    run: Option<Run>,
-    row: Row,
-    truncated: Vec<(usize, Position)>,
-    changes: HashMap<(usize, Op), u64>,
     violations: HashMap<String, u64>,
     /// How many source transactions the open target transaction has begun, and which was the last.
     begun: usize,
@@ -99,30 +86,16 @@ enum Next {
 /// Applies until something ends it.
 pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
     let names = &plan.names;
-    let session = plan.target.connect(&names.application("apply")).await?;
-    if plan.apply_as == ApplyAs::Replica {
-        session.batch_execute("SET session_replication_role = replica").await.map_err(|error| {
-            match error.code() {
-                Some(state) if state.code() == "42501" => FlowError::Stop(
-                    "the target does not let this role set session_replication_role: grant it (`GRANT SET ON PARAMETER session_replication_role`, or superuser), or say `apply_as: origin`, which lets triggers and foreign keys fire"
-                        .into(),
-                ),
-                _ => FlowError::sql("setting session_replication_role", &error),
-            }
-        })?;
-    }
-    let mut tables = Vec::with_capacity(plan.tables.len());
     for table in &plan.tables {
         // From zero on: an alert must see the first one.
         board.metrics().violations(&table.source);
-        tables.push(TargetTable::load(&session, table).await?);
     }
     let settings_shown = topics::ensure(&plan.kafka, &names.topic()).await?.shows_settings();
-    board.violations_so_far(violations(&session, names, names.flow).await?);
-    let (pipe, holder, stored) = position::take(plan, session).await?;
-    let parking = Parking::load(pipe.session(), &plan.names, &tables).await?;
+    let (writer, stored) = Writer::open(plan, board).await?;
+    board.violations_so_far(violations(plan, &plan.target, names.flow).await?);
+    let parking = Parking::load(plan, &writer).await?;
     board.parked(parking.parked());
-    halted(plan, pipe.session()).await?;
+    halted(plan).await?;
     let inlet = Inlet::open(&plan.kafka, &names.topic(), plan.budget / 3)?;
     let offset = check_offset(&inlet, &stored, &names.topic()).await?;
     inlet.seek(offset)?;
@@ -133,18 +106,12 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
     let mut applier = Applier {
         plan,
         board,
-        pipe,
-        holder,
-        tables,
+        writer,
         next: stored.clone(),
         stored,
         source: None,
         open: None,
         rows: 0,
-        run: None,
-        row: Row::default(),
-        truncated: Vec::new(),
-        changes: HashMap::new(),
         violations: HashMap::new(),
         begun: 0,
         current: Lsn::ZERO,
@@ -160,12 +127,11 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
 }
 
 /// Under `violations: stop` nothing is applied while a violation of this sync stands in either database.
-async fn halted(plan: &Plan, target: &Session) -> Result<(), FlowError> {
-    let names = &plan.names;
+async fn halted(plan: &Plan) -> Result<(), FlowError> {
     if plan.violations == OnViolation::Stop {
-        let source = plan.source.connect(&names.application("violations")).await?;
+        let flow = plan.names.flow;
         let found =
-            violations(target, names, names.flow).await? + violations(&source, names, names.flow.opposite()).await?;
+            violations(plan, &plan.target, flow).await? + violations(plan, &plan.source, flow.opposite()).await?;
         if found > 0 {
             plan.halt.pull();
         }
@@ -173,16 +139,38 @@ async fn halted(plan: &Plan, target: &Session) -> Result<(), FlowError> {
     plan.halt.check()
 }
 
-/// How many violations stand in the target of a flow.
-async fn violations(session: &Session, names: &FlowNames, flow: Flow) -> Result<u64, FlowError> {
-    let sql = |error: &tokio_postgres::Error| FlowError::sql("counting violations", error);
-    let is_there = "SELECT to_regclass('banyan.violation') IS NOT NULL";
-    if !session.query_one(is_there, &[]).await.map_err(|e| sql(&e))?.get::<_, bool>(0) {
-        return Ok(0);
+/// How many violations of a flow stand in its target.
+async fn violations(plan: &Plan, target: &DatabaseUrl, flow: Flow) -> Result<u64, FlowError> {
+    let doing = "counting violations";
+    let names = &plan.names;
+    let application = names.application("violations");
+    match target {
+        DatabaseUrl::Postgres(url) => {
+            let sql = |error: &tokio_postgres::Error| FlowError::sql(doing, error);
+            let session = url.connect(&application).await?;
+            let is_there = "SELECT to_regclass('banyan.violation') IS NOT NULL";
+            if !session.query_one(is_there, &[]).await.map_err(|e| sql(&e))?.get::<_, bool>(0) {
+                return Ok(0);
+            }
+            let count = "SELECT count(*) FROM banyan.violation WHERE install = $1 AND sync = $2 AND flow = $3";
+            let row = session.query_one(count, &[&names.install, &names.sync, &flow.as_str()]).await;
+            Ok(row.map_err(|e| sql(&e))?.get::<_, i64>(0).cast_unsigned())
+        }
+        DatabaseUrl::Mysql(url) => {
+            let mut session = url.connect(&application).await?;
+            let is_there = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'banyan' AND table_name = 'violation'";
+            if session.value::<i64>(doing, is_there).await?.unwrap_or(0) == 0 {
+                return Ok(0);
+            }
+            let count = format!(
+                "SELECT count(*) FROM banyan.violation WHERE install = {} AND sync = {} AND flow = {}",
+                text(&names.install),
+                text(&names.sync),
+                text(flow.as_str())
+            );
+            Ok(session.value::<u64>(doing, &count).await?.unwrap_or(0))
+        }
     }
-    let count = "SELECT count(*) FROM banyan.violation WHERE install = $1 AND sync = $2 AND flow = $3";
-    let row = session.query_one(count, &[&names.install, &names.sync, &flow.as_str()]).await.map_err(|e| sql(&e))?;
-    Ok(row.get::<_, i64>(0).cast_unsigned())
 }
 
 /// The stored offset must lie within the topic, and the record before it, if still there, must carry the stored position.
@@ -324,26 +312,19 @@ impl Applier<'_> {
     }
 
     async fn roll_back(&mut self) -> Result<(), FlowError> {
-        self.run = None;
-        self.truncated.clear();
         self.source = None;
         self.rows = 0;
         self.begun = 0;
         self.parking.rolled_back();
-        self.changes.clear();
         self.violations.clear();
         self.next = self.stored.clone();
-        if self.open.take().is_some() {
-            self.pipe.discard().await;
-            self.pipe.simple("rolling back", "ROLLBACK".into()).await?;
-            self.pipe.drain().await?;
-        }
-        Ok(())
+        let open = self.open.take().is_some();
+        self.writer.roll_back(open).await
     }
 
     async fn open(&mut self) -> Result<(), FlowError> {
         if self.open.is_none() {
-            self.holder.begin(&mut self.pipe, &self.stored).await?;
+            self.writer.begin(&self.stored).await?;
             self.open = Some(Instant::now());
         }
         Ok(())
@@ -351,16 +332,12 @@ impl Applier<'_> {
 
     async fn commit(&mut self) -> Result<(), FlowError> {
         self.open().await?;
-        self.flush().await?;
-        self.holder.commit(&mut self.pipe, &self.stored, &self.next).await?;
+        self.writer.commit(&self.stored, &self.next).await?;
         self.open = None;
         self.rows = 0;
         let begun = std::mem::take(&mut self.begun);
         self.last_commit = Instant::now();
         self.stored = self.next.clone();
-        for ((table, op), rows) in self.changes.drain() {
-            self.tables[table].count(self.board.metrics(), op, rows);
-        }
         let violated = !self.violations.is_empty();
         for (table, rows) in self.violations.drain() {
             self.board.metrics().violations(&table).inc_by(rows);
@@ -377,6 +354,30 @@ impl Applier<'_> {
         if !self.gap && !self.parking.is_full && self.stored.generation > Generation::NONE {
             self.board.apply_running(self.stored.phase == Phase::Snapshot);
         }
+        Ok(())
+    }
+
+    /// Takes a row of the source: it is applied, or parked with its transaction.
+    async fn write(&mut self, envelope: &Envelope<'_>, record: &[u8], at: Position) -> Result<Next, FlowError> {
+        match self.divert(envelope, record, at).await? {
+            Way::Apply => self.put(envelope, at).await.map(|()| Next::On),
+            Way::Parked => Ok(Next::On),
+            Way::Again => Ok(Next::Again),
+        }
+    }
+
+    /// Hands a row to the writer.
+    async fn put(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<(), FlowError> {
+        self.rows += 1;
+        self.writer.row(envelope, at, !self.parking.names_the_row(at.lsn)).await
+    }
+
+    /// The source was closed for writes here.
+    async fn violation(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<(), FlowError> {
+        let table = format!("{}.{}", envelope.schema, envelope.table);
+        self.rows += 1;
+        self.writer.violation(&table, envelope.op, self.next.epoch, at).await?;
+        *self.violations.entry(table).or_default() += 1;
         Ok(())
     }
 }

@@ -1,9 +1,12 @@
-//! Banyan's own tables, in the schema `banyan` of both databases.
+//! Banyan's own tables: in the schema `banyan` of a PostgreSQL database, in the database `banyan` of a MariaDB or MySQL server.
 
-use crate::{database::Session, error::FlowError};
+use crate::{
+    database::{mysql::MysqlSession, postgres::Session},
+    error::FlowError,
+};
 
 /// Made once; a DBA may make them beforehand, and then no privilege to create anything is needed.
-const MAKE: &str = "
+const POSTGRES: &str = "
 CREATE SCHEMA IF NOT EXISTS banyan;
 -- Who may write a sync's tables; one row a database. `state` is about this database: open or closed for writes.
 CREATE TABLE IF NOT EXISTS banyan.owner (
@@ -53,8 +56,43 @@ CREATE TABLE IF NOT EXISTS banyan.parked_key (
 CREATE INDEX IF NOT EXISTS parked_key_of ON banyan.parked_key (parked);
 ";
 
+/// The same for MariaDB and MySQL, where a database is the server's: rows of two databases of one server differ by side and flow.
+/// Positions are numbers: the file's in the upper half, the offset in the lower. Names compare byte by byte, as they do in PostgreSQL.
+const MYSQL: [&str; 6] = [
+    "CREATE DATABASE IF NOT EXISTS banyan CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "CREATE TABLE IF NOT EXISTS banyan.owner (
+        install varchar(16), sync varchar(64), side varchar(8),
+        owner varchar(8) NOT NULL, epoch bigint NOT NULL, state varchar(8) NOT NULL,
+        PRIMARY KEY (install, sync, side)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    // `log` is the name of the binlog's files without their number. There is no slot: what stands in Kafka is noted here.
+    "CREATE TABLE IF NOT EXISTS banyan.capture (
+        install varchar(16), sync varchar(64), flow varchar(20),
+        generation bigint NOT NULL, since bigint NOT NULL, nonce varchar(32) NOT NULL, state varchar(16) NOT NULL,
+        log varchar(255) NOT NULL, system_id varchar(128) NOT NULL, shape longtext NOT NULL,
+        confirmed bigint unsigned NOT NULL, gtid varchar(255) NOT NULL,
+        PRIMARY KEY (install, sync, flow)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "CREATE TABLE IF NOT EXISTS banyan.position (
+        install varchar(16), sync varchar(64), flow varchar(20), part int,
+        generation bigint NOT NULL, phase varchar(16) NOT NULL, applied bigint unsigned NOT NULL, ordinal bigint unsigned NOT NULL,
+        kafka_offset bigint NOT NULL, record varchar(255) NOT NULL,
+        role varchar(16) NOT NULL, epoch bigint NOT NULL,
+        system_id varchar(128) NOT NULL, timeline int NOT NULL, slot varchar(255) NOT NULL, source_time datetime(6) NOT NULL,
+        lease varchar(32) NOT NULL, lease_until datetime(6) NOT NULL,
+        PRIMARY KEY (install, sync, flow, part)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "CREATE TABLE IF NOT EXISTS banyan.violation (
+        install varchar(16), sync varchar(64), flow varchar(20),
+        generation bigint, lsn bigint unsigned, ordinal bigint unsigned,
+        source_table varchar(255) NOT NULL, op char(1) NOT NULL, epoch bigint NOT NULL, seen_at timestamp(6) NOT NULL DEFAULT current_timestamp(6),
+        PRIMARY KEY (install, sync, flow, generation, lsn, ordinal)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    // What PostgreSQL's log has messages for: a row that a transaction changes so that whoever reads the log finds the word in it.
+    "CREATE TABLE IF NOT EXISTS banyan.mark (
+        install varchar(16), sync varchar(64), flow varchar(20), word varchar(16),
+        content varchar(1000) NOT NULL, n bigint NOT NULL,
+        PRIMARY KEY (install, sync, flow, word)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+];
+
 /// Makes what is not there.
-pub(crate) async fn ensure(session: &Session) -> Result<(), FlowError> {
+pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
     let doing = "making Banyan's tables";
     let row = session
         .query_one(
@@ -70,7 +108,26 @@ pub(crate) async fn ensure(session: &Session) -> Result<(), FlowError> {
     }
     // `IF NOT EXISTS` is no protection against another session that makes the same at the same time. The lock's number is "banyan".
     session
-        .batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock(108171085996398); {MAKE} COMMIT"))
+        .batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock(108171085996398); {POSTGRES} COMMIT"))
         .await
         .map_err(|error| FlowError::sql(doing, &error))
+}
+
+/// Makes what is not there, in MariaDB or MySQL.
+pub(crate) async fn mysql(session: &mut MysqlSession) -> Result<(), FlowError> {
+    let doing = "making Banyan's tables";
+    let there: Option<i64> = session
+        .value(
+            doing,
+            "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'banyan' \
+             AND table_name IN ('owner', 'capture', 'position', 'violation', 'mark')",
+        )
+        .await?;
+    if there == Some(5) {
+        return Ok(());
+    }
+    for statement in MYSQL {
+        session.run(doing, statement).await?;
+    }
+    Ok(())
 }

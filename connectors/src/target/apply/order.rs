@@ -15,7 +15,6 @@ use crate::{
         envelope::Envelope,
     },
     status::Role,
-    target::postgres::load,
 };
 
 // === impl Applier ===
@@ -56,8 +55,7 @@ impl Applier<'_> {
         if head.kind == Kind::End {
             let end: End = serde_json::from_slice(value).map_err(|_| bad(()))?;
             self.open().await?;
-            self.flush().await?;
-            load::end(&mut self.pipe, &self.plan.names, &self.tables).await?;
+            self.writer.snapshot_end().await?;
             self.next.phase = Phase::Stream;
             self.next.applied = end.consistent_point.parse().map_err(|_| bad(()))?;
             self.next.ordinal = 0;
@@ -65,8 +63,7 @@ impl Applier<'_> {
         } else {
             let envelope = Envelope::parse(value).map_err(|_| bad(()))?;
             self.open().await?;
-            let table = self.read(&envelope, head.position)?;
-            self.put(table, envelope.op, head.position).await?;
+            self.put(&envelope, head.position).await?;
             self.next.ordinal += 1;
         }
         self.progressed(head.position, offset);
@@ -120,7 +117,7 @@ impl Applier<'_> {
                 return self.hole().await;
             }
             self.open().await?;
-            self.parking.ends(&mut self.pipe, commit).await?;
+            self.parked_ends(commit).await?;
             self.source = None;
             self.next.applied = commit.end;
             self.next.source_time = time(commit.at);
@@ -141,7 +138,7 @@ impl Applier<'_> {
         self.source = Some((position.lsn, expected + 1));
         match head.kind {
             Kind::Open | Kind::Fence => {
-                self.flush().await?;
+                self.writer.flush().await?;
                 self.next.role = Some(if head.kind == Kind::Open { Role::Applying } else { Role::Watching });
                 self.next.epoch = head.epoch;
             }

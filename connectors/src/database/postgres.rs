@@ -1,4 +1,4 @@
-//! Connections to a sync's databases: the URL without its password in sight, and sessions whose settings are pinned.
+//! PostgreSQL: the URL, and sessions whose settings are pinned.
 
 use std::{fmt, ops::Deref, ops::DerefMut, str::FromStr, time::Duration};
 
@@ -20,7 +20,7 @@ pub(crate) const PINNED: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalSty
 
 /// Where a database is, and how to log in.
 #[derive(Clone)]
-pub(crate) struct DatabaseUrl {
+pub(crate) struct PostgresUrl {
     config: Config,
     host: String,
     port: u16,
@@ -35,9 +35,9 @@ pub(crate) struct Session {
     driver: JoinHandle<()>,
 }
 
-// === impl DatabaseUrl ===
+// === impl PostgresUrl ===
 
-impl DatabaseUrl {
+impl PostgresUrl {
     /// Reads `postgres://user:password@host:port/database`.
     ///
     /// # Errors
@@ -115,13 +115,13 @@ impl DatabaseUrl {
     }
 }
 
-impl fmt::Debug for DatabaseUrl {
+impl fmt::Debug for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
 }
 
-impl fmt::Display for DatabaseUrl {
+impl fmt::Display for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}/{}", self.host, self.port, self.database)
     }
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn no_error_and_no_debug_shows_the_password() {
-        let url = |text: &str| DatabaseUrl::try_new(&text.to_owned().into());
+        let url = |text: &str| PostgresUrl::try_new(&text.to_owned().into());
         let good = url("postgres://shop:hunter2@db.example:6432/shop").unwrap();
         assert_eq!(format!("{good:?} {good}"), "db.example:6432/shop db.example:6432/shop");
         for (bad, error) in [

@@ -2,11 +2,14 @@
 //!
 //! The file's `owner` counts only until the rows exist. Moving the owner later is a switch, never an edit of the file.
 
+pub(crate) mod mysql;
+pub(crate) mod postgres;
+
 use crate::{
     config::Side,
-    database::{DatabaseUrl, Session},
+    database::{DatabaseUrl, mysql::MysqlSession, postgres::Session},
     error::FlowError,
-    names::{FlowNames, literal},
+    names::FlowNames,
     preflight::Gate,
     tables,
 };
@@ -20,6 +23,12 @@ pub(crate) struct OwnerRow {
     pub(crate) open: bool,
 }
 
+/// A session on one of the databases.
+enum Seat {
+    Postgres(Session),
+    Mysql(Box<MysqlSession>),
+}
+
 /// Both databases of a sync, and what the file wishes.
 #[derive(Debug)]
 pub(crate) struct Owners {
@@ -30,27 +39,6 @@ pub(crate) struct Owners {
     pub(crate) wish: Side,
     /// Before anything is made.
     pub(crate) gate: Gate,
-}
-
-/// Reads the row of `side` in its own database. A missing table is a missing row.
-pub(crate) async fn read(
-    session: &Session,
-    install: &str,
-    sync: &str,
-    side: Side,
-) -> Result<Option<OwnerRow>, FlowError> {
-    let found = session
-        .query_opt(
-            "SELECT owner, epoch, state FROM banyan.owner WHERE install = $1 AND sync = $2 AND side = $3",
-            &[&install, &sync, &side.as_str()],
-        )
-        .await;
-    match found {
-        Ok(row) => row.map(|row| parse(row.get(0), row.get(1), row.get(2))).transpose(),
-        // undefined_table, invalid_schema_name
-        Err(error) if error.code().is_some_and(|state| matches!(state.code(), "42P01" | "3F000")) => Ok(None),
-        Err(error) => Err(FlowError::sql("reading the owner", &error)),
-    }
 }
 
 /// What the columns of an owner row say.
@@ -74,13 +62,13 @@ impl Owners {
 
     /// The row of `side`, made when the sync is new. Needs the other database only then.
     pub(crate) async fn ensure(&self, side: Side) -> Result<OwnerRow, FlowError> {
-        let here = self.connect(side).await?;
-        let row = match read(&here, &self.install, &self.sync, side).await? {
+        let mut here = self.connect(side).await?;
+        let row = match here.read(&self.install, &self.sync, side).await? {
             Some(row) => row,
             None => {
                 self.gate.pass().await?;
-                tables::ensure(&here).await?;
-                self.make(&here, side).await?
+                here.make_tables().await?;
+                self.make(&mut here, side).await?
             }
         };
         if row.owner != self.wish {
@@ -94,47 +82,61 @@ impl Owners {
         Ok(row)
     }
 
-    async fn make(&self, here: &Session, side: Side) -> Result<OwnerRow, FlowError> {
-        let there = self.connect(side.other()).await?;
-        tables::ensure(&there).await?;
-        let (owner, epoch) = match read(&there, &self.install, &self.sync, side.other()).await? {
+    async fn make(&self, here: &mut Seat, side: Side) -> Result<OwnerRow, FlowError> {
+        let mut there = self.connect(side.other()).await?;
+        there.make_tables().await?;
+        let (owner, epoch) = match there.read(&self.install, &self.sync, side.other()).await? {
             Some(row) => (row.owner, row.epoch),
             None => (self.wish, 1),
         };
         // The owner's row first: a crash in between leaves the side that may write marked, and never two.
-        let (first, second) = if side == owner { (here, &there) } else { (&there, here) };
-        self.insert(first, owner, owner, epoch).await?;
-        self.insert(second, owner.other(), owner, epoch).await?;
-        read(here, &self.install, &self.sync, side)
+        let (first, second) = if side == owner { (&mut *here, &mut there) } else { (&mut there, &mut *here) };
+        first.insert(&self.install, &self.sync, owner, owner, epoch).await?;
+        second.insert(&self.install, &self.sync, owner.other(), owner, epoch).await?;
+        here.read(&self.install, &self.sync, side)
             .await?
             .ok_or_else(|| FlowError::Stop("banyan.owner lost the row that was just written".into()))
     }
 
-    /// Opening a side for writes emits `banyan.open` in the transaction that opens it.
-    async fn insert(&self, session: &Session, side: Side, owner: Side, epoch: i64) -> Result<(), FlowError> {
-        let open = side == owner;
-        let row = format!(
-            "INSERT INTO banyan.owner (install, sync, side, owner, epoch, state) VALUES ({}, {}, '{}', '{}', {epoch}, '{}') ON CONFLICT DO NOTHING RETURNING epoch",
-            literal(&self.install),
-            literal(&self.sync),
-            side.as_str(),
-            owner.as_str(),
-            if open { "open" } else { "closed" },
-        );
-        let mark = mark(&self.install, &self.sync, epoch);
-        let sql = if open {
-            format!(
-                "WITH made AS ({row}) SELECT pg_logical_emit_message(true, 'banyan.open', {}) FROM made",
-                literal(&mark)
-            )
-        } else {
-            row
-        };
-        session.batch_execute(&sql).await.map_err(|error| FlowError::sql("writing the owner", &error))
+    async fn connect(&self, side: Side) -> Result<Seat, FlowError> {
+        let application = format!("{}/owner", self.install);
+        Ok(match self.url(side) {
+            DatabaseUrl::Postgres(url) => Seat::Postgres(url.connect(&application).await?),
+            DatabaseUrl::Mysql(url) => Seat::Mysql(Box::new(url.connect(&application).await?)),
+        })
+    }
+}
+
+// === impl Seat ===
+
+impl Seat {
+    async fn make_tables(&mut self) -> Result<(), FlowError> {
+        match self {
+            Self::Postgres(session) => tables::postgres(session).await,
+            Self::Mysql(session) => tables::mysql(session).await,
+        }
     }
 
-    async fn connect(&self, side: Side) -> Result<Session, FlowError> {
-        self.url(side).connect(&format!("{}/owner", self.install)).await
+    async fn read(&mut self, install: &str, sync: &str, side: Side) -> Result<Option<OwnerRow>, FlowError> {
+        match self {
+            Self::Postgres(session) => postgres::read(session, install, sync, side).await,
+            Self::Mysql(session) => mysql::read(session, install, sync, side).await,
+        }
+    }
+
+    /// Opening a side for writes says `banyan.open` in the transaction that opens it.
+    async fn insert(
+        &mut self,
+        install: &str,
+        sync: &str,
+        side: Side,
+        owner: Side,
+        epoch: i64,
+    ) -> Result<(), FlowError> {
+        match self {
+            Self::Postgres(session) => postgres::insert(session, install, sync, side, owner, epoch).await,
+            Self::Mysql(session) => mysql::insert(session, install, sync, side, owner, epoch).await,
+        }
     }
 }
 

@@ -8,9 +8,15 @@ use crate::{
     position::{Phase, Position},
     record::envelope::Envelope,
     status::Role,
-    target::postgres::parking::{
-        book::Book,
-        held::{self, Request},
+    target::{
+        Writer,
+        postgres::{
+            self,
+            parking::{
+                book::Book,
+                held::{self, Request},
+            },
+        },
     },
 };
 
@@ -28,12 +34,15 @@ impl Applier<'_> {
         let began = Instant::now();
         let mut ended = false;
         while self.stored.role == Some(Role::Applying) && began.elapsed() < TURN {
-            let Some(request) = held::request(self.pipe.session(), &self.plan.names).await? else { break };
+            let Some(writer) = self.holder() else { break };
+            let Some(request) = held::request(writer.pipe.session(), &self.plan.names).await? else { break };
             ended |= if request.skips { self.skip(&request).await? } else { self.retry(&request).await? };
         }
         if ended {
-            let book = Book::load(self.pipe.session(), &self.plan.names, &self.tables, &self.parking.keys).await?;
-            self.parking.book = book;
+            if let Some(writer) = self.holder() {
+                let (session, names) = (writer.pipe.session(), &self.plan.names);
+                self.parking.book = Book::load(session, names, &writer.tables, &self.parking.keys).await?;
+            }
             // What it follows may have ended: it is judged again.
             drop(self.parking.draft.take_if(|draft| draft.is_follower()));
             self.board.parked(self.parking.parked());
@@ -47,9 +56,10 @@ impl Applier<'_> {
         let Request { id, who, why, .. } = request;
         let names = &self.plan.names;
         let (sync, flow) = (&names.sync, names.flow.as_str());
-        if let Some(first) = held::follows(self.pipe.session(), names, *id).await? {
+        let Some(writer) = self.holder() else { return Ok(false) };
+        if let Some(first) = held::follows(writer.pipe.session(), names, *id).await? {
             let reason = format!("it follows {first}, which is still parked");
-            held::stays(self.pipe.session(), *id, &reason, Some(first)).await?;
+            held::stays(writer.pipe.session(), *id, &reason, Some(first)).await?;
             return Ok(false);
         }
         self.parking.replays = true;
@@ -65,7 +75,9 @@ impl Applier<'_> {
                 self.roll_back().await?;
                 self.board.metrics().refused();
                 let reason = error.to_string();
-                held::stays(self.pipe.session(), *id, &reason, None).await?;
+                if let Some(writer) = self.holder() {
+                    held::stays(writer.pipe.session(), *id, &reason, None).await?;
+                }
                 tracing::warn!(sync, flow, id, by = who, why, reason, "a parked transaction was refused again");
                 Ok(false)
             }
@@ -78,8 +90,9 @@ impl Applier<'_> {
         self.open().await?;
         let mut ordinal = -1;
         loop {
-            self.pipe.drain().await?;
-            let records = held::records(self.pipe.session(), id, ordinal).await?;
+            let Writer::Postgres(writer) = &mut self.writer else { break };
+            writer.pipe.drain().await?;
+            let records = held::records(writer.pipe.session(), id, ordinal).await?;
             let Some(last) = records.last() else { break };
             ordinal = last.ordinal;
             for record in &records {
@@ -87,22 +100,35 @@ impl Applier<'_> {
                 let at = Position { generation, phase: Phase::Stream, lsn: commit, ordinal: place };
                 let bad = |_| FlowError::Malformed { what: "a parked record that is not Banyan's", at: at.to_string() };
                 let envelope = Envelope::parse(&record.value).map_err(bad)?;
-                let table = self.read(&envelope, at)?;
-                self.put(table, envelope.op, at).await?;
+                self.put(&envelope, at).await?;
             }
         }
-        self.flush().await?;
-        self.pipe.simple("ending a parked transaction", held::end(id, "applied")).await?;
-        self.commit().await
+        self.writer.flush().await?;
+        self.ends(id, "applied").await
     }
 
     async fn skip(&mut self, request: &Request) -> Result<bool, FlowError> {
         let Request { id, who, why, .. } = request;
         self.open().await?;
-        self.pipe.simple("skipping a parked transaction", held::end(*id, "skipped")).await?;
-        self.commit().await?;
+        self.ends(*id, "skipped").await?;
         let (sync, flow) = (&self.plan.names.sync, self.plan.names.flow.as_str());
         tracing::warn!(sync, flow, id, by = who, why, "a parked transaction was skipped");
         Ok(true)
+    }
+
+    /// In the open target transaction, which ends with it.
+    async fn ends(&mut self, id: i64, state: &str) -> Result<(), FlowError> {
+        if let Writer::Postgres(writer) = &mut self.writer {
+            writer.pipe.simple("ending a parked transaction", held::end(id, state)).await?;
+        }
+        self.commit().await
+    }
+
+    /// The target that can hold something parked.
+    fn holder(&self) -> Option<&postgres::Writer> {
+        match &self.writer {
+            Writer::Postgres(writer) => Some(writer),
+            Writer::Mysql(_) => None,
+        }
     }
 }

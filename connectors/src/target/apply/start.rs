@@ -5,8 +5,9 @@ use crate::{
     error::FlowError,
     position::{Generation, Lsn, Phase},
     record::{Head, control::Start},
+    source::SourceLink,
     status::Role,
-    target::postgres::{load, position::Applied},
+    target::applied::Applied,
 };
 
 // === impl Applier ===
@@ -39,7 +40,7 @@ impl Applier<'_> {
         let again = self.stored.generation >= Generation::new(start.since);
         self.open().await?;
         if start.snapshot {
-            load::start(&mut self.pipe, &self.plan.names, &self.tables, again).await?;
+            self.writer.snapshot_start(again).await?;
             self.clear_parked().await?;
         }
         let point: Lsn = start.consistent_point.parse().map_err(|_| bad(()))?;
@@ -67,17 +68,8 @@ impl Applier<'_> {
 
     /// A topic may outlive a database: only the START that the source remembers counts.
     async fn is_ours(&self, head: &Head, start: &Start) -> Result<bool, FlowError> {
-        let names = &self.plan.names;
-        let session = self.plan.source.connect(&names.application("start")).await?;
-        let row = session
-            .query_opt(
-                "SELECT generation, nonce FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
-                &[&names.install, &names.sync, &names.flow.as_str()],
-            )
-            .await
-            .map_err(|e| FlowError::sql("asking the source for its generation", &e))?;
-        Ok(row.is_some_and(|row| {
-            row.get::<_, i64>(0) == head.position.generation.get() && row.get::<_, &str>(1) == start.nonce
-        }))
+        let mut link = SourceLink::connect(self.plan, "start").await?;
+        let remembered = link.ask(&self.plan.names).await?;
+        Ok(remembered.is_some_and(|says| says.generation == head.position.generation && says.nonce == start.nonce))
     }
 }

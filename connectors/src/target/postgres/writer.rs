@@ -1,43 +1,116 @@
-//! Rows on their way into the open target transaction: folded into runs, or stored as violations.
+//! Rows on their way into PostgreSQL's open target transaction: folded into runs, or stored as violations.
+
+use std::collections::HashMap;
 
 use tokio_postgres::{Statement, types::PgLsn};
 
-use super::{Applier, Next, parking::Way};
+use super::{
+    fold::Run,
+    load,
+    pipe::Pipe,
+    position::{self, Holder, Parameter},
+    table::{Shape, TargetTable, Write},
+};
 use crate::{
-    config::Target,
+    config::{ApplyAs, Target},
+    database::postgres::PostgresUrl,
     error::FlowError,
-    names::quote_table,
+    metrics::FlowMetrics,
+    names::{FlowNames, quote_table},
+    plan::Plan,
     position::Position,
     record::envelope::{Envelope, Op},
-    target::postgres::{
-        fold::Run,
-        load,
-        pipe::Pipe,
-        position::Parameter,
-        table::{Shape, TargetTable, Write},
-    },
+    status::Board,
+    target::{applied::Applied, row::Row},
 };
 
-// === impl Applier ===
+/// A session that holds the position row, and what it has not sent yet.
+pub(crate) struct Writer {
+    names: FlowNames,
+    metrics: FlowMetrics,
+    pub(crate) pipe: Pipe,
+    holder: Holder,
+    pub(crate) tables: Vec<TargetTable>,
+    run: Option<Run>,
+    /// What was read last.
+    pub(crate) row: Row,
+    truncated: Vec<(usize, Position)>,
+    changes: HashMap<(usize, Op), u64>,
+}
 
-impl Applier<'_> {
-    /// Takes a row of the source: it is applied, or parked with its transaction.
-    pub(super) async fn write(
-        &mut self,
-        envelope: &Envelope<'_>,
-        record: &[u8],
-        at: Position,
-    ) -> Result<Next, FlowError> {
-        let table = self.read(envelope, at)?;
-        match self.divert(table, envelope.op, record, at).await? {
-            Way::Apply => self.put(table, envelope.op, at).await.map(|()| Next::On),
-            Way::Parked => Ok(Next::On),
-            Way::Again => Ok(Next::Again),
+// === impl Writer ===
+
+impl Writer {
+    /// Connects, looks the tables up, and takes the position row.
+    pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, board: &Board) -> Result<(Self, Applied), FlowError> {
+        let names = &plan.names;
+        let session = url.connect(&names.application("apply")).await?;
+        if plan.apply_as == ApplyAs::Replica {
+            session.batch_execute("SET session_replication_role = replica").await.map_err(|error| {
+                match error.code() {
+                    Some(state) if state.code() == "42501" => FlowError::Stop(
+                        "the target does not let this role set session_replication_role: grant it (`GRANT SET ON PARAMETER session_replication_role`, or superuser), or say `apply_as: origin`, which lets triggers and foreign keys fire"
+                            .into(),
+                    ),
+                    _ => FlowError::sql("setting session_replication_role", &error),
+                }
+            })?;
         }
+        let mut tables = Vec::with_capacity(plan.tables.len());
+        for table in &plan.tables {
+            tables.push(TargetTable::load(&session, table).await?);
+        }
+        let (pipe, holder, applied) = position::take(plan, session).await?;
+        let writer = Self {
+            names: names.clone(),
+            metrics: board.metrics().clone(),
+            pipe,
+            holder,
+            tables,
+            run: None,
+            row: Row::default(),
+            truncated: Vec::new(),
+            changes: HashMap::new(),
+        };
+        Ok((writer, applied))
+    }
+
+    pub(crate) async fn begin(&mut self, at: &Applied) -> Result<(), FlowError> {
+        self.holder.begin(&mut self.pipe, at).await
+    }
+
+    pub(crate) async fn commit(&mut self, old: &Applied, new: &Applied) -> Result<(), FlowError> {
+        self.flush().await?;
+        self.holder.commit(&mut self.pipe, old, new).await?;
+        for ((table, op), rows) in self.changes.drain() {
+            self.tables[table].count(&self.metrics, op, rows);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn roll_back(&mut self, open: bool) -> Result<(), FlowError> {
+        self.run = None;
+        self.truncated.clear();
+        self.changes.clear();
+        if open {
+            self.pipe.discard().await;
+            self.pipe.simple("rolling back", "ROLLBACK".into()).await?;
+            self.pipe.drain().await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn snapshot_start(&mut self, again: bool) -> Result<(), FlowError> {
+        load::start(&mut self.pipe, &self.names, &self.tables, again).await
+    }
+
+    pub(crate) async fn snapshot_end(&mut self) -> Result<(), FlowError> {
+        self.flush().await?;
+        load::end(&mut self.pipe, &self.names, &self.tables).await
     }
 
     /// Reads a row's columns, and gives its table.
-    pub(super) fn read(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<usize, FlowError> {
+    pub(crate) fn read(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<usize, FlowError> {
         let Some(table) = self.tables.iter().position(|table| table.is(&envelope.schema, &envelope.table)) else {
             return Err(FlowError::Stop(format!(
                 "{}.{} at {at}: the file does not name this table",
@@ -50,9 +123,9 @@ impl Applier<'_> {
         Ok(table)
     }
 
-    /// Adds the row that was read to the run, or begins the next.
-    pub(super) async fn put(&mut self, table: usize, op: Op, at: Position) -> Result<(), FlowError> {
-        self.rows += 1;
+    /// Adds a row to the run, or begins the next; one that may not `fold` is a statement of its own.
+    pub(crate) async fn row(&mut self, envelope: &Envelope<'_>, at: Position, folds: bool) -> Result<(), FlowError> {
+        let (table, op) = (self.read(envelope, at)?, envelope.op);
         if op == Op::Truncate {
             // Tables that a source empties together must be emptied together, or their foreign keys forbid it.
             self.flush_run().await?;
@@ -67,7 +140,6 @@ impl Applier<'_> {
             Op::Read => Write::Insert,
             Op::Delete | Op::Truncate => Write::Delete,
         };
-        let folds = !self.parking.names_the_row(at.lsn);
         if let Some(run) = self.run.as_mut().filter(|run| folds && run.takes(table, target, write, op, &self.row)) {
             return run.push(target, &self.row, at);
         }
@@ -77,7 +149,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    pub(super) async fn flush(&mut self) -> Result<(), FlowError> {
+    pub(crate) async fn flush(&mut self) -> Result<(), FlowError> {
         self.flush_run().await?;
         if self.truncated.is_empty() {
             return Ok(());
@@ -99,7 +171,7 @@ impl Applier<'_> {
         let Some(run) = self.run.take() else { return Ok(()) };
         let table = &mut self.tables[run.table];
         *self.changes.entry((run.table, run.op)).or_default() += run.rows as u64;
-        let seen = load::seen_table(&self.plan.names, run.table);
+        let seen = load::seen_table(&self.names, run.table);
         let mut shape = run.shape;
         if shape.write == Write::Update && table.settable(&shape).next().is_none() {
             if shape.moves_key {
@@ -148,9 +220,8 @@ impl Applier<'_> {
             .await
     }
 
-    pub(super) async fn violation(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<(), FlowError> {
-        let names = &self.plan.names;
-        let table = format!("{}.{}", envelope.schema, envelope.table);
+    pub(crate) async fn violation(&mut self, table: &str, op: Op, epoch: i64, at: Position) -> Result<(), FlowError> {
+        let names = &self.names;
         let statement = self
             .pipe
             .prepare(
@@ -165,12 +236,10 @@ impl Applier<'_> {
             Parameter::Int(at.generation.get()),
             Parameter::Lsn(PgLsn::from(at.lsn.get())),
             Parameter::Int(at.ordinal.cast_signed()),
-            Parameter::Text(table.clone()),
-            Parameter::Text(envelope.op.as_str().into()),
-            Parameter::Int(self.next.epoch),
+            Parameter::Text(table.to_owned()),
+            Parameter::Text(op.as_str().into()),
+            Parameter::Int(epoch),
         ];
-        *self.violations.entry(table).or_default() += 1;
-        self.rows += 1;
         self.pipe
             .execute(statement, parameters, 0, |found| {
                 found.map(drop).map_err(|error| FlowError::sql("storing a violation", &error))

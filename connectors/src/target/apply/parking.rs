@@ -1,23 +1,23 @@
 //! Transactions that are kept aside: whether a row is applied or parked, and what of it is not committed yet.
+//!
+//! In PostgreSQL alone. A target of another kind parks nothing, whatever `on_error` says: there the flow stops.
 
 use std::time::{Duration, Instant};
 
 use super::{Applier, refused::Trial};
 use crate::{
-    database::Session,
     error::FlowError,
-    names::FlowNames,
+    plan::Plan,
     position::{Lsn, Position},
-    record::{control::Commit, envelope::Op},
-    target::postgres::{
-        parking::{
+    record::{control::Commit, envelope::Envelope},
+    target::{
+        Writer,
+        postgres::parking::{
             book::{Book, Parked},
             draft::{Change, Draft},
             held,
             keys::{Keys, Scratch},
         },
-        pipe::Pipe,
-        table::TargetTable,
     },
 };
 
@@ -52,9 +52,16 @@ pub(super) enum Way {
 // === impl Parking ===
 
 impl Parking {
-    pub(super) async fn load(session: &Session, names: &FlowNames, tables: &[TargetTable]) -> Result<Self, FlowError> {
-        let keys = Keys::load(session, tables).await?;
-        let book = Book::load(session, names, tables, &keys).await?;
+    pub(super) async fn load(plan: &Plan, writer: &Writer) -> Result<Self, FlowError> {
+        let (keys, book) = match writer {
+            Writer::Postgres(writer) => {
+                let session = writer.pipe.session();
+                let keys = Keys::load(session, &writer.tables).await?;
+                let book = Book::load(session, &plan.names, &writer.tables, &keys).await?;
+                (keys, book)
+            }
+            Writer::Mysql(_) => (Keys::default(), Book::default()),
+        };
         Ok(Self {
             keys,
             book,
@@ -91,49 +98,52 @@ impl Parking {
             draft.again();
         }
     }
-
-    /// At the end of a source transaction.
-    pub(super) async fn ends(&mut self, pipe: &mut Pipe, commit: Commit) -> Result<(), FlowError> {
-        match &mut self.draft {
-            Some(draft) if draft.id().is_some() => draft.end(pipe, commit).await,
-            _ => Ok(()),
-        }
-    }
 }
 
 // === impl Applier ===
 
 impl Applier<'_> {
-    /// Judges the row that was read, and stores it when its transaction is parked.
-    pub(super) async fn divert(&mut self, table: usize, op: Op, record: &[u8], at: Position) -> Result<Way, FlowError> {
+    /// Judges a row, and stores it when its transaction is parked.
+    pub(super) async fn divert(
+        &mut self,
+        envelope: &Envelope<'_>,
+        record: &[u8],
+        at: Position,
+    ) -> Result<Way, FlowError> {
         let Parking { keys, book, scratch, draft, .. } = &mut self.parking;
-        let follows = if book.is_empty() { None } else { book.touched(keys, table, &self.row, op, scratch) };
+        let Writer::Postgres(writer) = &mut self.writer else { return Ok(Way::Apply) };
+        if book.is_empty() && draft.is_none() {
+            return Ok(Way::Apply);
+        }
+        let table = writer.read(envelope, at)?;
+        let follows = book.touched(keys, table, &writer.row, envelope.op, scratch);
         let is_drafted = draft.as_ref().is_some_and(|draft| draft.lsn == at.lsn);
         if !is_drafted {
             let Some(first) = follows else { return Ok(Way::Apply) };
-            let reason = format!("{} at {at}: it follows {first}", self.tables[table].plan.target);
+            let reason = format!("{} at {at}: it follows {first}", writer.tables[table].plan.target);
             *draft = Some(Draft::new(at.lsn, reason, Some(first), 0));
             if at.ordinal > 0 {
                 self.roll_back().await?;
                 return Ok(Way::Again);
             }
         }
-        self.park(table, op, record, at, follows).await.map(|()| Way::Parked)
+        self.park(table, envelope, record, at, follows).await.map(|()| Way::Parked)
     }
 
+    /// Stores the row that was just read.
     async fn park(
         &mut self,
         table: usize,
-        op: Op,
+        envelope: &Envelope<'_>,
         record: &[u8],
         at: Position,
         follows: Option<i64>,
     ) -> Result<(), FlowError> {
         // What was written before it goes first.
-        self.flush().await?;
+        self.writer.flush().await?;
         self.rows += 1;
         let Parking { keys, book, scratch, draft, .. } = &mut self.parking;
-        let Some(draft) = draft else { return Ok(()) };
+        let (Some(draft), Writer::Postgres(writer)) = (draft, &mut self.writer) else { return Ok(()) };
         draft.follows = [draft.follows, follows].into_iter().flatten().min();
         let Parked { count, bytes, .. } = book.parked();
         let limit = self.plan.park.limit;
@@ -151,11 +161,21 @@ impl Applier<'_> {
             )));
         }
         if draft.id().is_none() {
-            draft.begin(&mut self.pipe, &self.plan.names, at.generation).await?;
+            draft.begin(&mut writer.pipe, &self.plan.names, at.generation).await?;
         }
-        let change = Change { table, op, row: &self.row, record, ordinal: at.ordinal };
+        let change = Change { table, op: envelope.op, row: &writer.row, record, ordinal: at.ordinal };
         let known = book.keys();
-        draft.put(&mut self.pipe, change, &self.tables, keys, known, scratch).await
+        draft.put(&mut writer.pipe, change, &writer.tables, keys, known, scratch).await
+    }
+
+    /// At the end of a source transaction.
+    pub(super) async fn parked_ends(&mut self, commit: Commit) -> Result<(), FlowError> {
+        match (&mut self.parking.draft, &mut self.writer) {
+            (Some(draft), Writer::Postgres(writer)) if draft.id().is_some() => {
+                draft.end(&mut writer.pipe, commit).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Source transactions were committed, parked or applied.
@@ -165,7 +185,9 @@ impl Applier<'_> {
         let id = draft.id().unwrap_or_default();
         let (rows, bytes) = draft.size();
         let Parking { keys, book, .. } = &mut self.parking;
-        book.add(self.pipe.session(), id, &self.tables, keys).await?;
+        if let Writer::Postgres(writer) = &self.writer {
+            book.add(writer.pipe.session(), id, &writer.tables, keys).await?;
+        }
         self.board.parked(book.parked());
         self.board.metrics().parked_one();
         let Draft { reason, follows, tries, .. } = draft;
@@ -177,7 +199,8 @@ impl Applier<'_> {
 
     /// In the transaction that begins a new copy of the tables.
     pub(super) async fn clear_parked(&mut self) -> Result<(), FlowError> {
-        self.pipe.simple("clearing what is parked", held::clear(&self.plan.names)).await
+        let Writer::Postgres(writer) = &mut self.writer else { return Ok(()) };
+        writer.pipe.simple("clearing what is parked", held::clear(&self.plan.names)).await
     }
 
     pub(super) fn parked_is_cleared(&mut self) {

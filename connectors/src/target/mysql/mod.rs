@@ -1,0 +1,10 @@
+//! MariaDB and MySQL as a target: rows, the applied position and our mark in one transaction.
+
+mod batch;
+mod literal;
+mod load;
+mod position;
+mod table;
+mod writer;
+
+pub(crate) use writer::Writer;

@@ -1,0 +1,109 @@
+//! A target table as MariaDB's or MySQL's catalogue shows it.
+
+use std::collections::HashMap;
+
+use prometheus::IntCounter;
+
+use super::literal::Class;
+use crate::{
+    database::{
+        catalogue::describe,
+        mysql::{MysqlSession, cell, quote, quote_table, text},
+    },
+    error::FlowError,
+    metrics::FlowMetrics,
+    plan::PlanTable,
+    record::envelope::Op,
+    target::row::Layout,
+};
+
+/// A target table.
+pub(crate) struct TargetTable {
+    pub(crate) plan: PlanTable,
+    /// Quoted.
+    pub(crate) sql_name: String,
+    pub(crate) columns: Vec<Column>,
+    /// Which columns are the primary key.
+    pub(crate) key: Vec<usize>,
+    counters: HashMap<Op, IntCounter>,
+}
+
+/// A column of a target table.
+pub(crate) struct Column {
+    pub(crate) name: String,
+    /// Quoted.
+    pub(crate) sql_name: String,
+    pub(crate) class: Class,
+    /// The server makes its value.
+    pub(crate) generated: bool,
+}
+
+// === impl TargetTable ===
+
+impl TargetTable {
+    /// Reads the catalogue.
+    pub(crate) async fn load(session: &mut MysqlSession, plan: &PlanTable) -> Result<Self, FlowError> {
+        let doing = "reading the target's columns";
+        let columns: Vec<Column> = describe(session, &plan.target)
+            .await?
+            .into_iter()
+            .map(|column| Column {
+                sql_name: quote(&column.name),
+                class: Class::of(&column.data_type),
+                generated: column.is_generated,
+                name: column.name,
+            })
+            .collect();
+        if columns.is_empty() {
+            return Err(FlowError::Stop(format!("the target has no table `{}`", plan.target)));
+        }
+        let (database, name) = plan.target.split_once('.').unwrap_or(("", &plan.target));
+        let indexes = format!(
+            "SELECT COLUMN_NAME FROM information_schema.STATISTICS \
+             WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX",
+            text(database),
+            text(name)
+        );
+        let mut key = Vec::new();
+        for row in session.rows(doing, &indexes).await? {
+            let column: String = cell(&row, 0).unwrap_or_default();
+            key.extend(columns.iter().position(|own| own.name == column));
+        }
+        if key.is_empty() {
+            return Err(FlowError::Stop(format!("the target's table `{}` has no primary key", plan.target)));
+        }
+        Ok(Self { sql_name: quote_table(&plan.target), plan: plan.clone(), columns, key, counters: HashMap::new() })
+    }
+
+    /// Whether this is `schema.table` of the source.
+    pub(crate) fn is(&self, schema: &str, table: &str) -> bool {
+        self.plan.source.split_once('.') == Some((schema, table))
+    }
+
+    /// Rows of one kind were committed.
+    pub(crate) fn count(&mut self, metrics: &FlowMetrics, op: Op, rows: u64) {
+        let plan = &self.plan;
+        self.counters.entry(op).or_insert_with(|| metrics.changes(&plan.target, op)).inc_by(rows);
+    }
+}
+
+impl Layout for TargetTable {
+    fn name(&self) -> &str {
+        &self.plan.target
+    }
+
+    fn column(&self, name: &str, hint: usize) -> Option<usize> {
+        if self.columns.get(hint).is_some_and(|column| column.name == name) {
+            return Some(hint);
+        }
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    fn is_generated(&self, column: usize) -> bool {
+        self.columns[column].generated
+    }
+
+    fn key(&self) -> &[usize] {
+        &self.key
+    }
+}
