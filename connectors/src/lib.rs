@@ -30,6 +30,7 @@ mod sync;
 mod tables;
 mod target;
 mod task;
+pub mod verify;
 
 pub use crate::{
     error::{StartError, UrlError},

@@ -1,5 +1,7 @@
 //! The data half's metrics: every name and label is here.
 
+use std::time::SystemTime;
+
 use prometheus::{
     GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::{AtomicU64, GenericCounter},
@@ -29,11 +31,19 @@ pub const PARKED: &str = "banyan_sync_parked";
 pub const PARKED_TOTAL: &str = "banyan_sync_parked_total";
 /// Times that the target refused a transaction which stood alone; each try is one.
 pub const REFUSED: &str = "banyan_sync_refused_total";
+/// When the last comparison of both sides ended, of the table for which that is longest ago; absent until all were compared.
+pub const VERIFIED: &str = "banyan_sync_verified_timestamp_seconds";
+/// Rows of which the last comparison found that both sides differ; absent until there was one.
+pub const UNEQUAL: &str = "banyan_sync_unequal_rows";
+/// Rows that changed each time the last comparison looked at them; absent until there was one.
+pub const UNDECIDED: &str = "banyan_sync_undecided_rows";
 /// Tasks that ended and were started again.
 pub const RESTARTS: &str = "banyan_task_restarts_total";
 
-/// Labels of all but [`RESTARTS`].
+/// Labels of all that is of a flow.
 const FLOW: [&str; 2] = ["sync", "flow"];
+/// Of what is compared.
+const SYNC: [&str; 1] = ["sync"];
 
 /// The registered families.
 #[derive(Debug, Clone)]
@@ -47,7 +57,17 @@ pub(crate) struct Metrics {
     parked: IntGaugeVec,
     parked_total: IntCounterVec,
     refused: IntCounterVec,
+    verified: GaugeVec,
+    unequal: IntGaugeVec,
+    undecided: IntGaugeVec,
     restarts: IntCounterVec,
+}
+
+/// Of one sync: what verification has found.
+#[derive(Debug, Clone)]
+pub(crate) struct VerifyMetrics {
+    all: Metrics,
+    sync: String,
 }
 
 /// The same, for one flow.
@@ -76,6 +96,9 @@ impl Metrics {
             parked: IntGaugeVec::new(Opts::new(PARKED, "Transactions that are parked."), &FLOW)?,
             parked_total: IntCounterVec::new(Opts::new(PARKED_TOTAL, "Transactions that were parked."), &FLOW)?,
             refused: IntCounterVec::new(Opts::new(REFUSED, "Tries that the target refused."), &FLOW)?,
+            verified: GaugeVec::new(Opts::new(VERIFIED, "When both sides were last compared."), &SYNC)?,
+            unequal: IntGaugeVec::new(Opts::new(UNEQUAL, "Rows in which both sides differed then."), &SYNC)?,
+            undecided: IntGaugeVec::new(Opts::new(UNDECIDED, "Rows that kept changing then."), &SYNC)?,
             restarts: IntCounterVec::new(Opts::new(RESTARTS, "Tasks started again."), &["task"])?,
         };
         registry.register(Box::new(new.changes.clone()))?;
@@ -87,12 +110,43 @@ impl Metrics {
         registry.register(Box::new(new.parked.clone()))?;
         registry.register(Box::new(new.parked_total.clone()))?;
         registry.register(Box::new(new.refused.clone()))?;
+        registry.register(Box::new(new.verified.clone()))?;
+        registry.register(Box::new(new.unequal.clone()))?;
+        registry.register(Box::new(new.undecided.clone()))?;
         registry.register(Box::new(new.restarts.clone()))?;
         Ok(new)
     }
 
+    pub(crate) fn verify(&self, sync: &str) -> VerifyMetrics {
+        VerifyMetrics { all: self.clone(), sync: sync.to_owned() }
+    }
+
     pub(crate) fn flow(&self, names: &FlowNames) -> FlowMetrics {
         FlowMetrics { all: self.clone(), sync: names.sync.clone(), flow: names.flow }
+    }
+}
+
+// === impl VerifyMetrics ===
+
+impl VerifyMetrics {
+    /// Nothing of what was never compared.
+    pub(crate) fn show(&self, oldest: Option<SystemTime>, found: Option<(u64, u64)>) {
+        let labels = [self.sync.as_str()];
+        match oldest.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()) {
+            Some(at) => self.all.verified.with_label_values(&labels).set(at.as_secs_f64()),
+            None => drop(self.all.verified.remove_label_values(&labels)),
+        }
+        let number = |rows| i64::try_from(rows).unwrap_or(i64::MAX);
+        match found {
+            Some((unequal, undecided)) => {
+                self.all.unequal.with_label_values(&labels).set(number(unequal));
+                self.all.undecided.with_label_values(&labels).set(number(undecided));
+            }
+            None => {
+                drop(self.all.unequal.remove_label_values(&labels));
+                drop(self.all.undecided.remove_label_values(&labels));
+            }
+        }
     }
 }
 

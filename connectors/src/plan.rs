@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use crate::{
-    config::{ApplyAs, Kafka, OnError, OnViolation, Sync, Target},
+    config::{self, ApplyAs, Kafka, OnError, OnViolation, Sync, Target},
     database::DatabaseUrl,
     error::FlowError,
     names::{Flow, FlowNames},
@@ -68,15 +68,8 @@ impl Plan {
             Flow::LegacyToModern => (legacy, modern),
             Flow::ModernToLegacy => (modern, legacy),
         };
-        let tables = sync.tables.iter().map(|table| {
-            let (source, target) = match names.flow {
-                Flow::LegacyToModern => (&table.legacy, &table.modern),
-                Flow::ModernToLegacy => (&table.modern, &table.legacy),
-            };
-            PlanTable { source: source.clone(), target: target.clone(), existing: table.target.unwrap_or(sync.target) }
-        });
         Self {
-            tables: tables.collect(),
+            tables: PlanTable::all(sync, names.flow),
             names,
             source: source.clone(),
             target: target.clone(),
@@ -87,6 +80,22 @@ impl Plan {
             kafka: Arc::clone(kafka),
             budget,
         }
+    }
+}
+
+// === impl PlanTable ===
+
+impl PlanTable {
+    /// The tables of a sync, as `flow` reads and writes them.
+    pub(crate) fn all(sync: &Sync, flow: Flow) -> Vec<Self> {
+        let one = |table: &config::Table| {
+            let (source, target) = match flow {
+                Flow::LegacyToModern => (&table.legacy, &table.modern),
+                Flow::ModernToLegacy => (&table.modern, &table.legacy),
+            };
+            Self { source: source.clone(), target: target.clone(), existing: table.target.unwrap_or(sync.target) }
+        };
+        sync.tables.iter().map(one).collect()
     }
 }
 

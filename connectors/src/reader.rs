@@ -76,7 +76,11 @@ struct Link {
 /// An open session.
 enum Line {
     /// `keeps`: the statement may be used again.
-    Postgres { session: Session, statement: Statement, keeps: bool },
+    Postgres {
+        session: Session,
+        statement: Statement,
+        keeps: bool,
+    },
     Mysql(Box<MysqlSession>),
 }
 

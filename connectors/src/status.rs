@@ -14,6 +14,7 @@ use crate::{
     names::Flow,
     position::{Generation, Lsn},
     target::postgres::parking::book::Parked,
+    verify::Verified,
 };
 
 /// What a flow is doing.
@@ -59,6 +60,8 @@ pub struct SyncStatus {
     pub parked: Option<u64>,
     /// Legacy to modern, then modern to legacy.
     pub flows: Vec<FlowStatus>,
+    /// What the last comparison of both sides has found, table by table; nothing of tables that were never compared.
+    pub verified: Vec<Verified>,
 }
 
 /// One flow in `status`.

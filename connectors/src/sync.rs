@@ -1,6 +1,9 @@
 //! One sync: two flows that share an owner. Which of them applies and which watches, each learns from its own stream.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -15,12 +18,14 @@ use crate::{
     plan::{Halt, Plan},
     preflight::Gate,
     status::{Board, Role, SyncStatus},
+    verify::{self, Schedule, Verified},
 };
 
 /// A running sync.
 pub(crate) struct RunningSync {
     name: String,
     boards: [Arc<Board>; 2],
+    verified: Arc<Mutex<Vec<Verified>>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
 }
 
@@ -64,7 +69,16 @@ impl RunningSync {
             threads.extend(flow::spawn(&plan, &owners, board, shared.cancel).map_err(StartError::Thread)?);
             shared.tasks.spawn(flow::measure(plan, Arc::clone(board), shared.cancel.clone()));
         }
-        Ok(Self { name: name.to_owned(), boards, threads })
+        let verified = Arc::<Mutex<_>>::default();
+        let schedule = Schedule {
+            install: shared.install.to_owned(),
+            name: name.to_owned(),
+            sync: sync.clone(),
+            metrics: shared.metrics.verify(name),
+            board: Arc::clone(&verified),
+        };
+        shared.tasks.spawn(verify::watch(schedule, shared.cancel.clone()));
+        Ok(Self { name: name.to_owned(), boards, verified, threads })
     }
 
     /// The owner is the source of the flow that applies.
@@ -74,6 +88,7 @@ impl RunningSync {
         let owner = applying.map(|flow| flow.flow.source());
         let epoch = self.boards.iter().filter_map(|board| board.epoch()).max();
         let parked = flows.iter().map(|flow| flow.parked).sum();
-        SyncStatus { name: self.name.clone(), owner, epoch, parked, flows }
+        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        SyncStatus { name: self.name.clone(), owner, epoch, parked, flows, verified }
     }
 }

@@ -74,13 +74,12 @@ enum Verb {
     Rollback(rollout::Args),
     /// Show what happened to a route's rollout: who, when, what, why.
     History(rollout::HistoryArgs),
-    /// Look at a sync's parked transactions, and say what becomes of them.
-    #[command(subcommand)]
-    Sync(sync::Verb),
     /// Keep a route's reads, and what they are answered, in a file.
     Record(record::Args),
     /// Send recorded reads again to a side or a place, and compare what comes with what was recorded.
     Replay(replay::Args),
+    /// Look after a sync's data.
+    Sync(sync::Args),
     /// Print the JSON Schema of the file, for editors.
     Schema,
     /// Print a completion script for a shell.
@@ -107,9 +106,9 @@ pub(crate) fn main() -> ExitCode {
         Verb::Resume(args) => rollout::act(&cli.config, "resume", args),
         Verb::Rollback(args) => rollout::act(&cli.config, "rollback", args),
         Verb::History(args) => rollout::history(&cli.config, args),
-        Verb::Sync(verb) => sync::run(&cli.config, verb),
         Verb::Record(args) => record::run(&cli.config, args),
         Verb::Replay(args) => replay::run(&cli.config, args),
+        Verb::Sync(args) => sync::run(&cli.config, args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
     };

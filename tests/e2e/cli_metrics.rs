@@ -50,7 +50,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
          shadow: {{percent: 100}}\n    compare: {{}}\n    rollout: {{steps: [50], gates: {{mismatch_rate: {{max: 1}}}}}}\n{}",
         legacy.url(),
         modern.url(),
-        shop.sync("legacy", ""),
+        shop.sync("legacy", "verify: {every: 1h}"),
     );
     let banyan = Banyan::with(&routes);
     Authority::new(banyan.folder()).signs("shop", "shop.example");

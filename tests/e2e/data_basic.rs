@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use banyan_connectors::{
-    Connectors, ParkedDesk, State, SyncReader, SyncStatus,
-    config::Config,
-};
+use banyan_connectors::{Connectors, ParkedDesk, State, SyncReader, SyncStatus, config::Config};
 use prometheus::Registry;
 use serde_json::json;
 
@@ -33,7 +30,12 @@ impl Running {
     }
 
     /// The same with databases of any kind.
-    pub(crate) fn sync(install: &str, kafka: serde_json::Value, sync: serde_json::Value, keys: &serde_json::Value) -> Self {
+    pub(crate) fn sync(
+        install: &str,
+        kafka: serde_json::Value,
+        sync: serde_json::Value,
+        keys: &serde_json::Value,
+    ) -> Self {
         let registry = Registry::new();
         let config = Self::config(install, kafka, sync, keys);
         Self { connectors: Connectors::start(&config, &registry).unwrap(), registry, config }

@@ -70,7 +70,7 @@ async fn a_value_that_postgresql_does_not_take_stops_the_flow_without_showing_it
     let ddl = "CREATE TABLE t (id int PRIMARY KEY, d date)";
     let legacy = Half::mariadb(MariaDb::shared(), ddl).await;
     let twin = Twin::new(legacy, Half::postgres(Postgres::shared_modern(), ddl).await, &[("t", "id, d", "id, d")]);
-    let running = start(&twin, "legacy", &json!({}));
+    let running = start(&twin, "legacy", &json!({"on_error": "stop"}));
     running.until([State::Applying, State::Watching]).await;
     twin.legacy.batch("INSERT INTO t VALUES (1, '2024-02-29')").await;
     until_equal(&twin).await;
@@ -191,8 +191,13 @@ async fn rows_that_are_there_before_the_copy_are_refused_replaced_or_kept_in_mar
 }
 
 async fn found(twin: &Twin) -> Vec<String> {
-    let findings =
-        preflight::check(&Running::config(&twin.install, json!({"brokers": twin.brokers}), twin.sync("legacy"), &json!({}))).await;
+    let findings = preflight::check(&Running::config(
+        &twin.install,
+        json!({"brokers": twin.brokers}),
+        twin.sync("legacy"),
+        &json!({}),
+    ))
+    .await;
     findings.iter().map(|finding| format!("{:?} {:?} {finding}", finding.severity, finding.check)).collect()
 }
 

@@ -40,6 +40,8 @@ mod data_rows;
 mod data_stops;
 #[cfg(test)]
 mod data_types;
+#[cfg(test)]
+mod data_verify;
 #[cfg(feature = "demo")]
 #[cfg(test)]
 mod demo_story;

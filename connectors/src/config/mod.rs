@@ -4,7 +4,7 @@
 
 mod kafka;
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, num::NonZeroU32, time::Duration};
 
 use bytesize::ByteSize;
 use garde::Validate;
@@ -89,6 +89,25 @@ pub struct Sync {
     #[garde(skip)]
     #[schemars(with = "String")]
     pub max_lag: Duration,
+    /// Compare both sides row by row again and again. Left out: only when somebody asks for it (`banyan sync verify`).
+    #[serde(default)]
+    #[garde(dive)]
+    pub verify: Option<Verify>,
+}
+
+/// How often both sides are compared, and how fast.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Verify {
+    /// From the end of one comparison of a table to the beginning of the next; at least a minute.
+    #[serde(with = "humantime_serde")]
+    #[garde(custom(a_minute))]
+    #[schemars(with = "String")]
+    pub every: Duration,
+    /// Rows a second that are read of either side at most. Left out: as fast as it goes.
+    #[serde(default)]
+    #[garde(skip)]
+    pub rate: Option<NonZeroU32>,
 }
 
 /// One of the two databases of a sync: exactly one of its keys.
@@ -273,6 +292,10 @@ impl Side {
             Self::Modern => Self::Legacy,
         }
     }
+}
+
+fn a_minute(every: &Duration, (): &()) -> garde::Result {
+    if *every >= Duration::from_secs(60) { Ok(()) } else { Err(garde::Error::new("at least `1m`")) }
 }
 
 fn two_seconds() -> Duration {

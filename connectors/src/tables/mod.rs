@@ -54,6 +54,16 @@ CREATE TABLE IF NOT EXISTS banyan.parked_row (
 CREATE TABLE IF NOT EXISTS banyan.parked_key (
     parked bigint NOT NULL, target_table text NOT NULL, key_name text NOT NULL, role text NOT NULL, key text NOT NULL);
 CREATE INDEX IF NOT EXISTS parked_key_of ON banyan.parked_key (parked);
+-- What the comparison of both sides has found here, and how far one under way is.
+CREATE TABLE IF NOT EXISTS banyan.verified (
+    install text, sync text, flow text, source_table text,
+    run jsonb, found jsonb, ended_at timestamptz,
+    PRIMARY KEY (install, sync, flow, source_table));
+-- Rows of this database that were made equal to the owner's, and why.
+CREATE TABLE IF NOT EXISTS banyan.repair (
+    install text NOT NULL, sync text NOT NULL, flow text NOT NULL, source_table text NOT NULL,
+    rows bigint NOT NULL, why text NOT NULL,
+    who text NOT NULL DEFAULT session_user, at timestamptz NOT NULL DEFAULT clock_timestamp());
 ";
 
 /// The same for MariaDB and MySQL, where a database is the server's: rows of two databases of one server differ by side and flow.
@@ -98,7 +108,8 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
         .query_one(
             "SELECT to_regclass('banyan.owner') IS NOT NULL AND to_regclass('banyan.capture') IS NOT NULL \
              AND to_regclass('banyan.position') IS NOT NULL AND to_regclass('banyan.violation') IS NOT NULL \
-             AND to_regclass('banyan.parked_key') IS NOT NULL",
+             AND to_regclass('banyan.parked_key') IS NOT NULL \
+             AND to_regclass('banyan.verified') IS NOT NULL AND to_regclass('banyan.repair') IS NOT NULL",
             &[],
         )
         .await

@@ -276,6 +276,10 @@ impl TableMap {
         data.take(2)?;
         let (database, table) = (data.name()?, data.name()?);
         let count = data.packed()?;
+        // Rows of no columns would have no end.
+        if count == 0 {
+            return Err(BadEvent);
+        }
         let types = data.take(count)?;
         let mut meta = Cursor(data.packed_bytes()?);
         let mut columns = Vec::with_capacity(count);

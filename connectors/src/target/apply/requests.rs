@@ -89,8 +89,7 @@ impl Applier<'_> {
         let Request { id, generation, commit, .. } = *request;
         self.open().await?;
         let mut ordinal = -1;
-        loop {
-            let Writer::Postgres(writer) = &mut self.writer else { break };
+        while let Writer::Postgres(writer) = &mut self.writer {
             writer.pipe.drain().await?;
             let records = held::records(writer.pipe.session(), id, ordinal).await?;
             let Some(last) = records.last() else { break };

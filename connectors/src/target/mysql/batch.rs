@@ -114,14 +114,16 @@ impl Wanted {
             Self::Held if found == 1 => Ok(()),
             Self::Held => Err(FlowError::Busy("another applier has moved the position row".into())),
             Self::Rows { table, first, .. } | Self::Written { table, first } if warnings > 0 => {
-                Err(FlowError::Divergence { of_data: false,
+                Err(FlowError::Divergence {
+                    of_data: false,
                     table: table.clone(),
                     position: first.to_string(),
                     what: "a value does not fit its column: the server would have changed it".into(),
                 })
             }
             Self::Rows { rows, .. } if found == *rows => Ok(()),
-            Self::Rows { table, rows, first, last } => Err(FlowError::Divergence { of_data: false,
+            Self::Rows { table, rows, first, last } => Err(FlowError::Divergence {
+                of_data: false,
                 table: table.clone(),
                 position: if *rows == 1 { first.to_string() } else { format!("{first} to {last}") },
                 what: format!(

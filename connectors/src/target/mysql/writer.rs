@@ -235,7 +235,8 @@ impl Writer {
 
 /// Places a value that cannot be shown to the server.
 fn unfit(Unfit(what): Unfit, table: &TargetTable, column: usize, at: Position) -> FlowError {
-    FlowError::Divergence { of_data: false,
+    FlowError::Divergence {
+        of_data: false,
         table: table.plan.target.clone(),
         position: at.to_string(),
         what: format!("`{}` got {what}", table.columns[column].name),

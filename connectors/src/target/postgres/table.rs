@@ -138,6 +138,11 @@ impl TargetTable {
         self.counters.entry(op).or_insert_with(|| metrics.changes(&plan.target, op)).inc_by(rows);
     }
 
+    /// Whether no part of the key can be set by an UPDATE.
+    pub(crate) fn has_fixed_key(&self) -> bool {
+        self.key.iter().all(|&i| self.columns[i].identity_always)
+    }
+
     /// The columns that an UPDATE of this shape sets.
     pub(crate) fn settable<'s>(&'s self, shape: &'s Shape) -> impl Iterator<Item = usize> + 's {
         shape.columns.iter().copied().filter(|&i| {

@@ -173,16 +173,16 @@ impl Writer {
         *self.changes.entry((run.table, run.op)).or_default() += run.rows as u64;
         let seen = load::seen_table(&self.names, run.table);
         let mut shape = run.shape;
+        if shape.write == Write::Update && shape.moves_key && table.has_fixed_key() {
+            return Err(FlowError::Divergence {
+                table: table.plan.target.clone(),
+                position: run.first.to_string(),
+                what: "the key changed, and the target's is GENERATED ALWAYS AS IDENTITY: it cannot be set".into(),
+                of_data: false,
+            });
+        }
+        // Nothing but the key, and the key stayed.
         if shape.write == Write::Update && table.settable(&shape).next().is_none() {
-            if shape.moves_key {
-                return Err(FlowError::Divergence {
-                    table: table.plan.target.clone(),
-                    position: run.first.to_string(),
-                    what: "the key changed, and the target's is GENERATED ALWAYS AS IDENTITY: it cannot be set".into(),
-                    of_data: false,
-                });
-            }
-            // Nothing but the key, and the key stayed.
             return Ok(());
         }
         let notes_seen = shape.write == Write::Merge;

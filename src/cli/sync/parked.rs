@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::Path, process::ExitCode};
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::{
+use crate::cli::{
     FAILED, Format,
     admin::{Client, Place},
     output,
@@ -13,13 +13,6 @@ use super::{
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Verb {
-    /// Look at transactions that a database refused, and say what becomes of them.
-    #[command(subcommand)]
-    Parked(Parked),
-}
-
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum Parked {
     /// List what is parked: the oldest first, without any value of a row.
     List(ListArgs),
     /// Show one with the keys that it touches, and with `--values` its rows.
@@ -97,12 +90,11 @@ pub(super) struct SkipArgs {
 }
 
 pub(super) fn run(path: &Path, verb: &Verb) -> anyhow::Result<ExitCode> {
-    let Verb::Parked(verb) = verb;
     match verb {
-        Parked::List(args) => list(path, args),
-        Parked::Show(args) => show(path, args),
-        Parked::Retry(args) => retry(path, args),
-        Parked::Skip(args) => skip(path, args),
+        Verb::List(args) => list(path, args),
+        Verb::Show(args) => show(path, args),
+        Verb::Retry(args) => retry(path, args),
+        Verb::Skip(args) => skip(path, args),
     }
 }
 
