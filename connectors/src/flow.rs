@@ -5,6 +5,7 @@ use std::{sync::Arc, thread::JoinHandle, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    config::OnExceed,
     database::DatabaseUrl,
     error::FlowError,
     kafka::{produce::Outlet, topics},
@@ -62,13 +63,29 @@ async fn capture(plan: &Plan, owners: &Owners, board: &Board) -> Result<(), Flow
 /// Measures until cancelled. A source that does not answer makes the lag unknown.
 pub(crate) async fn measure(plan: Arc<Plan>, board: Arc<Board>, cancel: CancellationToken) {
     let mut link = None;
+    let limit = plan.slot.max_retained.as_u64();
+    if let DatabaseUrl::Postgres(_) = &plan.source {
+        board.metrics().retained_limit(limit);
+    }
+    let mut is_over = false;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(MEASURE) => {}
         }
         match tokio::time::timeout(MEASURE * 5, measure_once(&plan, &board, &mut link)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(retained)) => {
+                let was_over = std::mem::replace(&mut is_over, retained.is_some_and(|retained| retained > limit));
+                if is_over && !was_over && plan.slot.on_exceed == OnExceed::Warn {
+                    tracing::warn!(
+                        sync = plan.names.sync,
+                        flow = plan.names.flow.as_str(),
+                        retained,
+                        limit,
+                        "the source keeps more log for the slot than `slot.max_retained`; it is not dropped (`on_exceed: warn`)"
+                    );
+                }
+            }
             _ => {
                 link = None;
                 board.measured(None, None, None);
@@ -77,12 +94,14 @@ pub(crate) async fn measure(plan: Arc<Plan>, board: Arc<Board>, cancel: Cancella
     }
 }
 
-async fn measure_once(plan: &Plan, board: &Board, link: &mut Option<SourceLink>) -> Result<(), FlowError> {
+/// Gives the bytes of log that the source keeps.
+async fn measure_once(plan: &Plan, board: &Board, link: &mut Option<SourceLink>) -> Result<Option<u64>, FlowError> {
     let link = match link {
         Some(link) => link,
         None => link.insert(SourceLink::connect(plan, "measure").await?),
     };
-    let Measured { end, now, retained } = link.measure(&plan.names).await?;
+    let Measured { end, now, retained, given_up } = link.measure(plan).await?;
+    board.given_up(given_up.map(|why| FlowError::NeedsSnapshot(why).to_string()));
     let applied = board.watermark();
     let bytes = applied.map(|(applied, _)| end.since(applied));
     let lag =
@@ -92,5 +111,5 @@ async fn measure_once(plan: &Plan, board: &Board, link: &mut Option<SourceLink>)
             },
         );
     board.measured(lag, bytes, retained);
-    Ok(())
+    Ok(retained)
 }

@@ -24,6 +24,7 @@ mod position;
 pub mod preflight;
 mod reader;
 mod record;
+pub mod remove;
 mod source;
 mod status;
 mod sync;

@@ -21,6 +21,8 @@ pub const LAG_SECONDS: &str = "banyan_sync_lag_seconds";
 pub const LAG_BYTES: &str = "banyan_sync_lag_bytes";
 /// Log that the source keeps for the flow's slot.
 pub const RETAINED: &str = "banyan_sync_retained_wal_bytes";
+/// So much of it may be kept (`slot.max_retained`).
+pub const RETAINED_LIMIT: &str = "banyan_sync_retained_wal_limit_bytes";
 /// 1 for the state the flow is in, 0 for all others.
 pub const STATE: &str = "banyan_sync_state";
 /// Changes found on a side that was closed for writes.
@@ -52,6 +54,7 @@ pub(crate) struct Metrics {
     lag_seconds: GaugeVec,
     lag_bytes: IntGaugeVec,
     retained: IntGaugeVec,
+    retained_limit: IntGaugeVec,
     state: IntGaugeVec,
     violations: IntCounterVec,
     parked: IntGaugeVec,
@@ -88,6 +91,10 @@ impl Metrics {
             lag_seconds: GaugeVec::new(Opts::new(LAG_SECONDS, "Age of what the target shows."), &FLOW)?,
             lag_bytes: IntGaugeVec::new(Opts::new(LAG_BYTES, "Log of the source not yet applied."), &FLOW)?,
             retained: IntGaugeVec::new(Opts::new(RETAINED, "Log that the source keeps for the slot."), &FLOW)?,
+            retained_limit: IntGaugeVec::new(
+                Opts::new(RETAINED_LIMIT, "Log that the source may keep for the slot."),
+                &FLOW,
+            )?,
             state: IntGaugeVec::new(Opts::new(STATE, "1 for the state the flow is in."), &with(&["state"]))?,
             violations: IntCounterVec::new(
                 Opts::new(VIOLATIONS, "Changes found on a side that was closed for writes."),
@@ -105,6 +112,7 @@ impl Metrics {
         registry.register(Box::new(new.lag_seconds.clone()))?;
         registry.register(Box::new(new.lag_bytes.clone()))?;
         registry.register(Box::new(new.retained.clone()))?;
+        registry.register(Box::new(new.retained_limit.clone()))?;
         registry.register(Box::new(new.state.clone()))?;
         registry.register(Box::new(new.violations.clone()))?;
         registry.register(Box::new(new.parked.clone()))?;
@@ -207,6 +215,11 @@ impl FlowMetrics {
             Some(bytes) => self.all.lag_bytes.with_label_values(&labels).set(i64::try_from(bytes).unwrap_or(i64::MAX)),
             None => drop(self.all.lag_bytes.remove_label_values(&labels)),
         }
+    }
+
+    pub(crate) fn retained_limit(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.all.retained_limit.with_label_values(&self.labels()).set(bytes);
     }
 
     pub(crate) fn retained(&self, bytes: Option<u64>) {

@@ -97,7 +97,7 @@ impl FlowNames {
             Flow::LegacyToModern => "l2m",
             Flow::ModernToLegacy => "m2l",
         };
-        fit(&format!("{}_{}_{short}_0", self.install, plain(&self.sync)), &self.topic())
+        fit(&format!("{}_{}_{short}_0", self.install, plain(&self.sync)), &self.topic(), 63)
     }
 
     /// The publication, in the source database.
@@ -106,10 +106,16 @@ impl FlowNames {
         self.slot()
     }
 
+    /// What the names of the tables begin with that collect the keys which a snapshot has seen, in the target; a number follows.
+    #[must_use]
+    pub(crate) fn seen(&self) -> String {
+        format!("seen_{}_", fit(&self.slot(), &self.topic(), 50))
+    }
+
     /// What `pg_stat_activity` shows for a connection of this flow.
     #[must_use]
     pub fn application(&self, part: &str) -> String {
-        fit(&format!("{}/{}/{}/{part}", self.install, self.sync, self.flow), &self.topic())
+        fit(&format!("{}/{}/{}/{part}", self.install, self.sync, self.flow), &self.topic(), 63)
     }
 
     /// The advisory lock of one part (`capture`, `apply`) of this flow.
@@ -126,11 +132,11 @@ fn plain(name: &str) -> String {
     if text == name { text } else { format!("{text}_{:08x}", hash(name) >> 32) }
 }
 
-fn fit(name: &str, whole: &str) -> String {
-    if name.len() <= 63 {
+fn fit(name: &str, whole: &str, most: usize) -> String {
+    if name.len() <= most {
         return name.to_owned();
     }
-    let mut end = 54;
+    let mut end = most - 9;
     while !name.is_char_boundary(end) {
         end -= 1;
     }
@@ -186,5 +192,9 @@ mod tests {
         let slot = |sync| FlowNames::new("banyan", sync, Flow::LegacyToModern).slot();
         assert_ne!(slot("a-b"), slot("a_b"));
         assert_eq!(slot("payments"), "banyan_payments_l2m_0");
+        let seen = |sync: &str, flow| FlowNames::new("banyan", sync, flow).seen();
+        assert_eq!(seen("payments", Flow::LegacyToModern), "seen_banyan_payments_l2m_0_");
+        assert!(seen(&long, Flow::LegacyToModern).len() <= 56);
+        assert_ne!(seen(&long, Flow::LegacyToModern), seen(&long, Flow::ModernToLegacy));
     }
 }

@@ -124,6 +124,8 @@ struct Inner {
     applied: Option<(Lsn, SystemTime)>,
     lag: (Option<f64>, Option<u64>),
     retained: Option<u64>,
+    /// Why the source keeps no log for the flow any more, in the words of an error.
+    given_up: Option<String>,
     violations: u64,
     parked: Option<Parked>,
     waiting_for: Option<String>,
@@ -195,6 +197,7 @@ impl Board {
             applied: None,
             lag: (None, None),
             retained: None,
+            given_up: None,
             violations: 0,
             parked: None,
             waiting_for: None,
@@ -311,6 +314,11 @@ impl Board {
         self.metrics.retained(retained);
     }
 
+    /// What the source says of the flow's slot. Its tasks may not get to know: they wait for Kafka, or have ended.
+    pub(crate) fn given_up(&self, why: Option<String>) {
+        self.change(|inner| inner.given_up = why);
+    }
+
     pub(crate) fn status(&self) -> FlowStatus {
         let inner = self.lock();
         FlowStatus {
@@ -326,7 +334,7 @@ impl Board {
             parked: inner.parked.map(|parked| parked.count),
             parked_since_unix: inner.parked.and_then(|parked| parked.since).map(unix),
             waiting_for: inner.waiting_for.clone(),
-            last_error: inner.errors.iter().flatten().next().cloned(),
+            last_error: inner.given_up.iter().chain(inner.errors.iter().flatten()).next().cloned(),
         }
     }
 }
@@ -353,7 +361,7 @@ impl Inner {
     fn state(&self) -> State {
         let parts = [self.capture, self.apply];
         let any = |part| parts.contains(&part);
-        if any(Part::Ended(Verdict::NeedsSnapshot)) {
+        if self.given_up.is_some() || any(Part::Ended(Verdict::NeedsSnapshot)) {
             State::NeedsSnapshot
         } else if any(Part::Ended(Verdict::Stop)) || any(Part::Ended(Verdict::Retry)) {
             State::Stopped
@@ -401,6 +409,10 @@ mod tests {
         assert_eq!(state(), State::Gap);
         board.ended(Task::Capture, Verdict::Stop, "why");
         assert_eq!((state(), board.status().last_error.as_deref()), (State::Stopped, Some("why")));
+        board.given_up(Some("the slot".into()));
+        assert_eq!((state(), board.status().last_error.as_deref()), (State::NeedsSnapshot, Some("the slot")));
+        board.given_up(None);
+        assert_eq!(state(), State::Stopped);
         board.ended(Task::Apply, Verdict::NeedsSnapshot, "hole");
         assert_eq!(state(), State::NeedsSnapshot);
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use banyan_connectors::{
     UrlError,
-    config::{KafkaSasl, KafkaTls, Mechanism},
+    config::{KafkaSasl, KafkaTls, Mechanism, Slot},
 };
 use secrecy::ExposeSecret;
 
@@ -90,6 +90,19 @@ fn kafka(file: &File, found: &mut Vec<Breach>) {
 /// What deserves a second look.
 pub(super) fn doubts(file: &File) -> Vec<Breach> {
     let mut found = Vec::new();
+    for (name, sync) in &file.syncs {
+        let has_slots = [&sync.legacy, &sync.modern].into_iter().any(|database| database.postgres.is_some());
+        if sync.slot != Slot::default() && !has_slots {
+            found.push(Breach {
+                path: format!("syncs.{name}.slot"),
+                message: "neither database is PostgreSQL: MariaDB and MySQL have no slots, and keep no log for a sync"
+                    .to_owned(),
+                hint: Some(
+                    "leave the key out; `binlog_expire_logs_seconds` of the server is what bounds its log".to_owned(),
+                ),
+            });
+        }
+    }
     let Some(kafka) = &file.kafka else { return found };
     let in_the_clear = kafka.tls.is_none() && !kafka.is_loopback();
     if in_the_clear && kafka.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == Mechanism::Plain) {

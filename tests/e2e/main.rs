@@ -35,7 +35,11 @@ mod data_parked;
 #[cfg(test)]
 mod data_parked_faults;
 #[cfg(test)]
+mod data_remove;
+#[cfg(test)]
 mod data_rows;
+#[cfg(test)]
+mod data_slot;
 #[cfg(test)]
 mod data_stops;
 #[cfg(test)]

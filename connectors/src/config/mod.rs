@@ -3,6 +3,7 @@
 //! A key is here only when it works.
 
 mod kafka;
+mod slot;
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData, num::NonZeroU32, time::Duration};
 
@@ -16,6 +17,7 @@ use serde::{
 };
 
 pub use kafka::{Compression, Kafka, KafkaSasl, KafkaTls, KafkaTopics, Mechanism};
+pub use slot::{OnExceed, Slot};
 
 use crate::{database::DatabaseUrl, error::UrlError};
 
@@ -77,6 +79,10 @@ pub struct Sync {
     #[serde(default)]
     #[garde(skip)]
     pub violations: OnViolation,
+    /// How much log a PostgreSQL source may keep for a flow that does not go on, and what becomes of it beyond.
+    #[serde(default)]
+    #[garde(dive)]
+    pub slot: Slot,
     /// A user's reads follow the owner after a write of theirs until the other side shows it. Where only the time of the write counts, since
     /// another replica answered it or its outcome is unknown, they follow it for so much longer: as far as replicas' clocks may differ.
     /// Default 2s.

@@ -1,4 +1,4 @@
-//! A flow's topic: made when missing, or waited for, and checked before every use.
+//! A flow's topic: made when missing, or waited for, checked before every use, and deleted when its sync is removed.
 
 use std::time::Duration;
 
@@ -90,6 +90,33 @@ async fn make(kafka: &Kafka, topic: &str) -> Result<(), FlowError> {
             }
             Err((_, code)) => return Err(FlowError::Kafka { doing, source: KafkaError::AdminOp(code) }),
         }
+    }
+    Ok(())
+}
+
+/// Deletes `topic` with all its records; one that is not there is deleted.
+pub(crate) async fn delete(kafka: &Kafka, topic: &str) -> Result<(), FlowError> {
+    let doing = "deleting the topic";
+    let admin: AdminClient<Ear> =
+        kafka.client().create_with_context(Ear::default()).map_err(|source| Ear::default().failed(doing, source))?;
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+    let deleted = admin.delete_topics(&[topic], &options).await;
+    for result in deleted.map_err(|source| admin.inner().context().failed(doing, source))? {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
+            Err((_, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
+                return Err(forbidden("delete", topic, "DELETE"));
+            }
+            Err((_, code)) => return Err(FlowError::Kafka { doing, source: KafkaError::AdminOp(code) }),
+        }
+    }
+    // The controller's word takes a moment to reach the broker that is asked next.
+    let asker = Asker::open(kafka)?;
+    for _ in 0..50 {
+        if asker.topic(topic)?.topic == Topic::Missing {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(())
 }

@@ -38,6 +38,8 @@ pub(crate) struct Measured {
     pub(crate) now: SystemTime,
     /// Log that it keeps for the flow; nothing where it keeps none for anybody.
     pub(crate) retained: Option<u64>,
+    /// Why nothing is kept for the flow any more, until a person has the tables copied anew.
+    pub(crate) given_up: Option<String>,
 }
 
 // === impl SourceLink ===
@@ -69,10 +71,10 @@ impl SourceLink {
         }
     }
 
-    /// Where the log ends now.
-    pub(crate) async fn measure(&mut self, names: &FlowNames) -> Result<Measured, FlowError> {
+    /// Where the log ends now. Gives the flow's slot up when its server keeps more log for it than the file allows.
+    pub(crate) async fn measure(&mut self, plan: &Plan) -> Result<Measured, FlowError> {
         match self {
-            Self::Postgres(session) => postgres::slot::measure(session, names).await,
+            Self::Postgres(session) => postgres::retained::measure(session, plan).await,
             Self::Mysql(session) => mysql::stored::measure(session).await,
         }
     }

@@ -14,12 +14,13 @@ CREATE TABLE IF NOT EXISTS banyan.owner (
     owner text NOT NULL, epoch bigint NOT NULL, state text NOT NULL,
     PRIMARY KEY (install, sync, side));
 -- What a flow reads from this database: its slot, the shape of the tables when it was made, and whether the copy of the tables is
--- complete. `since` is the first of the attempts that led to this generation, none of them complete.
+-- complete. `since` is the first of the attempts that led to this generation, none of them complete. `reason` is why the slot was dropped.
 CREATE TABLE IF NOT EXISTS banyan.capture (
     install text, sync text, flow text,
     generation bigint NOT NULL, since bigint NOT NULL, nonce text NOT NULL, state text NOT NULL, slot text NOT NULL,
-    system_id text NOT NULL, timeline int NOT NULL, shape text NOT NULL,
+    system_id text NOT NULL, timeline int NOT NULL, shape text NOT NULL, reason text,
     PRIMARY KEY (install, sync, flow));
+ALTER TABLE banyan.capture ADD COLUMN IF NOT EXISTS reason text;
 -- How far a flow has written into this database; moves in the transaction that writes the rows.
 CREATE TABLE IF NOT EXISTS banyan.position (
     install text, sync text, flow text, partition int,
@@ -101,6 +102,24 @@ const MYSQL: [&str; 6] = [
         PRIMARY KEY (install, sync, flow, word)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
 ];
 
+/// Whoever makes or drops these tables holds this advisory lock: `IF NOT EXISTS` is no protection against another session that makes the same
+/// at the same time. The number is "banyan".
+pub(crate) const LOCK: i64 = 108_171_085_996_398;
+
+/// The names of Banyan's own tables in PostgreSQL.
+pub(crate) fn of_postgres() -> impl Iterator<Item = &'static str> {
+    made(POSTGRES)
+}
+
+/// The same in MariaDB and MySQL.
+pub(crate) fn of_mysql() -> impl Iterator<Item = &'static str> {
+    MYSQL.into_iter().flat_map(made)
+}
+
+fn made(statements: &'static str) -> impl Iterator<Item = &'static str> {
+    statements.split("CREATE TABLE IF NOT EXISTS banyan.").skip(1).filter_map(|rest| rest.split([' ', '(']).next())
+}
+
 /// Makes what is not there.
 pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
     let doing = "making Banyan's tables";
@@ -109,6 +128,7 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
             "SELECT to_regclass('banyan.owner') IS NOT NULL AND to_regclass('banyan.capture') IS NOT NULL \
              AND to_regclass('banyan.position') IS NOT NULL AND to_regclass('banyan.violation') IS NOT NULL \
              AND to_regclass('banyan.parked_key') IS NOT NULL \
+             AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'reason') \
              AND to_regclass('banyan.verified') IS NOT NULL AND to_regclass('banyan.repair') IS NOT NULL",
             &[],
         )
@@ -117,9 +137,8 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
     if row.get(0) {
         return Ok(());
     }
-    // `IF NOT EXISTS` is no protection against another session that makes the same at the same time. The lock's number is "banyan".
     session
-        .batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock(108171085996398); {POSTGRES} COMMIT"))
+        .batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK}); {POSTGRES} COMMIT"))
         .await
         .map_err(|error| FlowError::sql(doing, &error))
 }
@@ -141,4 +160,18 @@ pub(crate) async fn mysql(session: &mut MysqlSession) -> Result<(), FlowError> {
         session.run(doing, statement).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_is_known_by_name() {
+        let names: Vec<_> = of_postgres().collect();
+        assert!(names.starts_with(&["owner", "capture", "position", "violation", "parked"]), "{names:?}");
+        assert_eq!(names.len(), POSTGRES.matches("CREATE TABLE").count());
+        let names: Vec<_> = of_mysql().collect();
+        assert_eq!(names, ["owner", "capture", "position", "violation", "mark"]);
+    }
 }

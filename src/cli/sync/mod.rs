@@ -1,6 +1,7 @@
 //! `banyan sync …`: what people do to a sync beside running it.
 
 mod parked;
+mod remove;
 mod verify;
 
 use std::{path::Path, process::ExitCode};
@@ -18,11 +19,14 @@ enum Verb {
     Parked(parked::Verb),
     /// Compare both sides row by row while the stream goes on, and make them equal if asked to.
     Verify(verify::Args),
+    /// Take away all that Banyan made for a sync in both databases and in Kafka.
+    Remove(remove::Args),
 }
 
 pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::Parked(verb) => parked::run(path, verb),
         Verb::Verify(args) => verify::run(path, args),
+        Verb::Remove(args) => remove::run(path, args),
     }
 }

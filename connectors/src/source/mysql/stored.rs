@@ -163,7 +163,7 @@ pub(crate) async fn remembered(session: &mut MysqlSession, names: &FlowNames) ->
 pub(crate) async fn measure(session: &mut MysqlSession) -> Result<Measured, FlowError> {
     let end = place(session).await?.lsn;
     let now = now(session).await?;
-    Ok(Measured { end, now, retained: None })
+    Ok(Measured { end, now, retained: None, given_up: None })
 }
 
 /// The server's clock.

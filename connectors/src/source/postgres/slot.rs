@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgwire_replication::ReplicationClient;
 use tokio_postgres::types::PgLsn;
 
+use super::retained;
 use crate::{
     database::postgres::{PostgresUrl, Session},
     error::FlowError,
@@ -14,7 +15,7 @@ use crate::{
     owner,
     plan::Plan,
     position::{Generation, Lsn},
-    source::{Measured, Remembered},
+    source::Remembered,
     status::Board,
     tables,
 };
@@ -48,6 +49,7 @@ struct Stored {
     system_id: String,
     timeline: i32,
     shape: String,
+    reason: Option<String>,
 }
 
 /// Takes the lock, and finds or makes the slot.
@@ -70,9 +72,13 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, board: &Board) -> Resul
         replication.identify_system().await.map_err(|e| FlowError::replication("connecting for replication", &e))?;
     let timeline = i32::try_from(system.timeline).unwrap_or(i32::MAX);
     let stored = stored(&session, plan).await?;
+    if let Some(stored) = stored.as_ref().filter(|stored| stored.state == retained::DROPPED) {
+        return Err(FlowError::NeedsSnapshot(retained::reason(stored.reason.clone())));
+    }
     let found = session
         .query_opt(
-            "SELECT active, coalesce(wal_status, '') = 'lost', database = current_database(), coalesce(plugin, '') FROM pg_replication_slots WHERE slot_name = $1",
+            "SELECT active, coalesce(wal_status, '') = 'lost', database = current_database(), coalesce(plugin, ''), \
+                 to_jsonb(s) ->> 'invalidation_reason' FROM pg_replication_slots s WHERE slot_name = $1",
             &[&slot],
         )
         .await
@@ -94,7 +100,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, board: &Board) -> Resul
         };
         let (active, wal_lost, here): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
         if wal_lost {
-            return lost(format!("the source has deleted log that the slot `{slot}` still needed"));
+            return lost(retained::lost(&slot, row.get::<_, Option<&str>>(4)));
         }
         if !here || row.get::<_, &str>(3) != "pgoutput" {
             return lost(format!("the slot `{slot}` is not ours"));
@@ -130,7 +136,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, board: &Board) -> Resul
             "INSERT INTO banyan.capture (install, sync, flow, generation, nonce, state, slot, system_id, timeline, shape, since) \
              VALUES ($1, $2, $3, $4, $5, 'creating', $6, $7, $8, $9, $10) ON CONFLICT (install, sync, flow) DO UPDATE SET \
              generation = excluded.generation, nonce = excluded.nonce, state = excluded.state, slot = excluded.slot, \
-             system_id = excluded.system_id, timeline = excluded.timeline, shape = excluded.shape, since = excluded.since",
+             system_id = excluded.system_id, timeline = excluded.timeline, shape = excluded.shape, since = excluded.since, reason = NULL",
             &[&names.install, &names.sync, &names.flow.as_str(), &generation, &nonce, &slot, &system.system_id, &timeline, &shape, &since],
         )
         .await
@@ -146,12 +152,16 @@ pub(crate) async fn complete(opened: &Opened, plan: &Plan) -> Result<(), FlowErr
     let changed = opened
         .session
         .execute(
-            "UPDATE banyan.capture SET state = 'streaming' WHERE install = $1 AND sync = $2 AND flow = $3 AND generation = $4",
+            "UPDATE banyan.capture SET state = 'streaming' WHERE install = $1 AND sync = $2 AND flow = $3 AND generation = $4 AND state = 'creating'",
             &[&names.install, &names.sync, &names.flow.as_str(), &opened.generation.get()],
         )
         .await
         .map_err(|e| FlowError::sql("noting that the snapshot is complete", &e))?;
-    if changed == 1 { Ok(()) } else { Err(FlowError::Busy("another process has begun the next generation".into())) }
+    if changed == 1 {
+        Ok(())
+    } else {
+        Err(FlowError::Busy("the slot was dropped, or another process has begun the next generation".into()))
+    }
 }
 
 /// Starts the stream, and says from where: read while the slot is held, so that nobody can move it any more.
@@ -191,22 +201,6 @@ pub(crate) async fn remembered(session: &Session, names: &FlowNames) -> Result<O
     }))
 }
 
-/// Where the log ends, and how much of it the slot keeps.
-pub(crate) async fn measure(session: &Session, names: &FlowNames) -> Result<Measured, FlowError> {
-    let row = session
-        .query_one(
-            "SELECT pg_current_wal_lsn(), clock_timestamp(), (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1)",
-            &[&names.slot()],
-        )
-        .await
-        .map_err(|e| FlowError::sql("measuring", &e))?;
-    Ok(Measured {
-        end: row.get::<_, PgLsn>(0).into(),
-        now: row.get(1),
-        retained: row.get::<_, Option<i64>>(2).map(|bytes| u64::try_from(bytes).unwrap_or(0)),
-    })
-}
-
 /// The advisory lock of one part of a flow, or [`FlowError::Busy`] with who holds it.
 pub(crate) async fn lock(session: &Session, key: i64, part: &str) -> Result<(), FlowError> {
     let row = session
@@ -223,7 +217,7 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
     let names = &plan.names;
     let row = session
         .query_opt(
-            "SELECT generation, state, system_id, timeline, shape, since FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
+            "SELECT generation, state, system_id, timeline, shape, since, reason FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
             &[&names.install, &names.sync, &names.flow.as_str()],
         )
         .await
@@ -235,6 +229,7 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
         timeline: row.get(3),
         shape: row.get(4),
         since: row.get(5),
+        reason: row.get(6),
     }))
 }
 

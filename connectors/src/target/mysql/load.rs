@@ -16,7 +16,7 @@ use crate::{
 
 /// The table that collects the keys seen in this attempt, for `target: keep_matching`.
 pub(crate) fn seen_table(names: &FlowNames, index: usize) -> String {
-    format!("banyan.{}", quote(&format!("seen_{}_{index}", names.slot().chars().take(50).collect::<String>())))
+    format!("banyan.{}", quote(&format!("{}{index}", names.seen())))
 }
 
 fn keys(table: &TargetTable) -> String {

@@ -10,7 +10,7 @@ use crate::{
 /// The table that collects the keys seen in this attempt, for `target: keep_matching`. Logged: after a crash it must agree with the
 /// position row, or END would delete what was seen.
 pub(crate) fn seen_table(names: &FlowNames, index: usize) -> String {
-    format!("banyan.{}", quote(&format!("seen_{}_{index}", names.slot().chars().take(50).collect::<String>())))
+    format!("banyan.{}", quote(&format!("{}{index}", names.seen())))
 }
 
 /// At START. `again`: an earlier attempt of ours had begun to fill these tables, so what they hold came from it.
