@@ -55,7 +55,7 @@ async fn capture(plan: &Plan, owners: &Owners, board: &Board) -> Result<(), Flow
     topics::ensure(&plan.kafka, &topic).await?.takes_records()?;
     let mut outlet = Outlet::open(&plan.kafka, &topic, plan.budget / 3)?;
     match &plan.source {
-        DatabaseUrl::Postgres(url) => postgres::capture(plan, url, &mut outlet, board).await,
+        DatabaseUrl::Postgres(url) => postgres::capture(plan, url, &owners.gate, &mut outlet, board).await,
         DatabaseUrl::Mysql(url) => mysql::capture(plan, url, &mut outlet, board).await,
     }
 }

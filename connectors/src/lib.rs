@@ -25,6 +25,7 @@ pub mod preflight;
 mod reader;
 mod record;
 pub mod remove;
+mod snapshot;
 mod source;
 mod status;
 mod sync;
@@ -39,7 +40,8 @@ pub use crate::{
     parked::{ParkedAct, ParkedChange, ParkedDesk, ParkedDetail, ParkedError, ParkedKey, ParkedTransaction},
     position::{Generation, Lsn},
     reader::{SyncReader, SyncReading},
-    status::{FlowStatus, Role, State, SyncStatus},
+    snapshot::{SnapshotDesk, SnapshotError, TableCopy},
+    status::{CopyProgress, FlowStatus, Role, State, SyncStatus},
 };
 
 /// How long a stopping process waits for its flows. Whatever they leave undone, the next start finds.

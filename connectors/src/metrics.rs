@@ -10,7 +10,7 @@ use prometheus::{
 use crate::{
     names::{Flow, FlowNames},
     record::envelope::Op,
-    status::State,
+    status::{CopyProgress, State},
 };
 
 /// Rows applied, by operation (`c`, `u`, `d`, `r` read by a snapshot, `t` truncated).
@@ -31,6 +31,14 @@ pub const VIOLATIONS: &str = "banyan_sync_violations_total";
 pub const PARKED: &str = "banyan_sync_parked";
 /// Transactions that were parked since the start.
 pub const PARKED_TOTAL: &str = "banyan_sync_parked_total";
+/// Rows of a table that its copy has read and sent; only while it is copied.
+pub const COPY_ROWS: &str = "banyan_sync_copy_rows";
+/// All rows of that table, as the source's statistics guess.
+pub const COPY_ROWS_TOTAL: &str = "banyan_sync_copy_rows_estimate";
+/// Bytes of the rows that its copy has read and sent.
+pub const COPY_BYTES: &str = "banyan_sync_copy_bytes";
+/// When the copy will be complete at its pace; absent before its first rows.
+pub const COPY_ETA: &str = "banyan_sync_copy_eta_seconds";
 /// Times that the target refused a transaction which stood alone; each try is one.
 pub const REFUSED: &str = "banyan_sync_refused_total";
 /// When the last comparison of both sides ended, of the table for which that is longest ago; absent until all were compared.
@@ -60,6 +68,10 @@ pub(crate) struct Metrics {
     parked: IntGaugeVec,
     parked_total: IntCounterVec,
     refused: IntCounterVec,
+    copy_rows: IntGaugeVec,
+    copy_rows_total: IntGaugeVec,
+    copy_bytes: IntGaugeVec,
+    copy_eta: GaugeVec,
     verified: GaugeVec,
     unequal: IntGaugeVec,
     undecided: IntGaugeVec,
@@ -103,6 +115,13 @@ impl Metrics {
             parked: IntGaugeVec::new(Opts::new(PARKED, "Transactions that are parked."), &FLOW)?,
             parked_total: IntCounterVec::new(Opts::new(PARKED_TOTAL, "Transactions that were parked."), &FLOW)?,
             refused: IntCounterVec::new(Opts::new(REFUSED, "Tries that the target refused."), &FLOW)?,
+            copy_rows: IntGaugeVec::new(Opts::new(COPY_ROWS, "Rows of a copy so far."), &with(&["table"]))?,
+            copy_rows_total: IntGaugeVec::new(
+                Opts::new(COPY_ROWS_TOTAL, "Rows of its table, a guess."),
+                &with(&["table"]),
+            )?,
+            copy_bytes: IntGaugeVec::new(Opts::new(COPY_BYTES, "Bytes of a copy so far."), &with(&["table"]))?,
+            copy_eta: GaugeVec::new(Opts::new(COPY_ETA, "Time until a copy is complete."), &with(&["table"]))?,
             verified: GaugeVec::new(Opts::new(VERIFIED, "When both sides were last compared."), &SYNC)?,
             unequal: IntGaugeVec::new(Opts::new(UNEQUAL, "Rows in which both sides differed then."), &SYNC)?,
             undecided: IntGaugeVec::new(Opts::new(UNDECIDED, "Rows that kept changing then."), &SYNC)?,
@@ -118,6 +137,10 @@ impl Metrics {
         registry.register(Box::new(new.parked.clone()))?;
         registry.register(Box::new(new.parked_total.clone()))?;
         registry.register(Box::new(new.refused.clone()))?;
+        for gauge in [&new.copy_rows, &new.copy_rows_total, &new.copy_bytes] {
+            registry.register(Box::new(gauge.clone()))?;
+        }
+        registry.register(Box::new(new.copy_eta.clone()))?;
         registry.register(Box::new(new.verified.clone()))?;
         registry.register(Box::new(new.unequal.clone()))?;
         registry.register(Box::new(new.undecided.clone()))?;
@@ -214,6 +237,27 @@ impl FlowMetrics {
         match bytes {
             Some(bytes) => self.all.lag_bytes.with_label_values(&labels).set(i64::try_from(bytes).unwrap_or(i64::MAX)),
             None => drop(self.all.lag_bytes.remove_label_values(&labels)),
+        }
+    }
+
+    /// Those that ended go: a number that stands still would look like a copy that does.
+    pub(crate) fn copies(&self, before: &[CopyProgress], now: &[CopyProgress]) {
+        let all = &self.all;
+        let [sync, flow] = self.labels();
+        for CopyProgress { table, .. } in before.iter().filter(|old| !now.iter().any(|new| new.table == old.table)) {
+            for gauge in [&all.copy_rows, &all.copy_rows_total, &all.copy_bytes] {
+                drop(gauge.remove_label_values(&[sync, flow, table]));
+            }
+            drop(all.copy_eta.remove_label_values(&[sync, flow, table]));
+        }
+        for CopyProgress { table, rows, bytes, rows_total, eta_seconds } in now {
+            for (gauge, value) in [(&all.copy_rows, rows), (&all.copy_rows_total, rows_total), (&all.copy_bytes, bytes)]
+            {
+                gauge.with_label_values(&[sync, flow, table]).set(i64::try_from(*value).unwrap_or(i64::MAX));
+            }
+            if let Some(eta) = eta_seconds {
+                all.copy_eta.with_label_values(&[sync, flow, table]).set(*eta);
+            }
         }
     }
 

@@ -106,10 +106,10 @@ impl FlowNames {
         self.slot()
     }
 
-    /// What the names of the tables begin with that collect the keys which a snapshot has seen, in the target; a number follows.
+    /// What the names of the tables begin with that collect the keys which a snapshot has seen, in the target; a number or a hash follows.
     #[must_use]
     pub(crate) fn seen(&self) -> String {
-        format!("seen_{}_", fit(&self.slot(), &self.topic(), 50))
+        format!("seen_{}_", fit(&self.slot(), &self.topic(), 40))
     }
 
     /// What `pg_stat_activity` shows for a connection of this flow.
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(slot("payments"), "banyan_payments_l2m_0");
         let seen = |sync: &str, flow| FlowNames::new("banyan", sync, flow).seen();
         assert_eq!(seen("payments", Flow::LegacyToModern), "seen_banyan_payments_l2m_0_");
-        assert!(seen(&long, Flow::LegacyToModern).len() <= 56);
+        assert!(seen(&long, Flow::LegacyToModern).len() <= 46);
         assert_ne!(seen(&long, Flow::LegacyToModern), seen(&long, Flow::ModernToLegacy));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use crate::{
-    config::{self, ApplyAs, Kafka, OnError, OnViolation, Slot, Sync, Target},
+    config::{self, ApplyAs, Kafka, OnError, OnViolation, Slot, Snapshot, Sync, Target},
     database::DatabaseUrl,
     error::FlowError,
     names::{Flow, FlowNames},
@@ -22,6 +22,7 @@ pub(crate) struct Plan {
     pub(crate) apply_as: ApplyAs,
     pub(crate) park: Park,
     pub(crate) violations: OnViolation,
+    pub(crate) snapshot: Snapshot,
     pub(crate) slot: Slot,
     /// Of both flows.
     pub(crate) halt: Arc<Halt>,
@@ -77,11 +78,17 @@ impl Plan {
             apply_as: sync.apply_as,
             park: Park { on_error: sync.on_error, limit: sync.parked_limit, bytes: sync.parked_bytes.as_u64() },
             violations: sync.violations,
+            snapshot: sync.snapshot,
             slot: sync.slot,
             halt: Arc::clone(halt),
             kafka: Arc::clone(kafka),
             budget,
         }
+    }
+
+    /// Whether tables are copied in chunks of the stream; else all of them in one piece, before it.
+    pub(crate) fn copies_in_chunks(&self) -> bool {
+        matches!((&self.source, &self.target), (DatabaseUrl::Postgres(_), DatabaseUrl::Postgres(_)))
     }
 }
 

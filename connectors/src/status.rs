@@ -89,10 +89,27 @@ pub struct FlowStatus {
     pub parked: Option<u64>,
     /// Since when the oldest of them is parked: seconds since 1970.
     pub parked_since_unix: Option<u64>,
+    /// Tables that are being copied; none where another process reads the source.
+    pub copies: Vec<CopyProgress>,
     /// What it waits for at this moment.
     pub waiting_for: Option<String>,
     /// Why it stopped, or why its last attempt ended.
     pub last_error: Option<String>,
+}
+
+/// How far the copy of a table is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CopyProgress {
+    /// `schema.table` of the source.
+    pub table: String,
+    /// Rows that were read and sent.
+    pub rows: u64,
+    /// Of the rows as they were read.
+    pub bytes: u64,
+    /// All rows, as the source's statistics guess.
+    pub rows_total: u64,
+    /// At the pace since this process went on with it; unknown before its first rows.
+    pub eta_seconds: Option<f64>,
 }
 
 /// A task's own part of the state.
@@ -128,6 +145,7 @@ struct Inner {
     given_up: Option<String>,
     violations: u64,
     parked: Option<Parked>,
+    copies: Vec<CopyProgress>,
     waiting_for: Option<String>,
     errors: [Option<String>; 2],
 }
@@ -200,6 +218,7 @@ impl Board {
             given_up: None,
             violations: 0,
             parked: None,
+            copies: Vec::new(),
             waiting_for: None,
             errors: [None, None],
         };
@@ -255,11 +274,19 @@ impl Board {
     }
 
     pub(crate) fn restarting(&self, task: Task, error: &str) {
+        self.stands_still(task);
         self.change(|inner| inner.set(task, Part::Starting, error));
     }
 
     pub(crate) fn ended(&self, task: Task, verdict: Verdict, error: &str) {
+        self.stands_still(task);
         self.change(|inner| inner.set(task, Part::Ended(verdict), error));
+    }
+
+    fn stands_still(&self, task: Task) {
+        if task == Task::Capture {
+            self.copying(&[]);
+        }
     }
 
     pub(crate) fn waiting(&self, what: Option<String>) {
@@ -288,6 +315,14 @@ impl Board {
 
     pub(crate) fn violations_so_far(&self, all: u64) {
         self.lock().violations = all;
+    }
+
+    /// How far the copies are. Where none is under way the metrics have none.
+    pub(crate) fn copying(&self, copies: &[CopyProgress]) {
+        let mut inner = self.lock();
+        let before = std::mem::replace(&mut inner.copies, copies.to_vec());
+        drop(inner);
+        self.metrics.copies(&before, copies);
     }
 
     pub(crate) fn parked(&self, parked: Parked) {
@@ -333,6 +368,7 @@ impl Board {
             violations: inner.violations,
             parked: inner.parked.map(|parked| parked.count),
             parked_since_unix: inner.parked.and_then(|parked| parked.since).map(unix),
+            copies: inner.copies.clone(),
             waiting_for: inner.waiting_for.clone(),
             last_error: inner.given_up.iter().chain(inner.errors.iter().flatten()).next().cloned(),
         }

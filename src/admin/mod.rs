@@ -17,6 +17,7 @@ mod rollout;
 mod running;
 mod server;
 mod session;
+mod snapshot;
 mod status;
 mod stay;
 

@@ -11,7 +11,7 @@ use axum::{
 
 use super::{
     gate::{self, Gate, problem},
-    handlers, live, page, parked, record, rollout, running, session,
+    handlers, live, page, parked, record, rollout, running, session, snapshot,
 };
 use crate::app::App;
 
@@ -31,7 +31,7 @@ pub(super) enum Takes {
 }
 
 /// Method, path and what it takes.
-pub(super) const PATHS: [(Method, &str, Takes); 25] = [
+pub(super) const PATHS: [(Method, &str, Takes); 26] = [
     (Method::GET, "/livez", Takes::Nothing),
     (Method::GET, "/readyz", Takes::Nothing),
     (Method::GET, "/", Takes::Page),
@@ -57,6 +57,7 @@ pub(super) const PATHS: [(Method, &str, Takes); 25] = [
     (Method::POST, "/api/v1/syncs/{sync}/parked/{id}/show", Takes::Operate),
     (Method::POST, "/api/v1/syncs/{sync}/parked/{id}/retry", Takes::Operate),
     (Method::POST, "/api/v1/syncs/{sync}/parked/{id}/skip", Takes::Operate),
+    (Method::POST, "/api/v1/syncs/{sync}/snapshot", Takes::Operate),
 ];
 
 /// All of them.
@@ -106,6 +107,7 @@ fn handler(method: &Method, path: &str) -> Option<MethodRouter<Arc<App>>> {
         (_, "/api/v1/syncs/{sync}/parked/{id}/show") => on(filter, parked::show),
         (_, "/api/v1/syncs/{sync}/parked/{id}/retry") => on(filter, parked::retry),
         (_, "/api/v1/syncs/{sync}/parked/{id}/skip") => on(filter, parked::skip),
+        (_, "/api/v1/syncs/{sync}/snapshot") => on(filter, snapshot::ask),
         ("GET", "/api/v1/session") => on(filter, session::show),
         ("POST", "/api/v1/session") => on(filter, session::begin),
         ("DELETE", "/api/v1/session") => on(filter, session::end),

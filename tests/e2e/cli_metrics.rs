@@ -50,7 +50,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
          shadow: {{percent: 100}}\n    compare: {{}}\n    rollout: {{steps: [50], gates: {{mismatch_rate: {{max: 1}}}}}}\n{}",
         legacy.url(),
         modern.url(),
-        shop.sync("legacy", "verify: {every: 1h}"),
+        shop.sync("legacy", "verify: {every: 1h}\n    snapshot: {chunk: 1, rows_per_second: 2}"),
     );
     let banyan = Banyan::with(&routes);
     Authority::new(banyan.folder()).signs("shop", "shop.example");
@@ -60,6 +60,18 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     banyan.flow_state("shop", "legacy_to_modern", &["applying"], secs(60)).await;
     banyan.flow_state("shop", "modern_to_legacy", &["watching"], secs(60)).await;
     shop.legacy.batch("INSERT INTO accounts VALUES (1, 'a@x', 'Ann')").await;
+    eventually(secs(60), "both sides were compared", async || {
+        Raw::get(banyan.admin(), "/metrics").await.text().contains("banyan_sync_verified_timestamp_seconds")
+    })
+    .await;
+    // A copy that lasts: its metrics are there as long as it.
+    shop.legacy.batch("INSERT INTO accounts SELECT n, n || '@x', 'N' FROM generate_series(100, 400) AS n").await;
+    let again = ["sync", "snapshot", "shop", "--table", "public.accounts", "--reason", "to be seen"];
+    eventually(secs(20), "the table is copied again", async || {
+        let output = banyan.verb(&again);
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    })
+    .await;
     // Behind the owner's back: a violation.
     shop.modern.batch("INSERT INTO accounts VALUES (2, 'b@x', 'Bob')").await;
     for user in 0..8 {

@@ -41,6 +41,8 @@ mod data_rows;
 #[cfg(test)]
 mod data_slot;
 #[cfg(test)]
+mod data_snapshot;
+#[cfg(test)]
 mod data_stops;
 #[cfg(test)]
 mod data_types;

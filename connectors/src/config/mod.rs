@@ -99,6 +99,32 @@ pub struct Sync {
     #[serde(default)]
     #[garde(dive)]
     pub verify: Option<Verify>,
+    /// How fast tables are copied. Between two PostgreSQL databases alone; others are copied in one piece.
+    #[serde(default)]
+    #[garde(dive)]
+    pub snapshot: Snapshot,
+}
+
+/// How tables are copied: in chunks by key, between the changes that go on meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Snapshot {
+    /// Rows of a chunk at most; large rows make smaller ones. Default 10000.
+    #[garde(custom(a_chunk))]
+    pub chunk: NonZeroU32,
+    /// Rows a second that are read of the source at most. Left out: as fast as the target takes them.
+    #[garde(skip)]
+    pub rows_per_second: Option<NonZeroU32>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self { chunk: NonZeroU32::MIN.saturating_add(9_999), rows_per_second: None }
+    }
+}
+
+fn a_chunk(chunk: &NonZeroU32, (): &()) -> garde::Result {
+    if chunk.get() <= 100_000 { Ok(()) } else { Err(garde::Error::new("at most 100000 rows")) }
 }
 
 /// How often both sides are compared, and how fast.

@@ -1,4 +1,4 @@
-//! The values of records that are no rows: COMMIT, CHECKPOINT, START, END.
+//! The values of records that are no rows: COMMIT, CHECKPOINT, START, END, LOAD, LOADED.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,21 @@ pub(crate) struct Start {
     pub(crate) slot: String,
     /// Microseconds since 1970, by the source's clock.
     pub(crate) at: i64,
+    /// Tables whose copy begins here and comes in chunks of the stream; then no rows follow at once.
+    #[serde(default)]
+    pub(crate) loads: Vec<Load>,
+}
+
+/// LOAD: a table's copy begins; until LOADED its changes may meet rows that have not come yet. In the source's log it is the message
+/// `banyan.load` with the same text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Load {
+    /// `schema.table` of the source.
+    pub(crate) table: String,
+    /// Which copy of the table in this generation, from 1 on.
+    pub(crate) number: i64,
+    /// How many columns a record of the table has when it has all of them.
+    pub(crate) columns: usize,
 }
 
 /// END: the last record of a snapshot.

@@ -1,4 +1,5 @@
-//! What stands in Kafka: row records in Debezium's envelope, COMMIT, CHECKPOINT, START, END, and the marks `open` and `fence`.
+//! What stands in Kafka: row records in Debezium's envelope, COMMIT, CHECKPOINT, START, END, LOAD, LOADED, and the marks `open`
+//! and `fence`.
 //!
 //! Who a record is (kind, position, `from`, epoch, origin) stands in its headers; what it says stands in its JSON value.
 
@@ -30,6 +31,10 @@ pub(crate) enum Kind {
     Open,
     /// The source was closed for writes here.
     Fence,
+    /// A table's copy begins: from here on its rows come in chunks between the changes.
+    Load,
+    /// The last of them.
+    Loaded,
 }
 
 /// The headers of a record.
@@ -93,7 +98,17 @@ impl Short {
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [Self; 7] = [Self::Row, Self::Commit, Self::Checkpoint, Self::Start, Self::End, Self::Open, Self::Fence];
+    const ALL: [Self; 9] = [
+        Self::Row,
+        Self::Commit,
+        Self::Checkpoint,
+        Self::Start,
+        Self::End,
+        Self::Open,
+        Self::Fence,
+        Self::Load,
+        Self::Loaded,
+    ];
 
     /// As the header `kind` writes it.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -105,6 +120,8 @@ impl Kind {
             Self::End => "end",
             Self::Open => "open",
             Self::Fence => "fence",
+            Self::Load => "load",
+            Self::Loaded => "loaded",
         }
     }
 }
@@ -169,7 +186,7 @@ mod tests {
         #[test]
         fn a_head_survives_its_headers(
             (generation, lsn, ordinal, from, epoch) in any::<(i64, u64, u64, u64, i64)>(),
-            kind in 0_usize..7,
+            kind in 0_usize..9,
             snapshot in any::<bool>(),
         ) {
             let phase = if snapshot { Phase::Snapshot } else { Phase::Stream };

@@ -325,7 +325,7 @@ impl Seat {
     /// Whether a table of the schema or database `banyan` collects the keys that a snapshot of this sync has seen.
     fn is_seen(&self, table: &str) -> bool {
         let number = table.strip_prefix(&self.writes.seen());
-        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 }
 
@@ -348,7 +348,7 @@ mod tests {
             reads: names(Flow::ModernToLegacy),
             writes: names(Flow::LegacyToModern),
         };
-        assert!(seat.is_seen("seen_banyan_pay_l2m_0_12"));
+        assert!(seat.is_seen("seen_banyan_pay_l2m_0_12") && seat.is_seen("seen_banyan_pay_l2m_0_00c0ffee00c0ffee"));
         for other in [
             "seen_banyan_pay_l2m_0_",
             "seen_banyan_pay_m2l_0_1",

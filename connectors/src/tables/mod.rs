@@ -36,6 +36,20 @@ CREATE TABLE IF NOT EXISTS banyan.violation (
     generation bigint, lsn pg_lsn, ordinal bigint,
     source_table text NOT NULL, op text NOT NULL, epoch bigint NOT NULL, seen_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (install, sync, flow, generation, lsn, ordinal));
+-- The copies of this database's tables that a flow makes or made; `state` is asked, loading or loaded, `number` counts the copies of the
+-- table in this generation. `after` is the key up to where all stands in Kafka, `again` the keys before it that are read again.
+CREATE TABLE IF NOT EXISTS banyan.snapshot (
+    install text, sync text, flow text, source_table text,
+    state text NOT NULL, number bigint NOT NULL DEFAULT 1, after jsonb, again jsonb NOT NULL DEFAULT '[]',
+    rows bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, estimate bigint,
+    began_at timestamptz NOT NULL DEFAULT clock_timestamp(), ended_at timestamptz, who text, why text,
+    PRIMARY KEY (install, sync, flow, source_table));
+-- Tables of this database that are being filled: their rows may not be there yet. Moves with the position. `keeps`: what is there and does
+-- not come goes at the end. `columns` is how many a whole row of the source has.
+CREATE TABLE IF NOT EXISTS banyan.loading (
+    install text, sync text, flow text, source_table text,
+    columns int NOT NULL, keeps boolean NOT NULL,
+    PRIMARY KEY (install, sync, flow, source_table));
 -- Source transactions that this database refused, and those that follow one; `state` is parked, retry or skip (asked for), or how it ended:
 -- applied, skipped, cleared. The row stays as the record of who did what and why.
 CREATE TABLE IF NOT EXISTS banyan.parked (
@@ -128,6 +142,7 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
             "SELECT to_regclass('banyan.owner') IS NOT NULL AND to_regclass('banyan.capture') IS NOT NULL \
              AND to_regclass('banyan.position') IS NOT NULL AND to_regclass('banyan.violation') IS NOT NULL \
              AND to_regclass('banyan.parked_key') IS NOT NULL \
+             AND to_regclass('banyan.snapshot') IS NOT NULL AND to_regclass('banyan.loading') IS NOT NULL \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'reason') \
              AND to_regclass('banyan.verified') IS NOT NULL AND to_regclass('banyan.repair') IS NOT NULL",
             &[],

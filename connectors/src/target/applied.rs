@@ -1,6 +1,6 @@
 //! What the position row of a target says.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use crate::{
     position::{Generation, Lsn, Phase},
@@ -9,6 +9,9 @@ use crate::{
 
 /// How long a lease runs without being renewed.
 pub(crate) const LEASE_SECONDS: u32 = 30;
+
+/// The phase of a stream in which tables are being filled.
+pub(crate) const LOADING: &str = "loading";
 
 /// What the row says.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +33,17 @@ pub(crate) struct Applied {
     pub(crate) slot: String,
     /// By the source's clock: everything committed before is here.
     pub(crate) source_time: SystemTime,
+    /// Tables of the source whose rows may not be here yet.
+    pub(crate) loading: BTreeMap<String, Loading>,
+}
+
+/// How a table is being filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Loading {
+    /// How many columns a record has that has all of them.
+    pub(crate) columns: usize,
+    /// Rows that were here are kept until it is known that none like it comes.
+    pub(crate) keeps: bool,
 }
 
 // === impl Applied ===
@@ -37,6 +51,22 @@ pub(crate) struct Applied {
 impl Applied {
     /// Up to where the target holds everything; nothing while its tables are being filled.
     pub(crate) fn watermark(&self) -> Option<(Lsn, SystemTime)> {
-        (self.phase == Phase::Stream).then_some((self.applied, self.source_time))
+        (!self.is_filling()).then_some((self.applied, self.source_time))
+    }
+
+    /// Whether rows may be missing that the source had long ago.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.phase == Phase::Snapshot || !self.loading.is_empty()
+    }
+
+    /// As the position row says it: readers and whoever compares both sides take `stream` alone.
+    pub(crate) fn phase_text(&self) -> &'static str {
+        if self.phase == Phase::Stream && !self.loading.is_empty() { LOADING } else { self.phase.as_str() }
+    }
+
+    /// How a table of the source is being filled; nothing when it is not.
+    pub(crate) fn loading(&self, schema: &str, table: &str) -> Option<Loading> {
+        let is_it = |name: &str| name.split_once('.') == Some((schema, table));
+        self.loading.iter().find(|(name, _)| is_it(name)).map(|(_, loading)| *loading)
     }
 }

@@ -7,16 +7,23 @@ pub(crate) mod mysql;
 pub(crate) mod postgres;
 pub(crate) mod row;
 
-use applied::Applied;
+use std::collections::BTreeMap;
+
+use applied::{Applied, Loading};
 
 use crate::{
     database::DatabaseUrl,
     error::FlowError,
     plan::Plan,
     position::Position,
-    record::envelope::{Envelope, Op},
+    record::{
+        control::Load,
+        envelope::{Envelope, Op},
+    },
     status::Board,
 };
+
+const NO_CHUNKS: &str = "a target of this kind takes no chunks";
 
 /// The target of one flow: its tables and its position row, held by this applier alone.
 ///
@@ -68,10 +75,16 @@ impl Writer {
         }
     }
 
-    /// Adds a changed row, or a truncated table. `folds`: it may share a statement with others.
-    pub(crate) async fn row(&mut self, envelope: &Envelope<'_>, at: Position, folds: bool) -> Result<(), FlowError> {
+    /// Adds a changed row, or a truncated table. `folds`: it may share a statement with others. `loading`: the table is being filled.
+    pub(crate) async fn row(
+        &mut self,
+        envelope: &Envelope<'_>,
+        at: Position,
+        folds: bool,
+        loading: Option<Loading>,
+    ) -> Result<(), FlowError> {
         match self {
-            Self::Postgres(writer) => writer.row(envelope, at, folds).await,
+            Self::Postgres(writer) => writer.row(envelope, at, folds, loading).await,
             Self::Mysql(writer) => writer.row(envelope, at).await,
         }
     }
@@ -92,11 +105,33 @@ impl Writer {
         }
     }
 
-    /// A snapshot begins. `again`: an earlier attempt of ours had begun to fill these tables, so what they hold came from it.
-    pub(crate) async fn snapshot_start(&mut self, again: bool) -> Result<(), FlowError> {
+    /// A snapshot begins. `again`: an earlier attempt of ours had begun to fill these tables, so what they hold came from it. `loads` come
+    /// in chunks of the stream; gives how their tables are filled.
+    pub(crate) async fn snapshot_start(
+        &mut self,
+        again: bool,
+        loads: &[Load],
+    ) -> Result<BTreeMap<String, Loading>, FlowError> {
         match self {
-            Self::Postgres(writer) => writer.snapshot_start(again).await,
-            Self::Mysql(writer) => writer.snapshot_start(again).await,
+            Self::Postgres(writer) => writer.snapshot_start(again, loads).await,
+            Self::Mysql(_) if !loads.is_empty() => Err(FlowError::Stop(NO_CHUNKS.into())),
+            Self::Mysql(writer) => writer.snapshot_start(again).await.map(|()| BTreeMap::new()),
+        }
+    }
+
+    /// The copy of one table begins, in chunks of the stream.
+    pub(crate) async fn load(&mut self, load: &Load) -> Result<Loading, FlowError> {
+        match self {
+            Self::Postgres(writer) => writer.load(load).await,
+            Self::Mysql(_) => Err(FlowError::Stop(NO_CHUNKS.into())),
+        }
+    }
+
+    /// The copy of one table is complete.
+    pub(crate) async fn loaded(&mut self, table: &str, loading: Loading) -> Result<(), FlowError> {
+        match self {
+            Self::Postgres(writer) => writer.loaded(table, loading).await,
+            Self::Mysql(_) => Err(FlowError::Stop(NO_CHUNKS.into())),
         }
     }
 

@@ -31,6 +31,8 @@ pub(crate) struct Row {
     after: Vec<(usize, Option<Range<usize>>)>,
     before: Vec<(usize, Option<Range<usize>>)>,
     moves_key: bool,
+    /// Columns that the record has of the row after the change.
+    given: usize,
     hasher: RandomState,
 }
 
@@ -39,7 +41,8 @@ pub(crate) struct Row {
 impl Row {
     /// Takes the columns of a record. A column that the target lacks stops the flow; one that the target makes itself is left out.
     pub(crate) fn read(&mut self, envelope: &Envelope<'_>, table: &impl Layout, at: Position) -> Result<(), FlowError> {
-        let Self { text, after, before, .. } = self;
+        let Self { text, after, before, given, .. } = self;
+        *given = 0;
         text.clear();
         after.clear();
         before.clear();
@@ -62,10 +65,15 @@ impl Row {
                 into.push((column, value));
             };
         let mut hint = 0;
-        let read = envelope.after(|name, value| take(after, &mut hint, name, value)).and_then(|_| {
-            hint = 0;
-            envelope.before(|name, value| take(before, &mut hint, name, value))
-        });
+        let read = envelope
+            .after(|name, value| {
+                *given += 1;
+                take(after, &mut hint, name, value);
+            })
+            .and_then(|_| {
+                hint = 0;
+                envelope.before(|name, value| take(before, &mut hint, name, value))
+            });
         let bad = |_: BadJson| FlowError::Malformed { what: "a row record that is not Banyan's", at: at.to_string() };
         read.map_err(bad)?;
         if let Some(name) = missing {
@@ -95,6 +103,11 @@ impl Row {
     /// Whether the change gives the row another key.
     pub(crate) fn moves_key(&self) -> bool {
         self.moves_key
+    }
+
+    /// Columns that the record has of the row after the change, with those that the target makes itself.
+    pub(crate) fn given(&self) -> usize {
+        self.given
     }
 
     /// About how many bytes it takes to carry it.
@@ -132,10 +145,11 @@ impl Row {
         row
     }
 
-    pub(crate) fn key_hash(&self, table: &impl Layout) -> u64 {
+    /// Of the old key, or of the key after the change.
+    pub(crate) fn key_hash(&self, table: &impl Layout, is_new: bool) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         for key in table.key() {
-            if let Some(Some(text)) = self.old_key(*key) {
+            if let Some(Some(text)) = if is_new { self.after(*key) } else { self.old_key(*key) } {
                 hasher.write_usize(text.len());
                 hasher.write(text);
             }

@@ -163,7 +163,7 @@ fn syncs(status: &Value, out: &mut String) {
     }
     let heads = ["SYNC", "OWNER", "LEGACY → MODERN", "MODERN → LEGACY", "PARKED", "VIOLATIONS", "WAL KEPT"];
     let mut rows = vec![heads.map(str::to_owned)];
-    let mut errors = Vec::new();
+    let (mut copies, mut errors) = (Vec::new(), Vec::new());
     for link in links {
         let name = text(&link["name"]);
         let own = flows.iter().find(|sync| sync["name"] == name);
@@ -182,6 +182,7 @@ fn syncs(status: &Value, out: &mut String) {
             if known { bytes(sum("retained_wal_bytes")) } else { "–".to_owned() },
         ]);
         for flow in both.iter().flatten() {
+            copies.extend(list(&flow["copies"]).iter().map(|copy| copy_bar(name, copy)));
             for key in ["last_error", "waiting_for"] {
                 if let Some(why) = flow[key].as_str() {
                     let word = if key == "last_error" { "" } else { "waits for " };
@@ -192,9 +193,32 @@ fn syncs(status: &Value, out: &mut String) {
     }
     out.push('\n');
     columns(&rows, &[4, 5, 6], out);
+    for copy in copies {
+        let _ = writeln!(out, "  {copy}");
+    }
     for error in errors {
         let _ = writeln!(out, "  {error}");
     }
+}
+
+/// `payments public.accounts  [######--------------]  30%  3,000,000 of about 10,000,000 rows, 512 MB, 4 min left`
+fn copy_bar(sync: &str, copy: &Value) -> String {
+    const WIDTH: u64 = 20;
+    let number = |key: &str| copy[key].as_u64().unwrap_or_default();
+    let (rows, total) = (number("rows"), number("rows_total"));
+    // The total is a guess: a copy that is under way is never shown as complete.
+    let percent = if total == 0 { 0 } else { (u128::from(rows) * 100 / u128::from(total)).min(99) as u64 };
+    let full = usize::try_from(percent * WIDTH / 100).unwrap_or(0);
+    let left = copy["eta_seconds"].as_f64().map_or(String::new(), |eta| format!(", {} left", time(eta)));
+    format!(
+        "{sync} {}  [{}{}]  {percent:>2}%  {} of about {} rows, {}{left}",
+        text(&copy["table"]),
+        "#".repeat(full),
+        "-".repeat(WIDTH as usize - full),
+        output::grouped(rows as f64),
+        output::grouped(total as f64),
+        bytes(number("bytes"))
+    )
 }
 
 /// Names that browsers keep but one cookie of.
@@ -341,7 +365,10 @@ mod tests {
             ]},
             "links": [{"name": "payments", "owner": "legacy", "epoch": 1, "known_from": "database", "lag_seconds": 0.011}],
             "syncs": [{"name": "payments", "parked": 2, "flows": [
-                {"flow": "legacy_to_modern", "state": "applying", "lag_seconds": 0.011, "violations": 0, "retained_wal_bytes": 2_100_000},
+                {"flow": "legacy_to_modern", "state": "applying", "lag_seconds": 0.011, "violations": 0, "retained_wal_bytes": 2_100_000, "copies": [
+                    {"table": "public.accounts", "rows": 3_000_000, "bytes": 512_000_000, "rows_total": 10_000_000, "eta_seconds": 240.0},
+                    {"table": "public.new", "rows": 7, "bytes": 70, "rows_total": 7, "eta_seconds": null},
+                ]},
                 {"flow": "modern_to_legacy", "state": "watching", "lag_seconds": null, "violations": 0, "retained_wal_bytes": null},
             ]}],
         });
@@ -358,6 +385,8 @@ payments  1 up, 1 ejected          3     20       2            8  open
 
 SYNC      OWNER   LEGACY → MODERN         MODERN → LEGACY  PARKED  VIOLATIONS  WAL KEPT
 payments  legacy  applying, 11 ms behind  watching              2           0      2 MB
+  payments public.accounts  [######--------------]  30%  3,000,000 of about 10,000,000 rows, 512 MB, 4 min left
+  payments public.new  [###################-]  99%  7 of about 7 rows, 70 B
 ";
         assert_eq!(text, expected, "\n{text}");
     }

@@ -2,9 +2,9 @@
 
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
-use anyhow::bail;
 use serde_json::{Value, json};
 
+use super::told;
 use crate::cli::{
     FAILED, Format,
     admin::{Client, Place},
@@ -170,19 +170,6 @@ fn asked(client: &Client, call: &str, body: String, format: Format) -> anyhow::R
         output::say("nobody has done it yet: it is noted, and will be done once a Banyan applies this flow");
     }
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
-}
-
-/// The answer, or nothing where it is a refusal, which was said.
-fn told((status, answer): (u16, String), client: &Client, call: &str) -> anyhow::Result<Option<Value>> {
-    let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
-    match status {
-        200 => Ok(Some(answer)),
-        400 | 404 | 409 | 503 => {
-            output::say(&format!("error: {}", answer["detail"].as_str().unwrap_or("the answer is of another version")));
-            Ok(None)
-        }
-        _ => bail!("{}{call} was answered {status}", client.base()),
-    }
 }
 
 /// `7  parked  2026-11-26 12:03:11  legacy to modern  1 row  public.accounts at 1:stream:0/16B3748:0: SQLSTATE 23505 (3 tries)`

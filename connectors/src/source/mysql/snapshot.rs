@@ -106,6 +106,7 @@ pub(crate) async fn run(
         timeline: 0,
         slot: opened.log.clone(),
         at,
+        loads: Vec::new(),
     };
     outlet.send(head, "START", &[], &json(&start)?, None).await?;
     if row.open {

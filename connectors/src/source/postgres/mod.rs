@@ -1,25 +1,35 @@
-//! PostgreSQL as a source: a slot, the snapshot that its creation exports, and the stream that follows it.
+//! PostgreSQL as a source: a slot, the stream that it gives, and the copies of tables that go into that stream in chunks.
 
+mod chunks;
+mod line;
 pub(crate) mod pgoutput;
 pub(crate) mod retained;
 pub(crate) mod slot;
 pub(crate) mod snapshot;
 pub(crate) mod stream;
 
-use crate::{database::postgres::PostgresUrl, error::FlowError, kafka::produce::Outlet, plan::Plan, status::Board};
+use chunks::Chunks;
 
-/// Copies the tables if that was not done, and reads the slot until something ends it.
+use crate::{
+    database::postgres::PostgresUrl, error::FlowError, kafka::produce::Outlet, plan::Plan, preflight::Gate,
+    status::Board,
+};
+
+/// Begins a generation if there is none, and reads the slot until something ends it.
 pub(crate) async fn capture(
     plan: &Plan,
     url: &PostgresUrl,
+    gate: &Gate,
     outlet: &mut Outlet,
     board: &Board,
 ) -> Result<(), FlowError> {
-    let mut opened = slot::open(plan, url, board).await?;
+    let mut opened = slot::open(plan, url, gate, board).await?;
+    let is_fresh = opened.fresh.is_some();
     if let Some(fresh) = opened.fresh.take() {
-        snapshot::run(plan, url, &opened, &fresh, outlet, board).await?;
-        slot::complete(&opened, plan).await?;
+        let loads = snapshot::run(plan, url, &opened, &fresh, outlet, board).await?;
+        slot::complete(&opened, plan, &loads).await?;
     }
+    let chunks = Chunks::open(&opened.session, plan, is_fresh).await?;
     let from = slot::start(&mut opened, plan).await?;
-    stream::run(plan, &mut opened, from, outlet, board).await
+    stream::run(plan, url, &mut opened, from, &chunks, outlet, board).await
 }

@@ -7,14 +7,16 @@ use std::time::Duration;
 use pgwire_replication::ReplicationClient;
 use tokio_postgres::types::PgLsn;
 
-use super::retained;
+use super::{chunks::kept, retained};
 use crate::{
     database::postgres::{PostgresUrl, Session},
     error::FlowError,
-    names::{FlowNames, quote, quote_table},
+    names::{FlowNames, literal, quote, quote_table},
     owner,
-    plan::Plan,
+    plan::{Plan, PlanTable},
     position::{Generation, Lsn},
+    preflight::Gate,
+    record::control::Load,
     source::Remembered,
     status::Board,
     tables,
@@ -53,7 +55,7 @@ struct Stored {
 }
 
 /// Takes the lock, and finds or makes the slot.
-pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, board: &Board) -> Result<Opened, FlowError> {
+pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Board) -> Result<Opened, FlowError> {
     let names = &plan.names;
     let session = url.connect(&names.application("capture")).await?;
     tables::postgres(&session).await?;
@@ -108,8 +110,9 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, board: &Board) -> Resul
         if active {
             return Err(FlowError::Busy(format!("another session still reads the slot `{slot}`")));
         }
+        let shape = take_new_tables(&session, plan, stored, gate).await?;
         check_publication(&session, plan, false).await?;
-        let (generation, shape) = (Generation::new(stored.generation), stored.shape.clone());
+        let generation = Generation::new(stored.generation);
         return Ok(Opened { session, replication, generation, shape, fresh: None });
     }
 
@@ -147,8 +150,11 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, board: &Board) -> Resul
 }
 
 /// Notes that START (and the snapshot) stand in Kafka: from here on the slot is kept.
-pub(crate) async fn complete(opened: &Opened, plan: &Plan) -> Result<(), FlowError> {
+pub(crate) async fn complete(opened: &Opened, plan: &Plan, loads: &[Load]) -> Result<(), FlowError> {
     let names = &plan.names;
+    let sql = |e: &tokio_postgres::Error| FlowError::sql("noting that the snapshot is complete", e);
+    let begin = kept::begin_all(names, loads);
+    opened.session.batch_execute(&format!("BEGIN; {begin}")).await.map_err(|e| sql(&e))?;
     let changed = opened
         .session
         .execute(
@@ -156,12 +162,18 @@ pub(crate) async fn complete(opened: &Opened, plan: &Plan) -> Result<(), FlowErr
             &[&names.install, &names.sync, &names.flow.as_str(), &opened.generation.get()],
         )
         .await
-        .map_err(|e| FlowError::sql("noting that the snapshot is complete", &e))?;
-    if changed == 1 {
-        Ok(())
-    } else {
-        Err(FlowError::Busy("the slot was dropped, or another process has begun the next generation".into()))
+        .map_err(|e| sql(&e))?;
+    if changed != 1 {
+        return Err(FlowError::Busy("the slot was dropped, or another process has begun the next generation".into()));
     }
+    opened.session.batch_execute("COMMIT").await.map_err(|e| sql(&e))
+}
+
+/// The first copies of all tables.
+pub(crate) fn loads(opened: &Opened, plan: &Plan) -> Vec<Load> {
+    let columns = |table: &str| shape_of(&opened.shape, table).map_or(0, shape_columns);
+    let one = |table: &PlanTable| Load { table: table.source.clone(), number: 1, columns: columns(&table.source) };
+    plan.tables.iter().map(one).collect()
 }
 
 /// Starts the stream, and says from where: read while the slot is held, so that nobody can move it any more.
@@ -233,6 +245,66 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
     }))
 }
 
+/// Tables that came into the file since: into the publication, and with a word in the log that their copy begins, before any of their
+/// changes. Gives the shape with theirs.
+async fn take_new_tables(session: &Session, plan: &Plan, stored: &Stored, gate: &Gate) -> Result<String, FlowError> {
+    let (doing, names) = ("adding tables to the publication", &plan.names);
+    let sql = |e: &tokio_postgres::Error| FlowError::sql(doing, e);
+    let is_new = |table: &&PlanTable| shape_of(&stored.shape, &table.source).is_none();
+    let new: Vec<&PlanTable> = plan.tables.iter().filter(is_new).collect();
+    if new.is_empty() || !plan.copies_in_chunks() {
+        return Ok(stored.shape.clone());
+    }
+    let published = published(session, names).await?;
+    if plan.tables.iter().any(|table| !is_new(&table) && !published.contains(&table.source)) {
+        // Changes are missing already: that is not mended by adding the table once more.
+        return Ok(stored.shape.clone());
+    }
+    // A published table without a key refuses its own application's updates.
+    gate.pass().await?;
+    let whole = shape(session, plan).await?;
+    let mut statements = vec!["BEGIN".to_owned()];
+    let mut grown = stored.shape.clone();
+    let is_open = owner::postgres::read(session, &names.install, &names.sync, names.flow.source())
+        .await?
+        .is_some_and(|row| row.open);
+    for table in new {
+        let Some(line) = shape_of(&whole, &table.source) else { continue };
+        grown = format!("{grown}\n{line}");
+        if !published.contains(&table.source) {
+            let name = quote_table(&table.source);
+            statements.push(format!("ALTER PUBLICATION {} ADD TABLE {name}", quote(&names.publication())));
+        }
+        if is_open {
+            let load = Load { table: table.source.clone(), number: 1, columns: shape_columns(line) };
+            statements.push(kept::begin(names, &load));
+            statements.push(kept::announce(names, &load));
+        }
+    }
+    statements.push(format!(
+        "UPDATE banyan.capture SET shape = {} WHERE install = {} AND sync = {} AND flow = '{}'",
+        literal(&grown),
+        literal(&names.install),
+        literal(&names.sync),
+        names.flow
+    ));
+    statements.push("COMMIT".to_owned());
+    session.batch_execute(&statements.join("; ")).await.map_err(|e| sql(&e))?;
+    Ok(grown)
+}
+
+/// The tables of the publication.
+async fn published(session: &Session, names: &FlowNames) -> Result<Vec<String>, FlowError> {
+    let rows = session
+        .query(
+            "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = $1",
+            &[&names.publication()],
+        )
+        .await
+        .map_err(|e| FlowError::sql("reading the publication", &e))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// The publication comes first: a slot that is older never sees it.
 pub(super) async fn check_publication(session: &Session, plan: &Plan, may_change: bool) -> Result<(), FlowError> {
     let doing = "making the publication";
@@ -249,11 +321,7 @@ pub(super) async fn check_publication(session: &Session, plan: &Plan, may_change
         .await
         .map_err(|e| sql(&e))?;
     let is_whole = exists.as_ref().is_some_and(|row| row.get(0));
-    let rows = session
-        .query("SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = $1", &[&name])
-        .await
-        .map_err(|e| sql(&e))?;
-    let mut published: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let mut published = published(session, &plan.names).await?;
     let mut wanted: Vec<String> = plan.tables.iter().map(|table| table.source.clone()).collect();
     published.sort();
     wanted.sort();
@@ -261,8 +329,9 @@ pub(super) async fn check_publication(session: &Session, plan: &Plan, may_change
         return Ok(());
     }
     if !may_change {
+        let cannot = if plan.copies_in_chunks() { "taking a table out of" } else { "adding a table to" };
         return Err(FlowError::Stop(format!(
-            "the publication `{name}` does not hold every change of exactly the sync's tables; adding tables to a running sync is not available in this version"
+            "the publication `{name}` does not hold every change of exactly the sync's tables; {cannot} a running sync is not available in this version"
         )));
     }
     let tables: Vec<String> = plan.tables.iter().map(|table| quote_table(&table.source)).collect();
@@ -303,6 +372,30 @@ async fn shape(session: &Session, plan: &Plan) -> Result<String, FlowError> {
         lines.push(shape_line(&table.source, columns));
     }
     Ok(lines.join("\n"))
+}
+
+/// The line of `table` in a stored shape.
+fn shape_of<'s>(shape: &'s str, table: &str) -> Option<&'s str> {
+    let head = format!("{table:?} ");
+    shape.lines().find(|line| line.starts_with(&head))
+}
+
+/// How many columns a line of a shape has.
+fn shape_columns(line: &str) -> usize {
+    // A name may hold anything, but its quotes are escaped.
+    let (mut columns, mut inside, mut escaped) = (0, false, false);
+    for c in line.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => {
+                columns += usize::from(!inside);
+                inside = !inside;
+            }
+            _ => {}
+        }
+    }
+    columns - 1
 }
 
 /// One table's line of the stored shape.
@@ -363,4 +456,18 @@ async fn blockers(session: &Session, pid: i32) -> Result<Option<String>, FlowErr
     } else {
         format!("the slot waits for open transactions of the server processes {pids} of the source")
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_shape_tells_its_table_and_how_many_columns_it_has() {
+        let line =
+            |table: &str, columns: &[&str]| shape_line(table, columns.iter().map(|name| ((*name).to_owned(), 25, -1)));
+        let shape = [line("public.a", &["id"]), line("public.a b", &["id", "odd \" name", "a:b \\"])].join("\n");
+        let columns = |table: &str| shape_of(&shape, table).map(shape_columns);
+        assert_eq!([columns("public.a"), columns("public.a b"), columns("public")], [Some(1), Some(3), None]);
+    }
 }

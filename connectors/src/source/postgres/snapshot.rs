@@ -1,12 +1,15 @@
-//! START, and the copy of the tables as the slot's exported snapshot sees them.
+//! START, and for a target that takes no chunks the copy of the tables as the slot's exported snapshot sees them.
 //!
-//! Only the side that is open for writes is copied. Both are read inside the exported snapshot: the rows, and whether the side is open.
+//! Only the side that is open for writes is copied. Whether it is, is read inside the exported snapshot.
 
 use std::pin::pin;
 
 use futures_util::TryStreamExt as _;
 
-use super::slot::{Fresh, Opened};
+use super::{
+    line::Line,
+    slot::{self, Fresh, Opened},
+};
 use crate::{
     database::postgres::{PostgresUrl, Session},
     error::FlowError,
@@ -17,13 +20,14 @@ use crate::{
     position::{Lsn, Phase, Position},
     record::{
         Head, Kind,
-        control::{End, Start},
+        control::{End, Load, Start},
         envelope::{Connector, Op, Stamp, TableFrame, Value},
     },
     status::Board,
 };
 
-/// Writes START and, when the source is open for writes, every row and END. Returns when all of it stands in Kafka.
+/// Writes START; returns when it stands in Kafka, with the copies that begin with it and come in chunks. Where they do not, and the source is
+/// open for writes, every row and END follow at once.
 pub(crate) async fn run(
     plan: &Plan,
     url: &PostgresUrl,
@@ -31,7 +35,7 @@ pub(crate) async fn run(
     fresh: &Fresh,
     outlet: &mut Outlet,
     board: &Board,
-) -> Result<(), FlowError> {
+) -> Result<Vec<Load>, FlowError> {
     let doing = "copying the tables";
     let sql = |e: &tokio_postgres::Error| FlowError::sql(doing, e);
     let session = url.connect(&plan.names.application("snapshot")).await?;
@@ -54,19 +58,22 @@ pub(crate) async fn run(
         epoch: row.epoch,
         origin: source,
     };
+    let loads = if row.open && plan.copies_in_chunks() { slot::loads(opened, plan) } else { Vec::new() };
+    let in_one_piece = row.open && loads.is_empty();
     let start = Start {
         nonce: fresh.nonce.clone(),
         since: fresh.since,
         consistent_point: fresh.consistent_point.to_string(),
-        snapshot: row.open,
+        snapshot: in_one_piece,
         open: row.open,
         system_id: fresh.system_id.clone(),
         timeline: fresh.timeline,
         slot: plan.names.slot(),
         at,
+        loads,
     };
     outlet.send(head, "START", &[], &json(&start)?, None).await?;
-    if row.open {
+    if in_one_piece {
         board.capture_snapshot();
         head.kind = Kind::Row;
         for table in &plan.tables {
@@ -76,7 +83,8 @@ pub(crate) async fn run(
         let end = End { count: head.position.ordinal, consistent_point: start.consistent_point, at };
         outlet.send(head, "END", &[], &json(&end)?, None).await?;
     }
-    outlet.settle().await
+    outlet.settle().await?;
+    Ok(start.loads)
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, FlowError> {
@@ -128,67 +136,4 @@ async fn copy(
         head.position.ordinal += 1;
     }
     Ok(())
-}
-
-/// One line of COPY's text format, unescaped: <https://www.postgresql.org/docs/current/sql-copy.html>, "Text Format".
-#[derive(Default)]
-struct Line {
-    text: Vec<u8>,
-    /// Where each value ends in `text`; `None` is NULL.
-    values: Vec<Option<(usize, usize)>>,
-}
-
-// === impl Line ===
-
-impl Line {
-    fn parse(&mut self, bytes: &[u8]) {
-        self.text.clear();
-        self.values.clear();
-        let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        for field in line.split(|byte| *byte == b'\t') {
-            if field == b"\\N" {
-                self.values.push(None);
-                continue;
-            }
-            let start = self.text.len();
-            let mut rest = field;
-            while let Some(at) = memchr::memchr(b'\\', rest) {
-                self.text.extend_from_slice(&rest[..at]);
-                // COPY TO writes these escapes alone, never octal or hexadecimal ones.
-                self.text.push(match rest.get(at + 1) {
-                    Some(b'b') => 8,
-                    Some(b'f') => 12,
-                    Some(b'n') => b'\n',
-                    Some(b'r') => b'\r',
-                    Some(b't') => b'\t',
-                    Some(b'v') => 11,
-                    Some(other) => *other,
-                    None => b'\\',
-                });
-                rest = rest.get(at + 2..).unwrap_or_default();
-            }
-            self.text.extend_from_slice(rest);
-            self.values.push(Some((start, self.text.len())));
-        }
-    }
-
-    fn values(&self) -> impl Iterator<Item = Value<'_>> {
-        self.values.iter().map(|value| value.map_or(Value::Null, |(start, end)| Value::Text(&self.text[start..end])))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_copy_is_unescaped() {
-        let mut line = Line::default();
-        line.parse(b"1\t\\N\ta\\tb\\\\c\\nd\t\t\\\\N\n");
-        let values: Vec<_> = line.values().collect();
-        assert_eq!(
-            values,
-            [Value::Text(b"1"), Value::Null, Value::Text(b"a\tb\\c\nd"), Value::Text(b""), Value::Text(b"\\N")]
-        );
-    }
 }

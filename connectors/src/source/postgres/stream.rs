@@ -11,10 +11,13 @@ use std::{
 use pgwire_replication::{Lsn as WireLsn, client::ReplicationEvent};
 
 use super::{
+    chunks::{self, Chunks, Fate},
+    line::Line,
     pgoutput::{Message, Old, Relation, Tuple},
     slot::{self, Opened, shape_line},
 };
 use crate::{
+    database::postgres::PostgresUrl,
     error::FlowError,
     kafka::produce::Outlet,
     owner,
@@ -22,8 +25,8 @@ use crate::{
     position::{Generation, Lsn, Phase, Position},
     record::{
         Head, Kind,
-        control::{Checkpoint, Commit},
-        envelope::{Connector, Op, Stamp, TableFrame},
+        control::{Checkpoint, Commit, Load},
+        envelope::{Connector, Op, Stamp, TableFrame, Value},
     },
     status::Board,
 };
@@ -38,6 +41,10 @@ const CHECKPOINT: Duration = Duration::from_secs(1);
 const SLOW_CHECKPOINT: Duration = Duration::from_secs(10);
 /// How often the publication is looked at: what somebody takes out of it is missing without a word, as a table that was made anew.
 const PUBLICATION_CHECK: Duration = Duration::from_secs(10);
+/// How often it is asked which tables are to be copied again.
+const REQUESTS: Duration = Duration::from_secs(1);
+/// How often it is told how far the copies are.
+const SHOW: Duration = Duration::from_millis(500);
 /// So much log behind makes a CHECKPOINT due on either side.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 
@@ -45,6 +52,7 @@ const CHECKPOINT_BYTES: u64 = 16 << 20;
 struct Stream<'a> {
     plan: &'a Plan,
     outlet: &'a mut Outlet,
+    chunks: &'a Chunks,
     generation: Generation,
     shape: Vec<&'a str>,
     frames: HashMap<u32, TableState>,
@@ -62,6 +70,8 @@ struct Stream<'a> {
 
 struct TableState {
     name: String,
+    /// In the plan.
+    index: usize,
     frame: TableFrame,
     columns: usize,
 }
@@ -80,8 +90,10 @@ struct Transaction {
 /// Reads the slot until something ends it.
 pub(crate) async fn run(
     plan: &Plan,
+    url: &PostgresUrl,
     opened: &mut Opened,
     from: Lsn,
+    chunks: &Chunks,
     outlet: &mut Outlet,
     board: &Board,
 ) -> Result<(), FlowError> {
@@ -91,6 +103,7 @@ pub(crate) async fn run(
     let mut stream = Stream {
         plan,
         outlet,
+        chunks,
         generation: opened.generation,
         shape: shape.lines().collect(),
         frames: HashMap::new(),
@@ -105,7 +118,12 @@ pub(crate) async fn run(
     };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut confirmed, mut checkpoint, mut published) = (Lsn::ZERO, Instant::now(), Instant::now());
+    let (mut shown, mut is_shown) = (Instant::now(), false);
+    let (mut confirmed, mut checkpoint, mut published, mut asked) =
+        (Lsn::ZERO, Instant::now(), Instant::now(), Instant::now());
+    // Nobody asks for copies of a side that is closed for writes.
+    let copies = plan.copies_in_chunks() && stream.side_is_open;
+    let mut reader = Box::pin(chunks::run(plan, url, opened.generation, chunks, board));
     board.capture_running();
     loop {
         tokio::select! {
@@ -116,11 +134,22 @@ pub(crate) async fn run(
                 let now_confirmed = stream.outlet.confirmed();
                 if now_confirmed > confirmed {
                     confirmed = now_confirmed;
+                    chunks.settle(&opened.session, &plan.names, confirmed).await?;
                     opened.replication.update_applied_lsn(WireLsn::from_u64(confirmed.get()));
                 }
                 if published.elapsed() >= PUBLICATION_CHECK {
                     slot::check_publication(&opened.session, plan, false).await?;
                     published = Instant::now();
+                }
+                if (is_shown || chunks.is_busy()) && shown.elapsed() >= SHOW {
+                    let progress = chunks.progress();
+                    is_shown = !progress.is_empty();
+                    board.copying(&progress);
+                    shown = Instant::now();
+                }
+                if copies && asked.elapsed() >= REQUESTS {
+                    chunks.take_requests(&opened.session, plan).await?;
+                    asked = Instant::now();
                 }
                 let pause = if stream.side_is_open || stream.read_to.since(stream.last_end) > CHECKPOINT_BYTES {
                     CHECKPOINT
@@ -132,6 +161,7 @@ pub(crate) async fn run(
                     stream.checkpoint().await?;
                 }
             }
+            ended = &mut reader, if copies => ended?,
             event = opened.replication.recv() => match event.map_err(|e| FlowError::replication("reading the stream", &e))? {
                 Some(event) => stream.take(event).await?,
                 None => return Err(FlowError::Lost { doing: "reading the stream", kind: None }),
@@ -204,14 +234,85 @@ impl Stream<'_> {
                 let (head, _) = self.head(if self.side_is_open { Kind::Open } else { Kind::Fence })?;
                 self.outlet.send(head, prefix, &[], content, None).await
             }
+            "banyan.load" => {
+                let Some(load) = chunks::kept::marked(content, names, "load") else { return Ok(()) };
+                let (head, _) = self.head(Kind::Load)?;
+                self.outlet.send(head, prefix, &[], load.to_string().as_bytes(), None).await
+            }
+            "banyan.chunk" => match chunks::kept::marked(content, names, "chunk") {
+                Some(serde_json::Value::String(id)) => self.chunk(&id).await,
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
+    }
+
+    /// The rows of a chunk whose mark stands here: those that nobody has changed since its snapshot.
+    async fn chunk(&mut self, id: &str) -> Result<(), FlowError> {
+        // Of an earlier process: its rows are gone, and will be read anew.
+        let Some((chunk, fates, table)) = self.chunks.take(id) else { return Ok(()) };
+        let (mut line, mut own, mut start, mut rows, mut again) = (Line::default(), Vec::new(), 0, 0, Vec::new());
+        for (at, end) in chunk.ends.iter().enumerate() {
+            if at % 1_000 == 999 {
+                // The next chunk is on its way meanwhile.
+                tokio::task::yield_now().await;
+            }
+            line.parse(&chunk.lines[start..*end]);
+            start = *end;
+            table.write_key(&mut own, &line.values());
+            match fates.of(&own) {
+                Fate::Current => {}
+                Fate::Superseded => continue,
+                Fate::Again => {
+                    again.push(table.key_of(&line.values()));
+                    continue;
+                }
+            }
+            let (head, stamp) = self.head(Kind::Row)?;
+            self.key.clear();
+            self.value.clear();
+            table.frame.write_key(&mut self.key, line.values());
+            let stamp = Stamp { op: Op::Read, ..stamp };
+            table.frame.write(&mut self.value, None::<(std::iter::Empty<Value<'_>>, bool)>, Some(line.values()), stamp);
+            self.outlet.send(head, &table.name, &self.key, &self.value, None).await?;
+            rows += 1;
+        }
+        let number = chunk.number;
+        if self.chunks.sent(chunk, rows, again) {
+            let (head, _) = self.head(Kind::Loaded)?;
+            let loaded = Load { table: table.name.clone(), number, columns: table.columns() };
+            let text = serde_json::json!(loaded).to_string();
+            self.outlet.send(head, &table.name, &[], text.as_bytes(), None).await?;
+        }
+        Ok(())
+    }
+
+    /// Remembers what a change touches, for the chunks that are under way.
+    fn touch(&self, message: &Message<'_>, is_sent: bool) {
+        let Some(xid) = self.open.as_ref().map(|open| open.xid) else { return };
+        let (relation, old, new) = match message {
+            Message::Insert { relation, new } => (relation, Old::None, Some(*new)),
+            Message::Update { relation, old, new } => (relation, *old, Some(*new)),
+            Message::Delete { relation, old } => (relation, *old, None),
+            Message::Truncate { .. } => return self.chunks.touch_all(xid),
+            _ => return,
+        };
+        let Some(table) = self.frames.get(relation) else { return };
+        let old = match old {
+            Old::None => None,
+            Old::Key(tuple) | Old::Row(tuple) => Some(tuple),
+        };
+        self.chunks.touch(xid, table.index, old, new, is_sent);
     }
 
     async fn change(&mut self, data: &[u8]) -> Result<(), FlowError> {
         let echo = self.open.as_ref().is_some_and(|open| open.echo);
         let bad = |_| FlowError::Malformed { what: "a message that is not pgoutput's", at: self.last_end.to_string() };
-        match Message::decode(data).map_err(bad)? {
+        let message = Message::decode(data).map_err(bad)?;
+        if self.chunks.is_busy() {
+            self.touch(&message, !echo);
+        }
+        match message {
             Message::Relation(relation) => self.relation(&relation),
             _ if echo => Ok(()),
             Message::Insert { relation, new } => self.row(relation, Op::Create, Old::None, Some(new)).await,
@@ -230,11 +331,11 @@ impl Stream<'_> {
     /// Checks the announced shape against the one that was copied, and writes the frame of the table's records.
     fn relation(&mut self, relation: &Relation) -> Result<(), FlowError> {
         let name = format!("{}.{}", relation.schema, relation.table);
-        if !self.plan.tables.iter().any(|table| table.source == name) {
+        let Some(index) = self.plan.tables.iter().position(|table| table.source == name) else {
             // A partition is announced beside its root, by whose name its rows come. Rows by any other name find no frame.
             self.frames.remove(&relation.id);
             return Ok(());
-        }
+        };
         let line = shape_line(
             &name,
             relation.columns.iter().map(|column| (column.name.clone(), column.type_id, column.type_modifier)),
@@ -253,7 +354,7 @@ impl Stream<'_> {
             &relation.table,
             relation.columns.iter().map(|column| (column.name.as_str(), column.is_key)),
         );
-        self.frames.insert(relation.id, TableState { name, frame, columns: relation.columns.len() });
+        self.frames.insert(relation.id, TableState { name, index, frame, columns: relation.columns.len() });
         Ok(())
     }
 
@@ -297,6 +398,7 @@ impl Stream<'_> {
             self.outlet.send(head, "COMMIT", &[], &self.value, Some(end)).await?;
             self.last_end = end;
         }
+        self.chunks.committed(end);
         self.open = None;
         Ok(())
     }

@@ -62,6 +62,8 @@ struct Applier<'a> {
     /// How many source transactions the open target transaction has begun, and which was the last.
     begun: usize,
     current: Lsn,
+    /// The last one that has rows of a table's copy.
+    chunk: Option<Lsn>,
     parking: Parking,
     /// Until this offset every source transaction is committed alone: one of them will turn out to be incomplete.
     cautious_until: i64,
@@ -101,7 +103,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
     inlet.seek(offset)?;
     board.applied(stored.role, stored.epoch, stored.generation, stored.watermark());
     if stored.generation > Generation::NONE {
-        board.apply_running(stored.phase == Phase::Snapshot);
+        board.apply_running(stored.is_filling());
     }
     let mut applier = Applier {
         plan,
@@ -115,6 +117,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         violations: HashMap::new(),
         begun: 0,
         current: Lsn::ZERO,
+        chunk: None,
         parking,
         cautious_until: -1,
         seen: offset - 1,
@@ -352,7 +355,7 @@ impl Applier<'_> {
             self.plan.halt.check()?;
         }
         if !self.gap && !self.parking.is_full && self.stored.generation > Generation::NONE {
-            self.board.apply_running(self.stored.phase == Phase::Snapshot);
+            self.board.apply_running(self.stored.is_filling());
         }
         Ok(())
     }
@@ -369,7 +372,8 @@ impl Applier<'_> {
     /// Hands a row to the writer.
     async fn put(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<(), FlowError> {
         self.rows += 1;
-        self.writer.row(envelope, at, !self.parking.names_the_row(at.lsn)).await
+        let loading = self.next.loading(&envelope.schema, &envelope.table);
+        self.writer.row(envelope, at, !self.parking.names_the_row(at.lsn), loading).await
     }
 
     /// The source was closed for writes here.

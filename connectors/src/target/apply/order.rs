@@ -11,8 +11,9 @@ use crate::{
     position::{Phase, Position},
     record::{
         Head, Kind,
-        control::{Checkpoint, Commit, End},
-        envelope::Envelope,
+        control::{Checkpoint, Commit, End, Load},
+        envelope::{Envelope, Op},
+        json::BadJson,
     },
     status::Role,
 };
@@ -142,8 +143,23 @@ impl Applier<'_> {
                 self.next.role = Some(if head.kind == Kind::Open { Role::Applying } else { Role::Watching });
                 self.next.epoch = head.epoch;
             }
+            Kind::Load => {
+                let load: Load = serde_json::from_slice(value).map_err(|_| bad(BadJson))?;
+                let loading = self.writer.load(&load).await?;
+                self.next.loading.insert(load.table, loading);
+            }
+            Kind::Loaded => {
+                let load: Load = serde_json::from_slice(value).map_err(|_| bad(BadJson))?;
+                // A capture that was killed before it could note this says it once more.
+                if let Some(loading) = self.next.loading.remove(&load.table) {
+                    self.writer.loaded(&load.table, loading).await?;
+                }
+            }
             _ => {
                 let envelope = Envelope::parse(value).map_err(bad)?;
+                if envelope.op == Op::Read {
+                    self.chunk = Some(position.lsn);
+                }
                 if self.next.role == Some(Role::Applying) {
                     return self.write(&envelope, value, position).await;
                 }
@@ -159,7 +175,7 @@ impl Applier<'_> {
         self.next.record = position.to_string();
         if std::mem::take(&mut self.gap) {
             tracing::info!(flow = self.plan.names.flow.as_str(), "the gap is closed");
-            self.board.apply_running(self.next.phase == Phase::Snapshot);
+            self.board.apply_running(self.next.is_filling());
         }
     }
 

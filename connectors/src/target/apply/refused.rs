@@ -47,6 +47,10 @@ impl Applier<'_> {
             return Err(error);
         }
         let alone = (self.begun == 1).then_some(self.current);
+        // Thousands of rows that nobody changed are no transaction to be parked: what refuses one will refuse more.
+        if alone.is_some() && alone == self.chunk {
+            return Err(error);
+        }
         self.cautious_until = self.cautious_until.max(self.seen);
         self.roll_back().await?;
         if let Some(lsn) = alone {

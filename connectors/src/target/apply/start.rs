@@ -1,5 +1,7 @@
 //! START, the first record of a generation.
 
+use std::collections::BTreeMap;
+
 use super::{Applier, Next, time};
 use crate::{
     error::FlowError,
@@ -7,7 +9,7 @@ use crate::{
     record::{Head, control::Start},
     source::SourceLink,
     status::Role,
-    target::applied::Applied,
+    target::applied::{Applied, Loading},
 };
 
 // === impl Applier ===
@@ -35,13 +37,19 @@ impl Applier<'_> {
         } else if self.open.is_some() {
             self.commit().await?;
         }
-        self.board.apply_running(start.snapshot);
+        let is_copied = start.snapshot || !start.loads.is_empty();
+        self.board.apply_running(is_copied);
         // An earlier attempt of ours passed the check of what the target held, and then began to fill it.
         let again = self.stored.generation >= Generation::new(start.since);
         self.open().await?;
-        if start.snapshot {
-            self.writer.snapshot_start(again).await?;
+        let mut loading = BTreeMap::new();
+        if is_copied {
+            loading = self.writer.snapshot_start(again, &start.loads).await?;
             self.clear_parked().await?;
+        } else {
+            for table in self.stored.loading.keys() {
+                self.writer.loaded(table, Loading { columns: 0, keeps: false }).await?;
+            }
         }
         let point: Lsn = start.consistent_point.parse().map_err(|_| bad(()))?;
         self.next = Applied {
@@ -57,10 +65,11 @@ impl Applier<'_> {
             timeline: start.timeline,
             slot: start.slot,
             source_time: time(start.at),
+            loading,
         };
         (self.gap, self.unannounced) = (false, false);
         self.commit().await?;
-        if start.snapshot {
+        if is_copied {
             self.parked_is_cleared();
         }
         Ok(Next::On)

@@ -1,6 +1,9 @@
 //! The position row in MariaDB and MySQL: held by one lock and one lease, moved by compare-and-set with the rows it speaks of.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use super::batch::{Batch, Wanted};
 use crate::{
@@ -84,6 +87,8 @@ pub(crate) async fn take(plan: &Plan, session: &mut MysqlSession) -> Result<(Hol
         timeline: cell(&found, 9).unwrap_or(0),
         slot: word(10),
         source_time: SystemTime::UNIX_EPOCH + Duration::from_micros(cell(&found, 11).unwrap_or(0)),
+        // Into a database of this kind tables are copied in one piece.
+        loading: BTreeMap::new(),
     };
     let mine = format!("{row} AND lease = {}", text(&lease));
     Ok((Holder { names, lease, mine }, applied))

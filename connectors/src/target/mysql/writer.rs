@@ -326,7 +326,7 @@ impl Run {
             return false;
         }
         match op {
-            Op::Delete => !self.keys.contains(&row.key_hash(target)),
+            Op::Delete => !self.keys.contains(&row.key_hash(target, false)),
             _ => self.columns.iter().copied().eq(row.columns()),
         }
     }
@@ -338,7 +338,7 @@ impl Run {
         }
         if self.op == Op::Delete {
             key(target, row, at, true, &mut self.sql)?;
-            self.keys.insert(row.key_hash(target));
+            self.keys.insert(row.key_hash(target, false));
         } else {
             self.sql.push(b'(');
             for (i, (&column, value)) in self.columns.iter().zip(row.values()).enumerate() {

@@ -16,6 +16,17 @@ use crate::{error::FlowError, position::Position, record::envelope::Op, target::
 const ROWS: usize = 5_000;
 const BYTES: usize = 1 << 20;
 
+/// How strictly a run is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Ways {
+    /// A row may not be there (yet).
+    pub(crate) lenient: bool,
+    /// The keys are noted as seen.
+    pub(crate) notes_seen: bool,
+    /// Only clears the way for another run of the same row: `Some(true)` by its new key, else by its old one.
+    pub(crate) clears: Option<bool>,
+}
+
 /// Rows that one statement will write.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -23,6 +34,7 @@ pub(crate) struct Run {
     pub(crate) table: usize,
     pub(crate) op: Op,
     pub(crate) shape: Shape,
+    pub(crate) ways: Ways,
     /// The old key's columns, for UPDATE and DELETE.
     pub(crate) old_key: Vec<TextArray>,
     /// The row's columns.
@@ -42,12 +54,14 @@ impl Run {
         table: usize,
         target: &TargetTable,
         write: Write,
+        ways: Ways,
         op: Op,
         row: &Row,
         at: Position,
     ) -> Result<Self, FlowError> {
         let columns = if write == Write::Delete { Vec::new() } else { row.columns().collect() };
-        let shape = Shape { write, columns, moves_key: row.moves_key() };
+        let moves_key = write == Write::Update && row.moves_key();
+        let shape = Shape { write, columns, moves_key };
         let has_old = matches!(write, Write::Update | Write::Delete);
         let mut run = Self {
             table,
@@ -55,6 +69,7 @@ impl Run {
             old_key: (0..if has_old { target.key.len() } else { 0 }).map(|_| TextArray::default()).collect(),
             columns: (0..shape.columns.len()).map(|_| TextArray::default()).collect(),
             shape,
+            ways,
             rows: 0,
             bytes: 0,
             keys: HashSet::new(),
@@ -66,18 +81,39 @@ impl Run {
     }
 
     /// Whether `row` may join: a collision of hashes only makes the run shorter.
-    pub(crate) fn takes(&self, table: usize, target: &TargetTable, write: Write, op: Op, row: &Row) -> bool {
-        let same = self.table == table && self.shape.write == write && self.op == op;
-        if !same || self.rows >= ROWS || self.bytes >= BYTES || row.moves_key() || self.shape.moves_key {
+    pub(crate) fn takes(
+        &self,
+        table: usize,
+        target: &TargetTable,
+        write: Write,
+        ways: Ways,
+        op: Op,
+        row: &Row,
+    ) -> bool {
+        let same = self.table == table && self.shape.write == write && self.ways == ways && self.op == op;
+        if !same
+            || ways.clears.is_some()
+            || self.rows >= ROWS
+            || self.bytes >= BYTES
+            || (write == Write::Update && row.moves_key())
+            || self.shape.moves_key
+        {
             return false;
         }
         match write {
-            Write::Delete => !target.other_unique && !self.keys.contains(&row.key_hash(target)),
+            Write::Delete => !target.other_unique && !self.keys.contains(&row.key_hash(target, write == Write::Merge)),
             Write::Update => {
-                !target.other_unique && self.same_columns(row) && !self.keys.contains(&row.key_hash(target))
+                !target.other_unique
+                    && self.same_columns(row)
+                    && !self.keys.contains(&row.key_hash(target, write == Write::Merge))
             }
-            // ON CONFLICT cannot touch a row twice in one statement; a snapshot has each key once.
-            Write::Insert | Write::Merge | Write::Seen => self.same_columns(row),
+            // ON CONFLICT cannot touch a row twice in one statement.
+            Write::Merge => {
+                (op == Op::Read || !target.other_unique)
+                    && self.same_columns(row)
+                    && !self.keys.contains(&row.key_hash(target, write == Write::Merge))
+            }
+            Write::Insert | Write::Seen => self.same_columns(row),
         }
     }
 
@@ -88,7 +124,8 @@ impl Run {
     /// Adds `row`, which [`Self::takes`] has let in.
     pub(crate) fn push(&mut self, target: &TargetTable, row: &Row, at: Position) -> Result<(), FlowError> {
         for (array, key) in self.old_key.iter_mut().zip(&target.key) {
-            let Some(Some(text)) = row.old_key(*key) else {
+            let found = if self.ways.clears == Some(true) { row.after(*key) } else { row.old_key(*key) };
+            let Some(Some(text)) = found else {
                 return Err(FlowError::Stop(format!(
                     "{} at {at}: the record lacks the key column `{}`; the source's replica identity must hold the target's primary key",
                     target.plan.target, target.columns[*key].name
@@ -101,8 +138,8 @@ impl Run {
                 array.push(value);
             }
         }
-        if matches!(self.shape.write, Write::Update | Write::Delete) {
-            self.keys.insert(row.key_hash(target));
+        if matches!(self.shape.write, Write::Update | Write::Delete | Write::Merge) {
+            self.keys.insert(row.key_hash(target, self.shape.write == Write::Merge));
         }
         self.rows += 1;
         self.bytes += row.weight();

@@ -4,17 +4,17 @@ use std::time::SystemTime;
 
 use tokio_postgres::{Statement, types::PgLsn};
 
-use super::{origin, pipe::Pipe};
+use super::{load, origin, pipe::Pipe};
 use crate::{
     database::postgres::Session,
     error::{COMMITTING, FlowError},
     names::{FlowNames, literal},
     owner,
     plan::Plan,
-    position::Generation,
+    position::{Generation, Phase},
     status::Role,
     tables,
-    target::applied::{Applied, LEASE_SECONDS},
+    target::applied::{Applied, LEASE_SECONDS, LOADING},
 };
 
 /// The right to move the row.
@@ -59,10 +59,12 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
     };
     let applied = Applied {
         generation: Generation::new(row.get(0)),
-        phase: row
-            .get::<_, &str>(1)
-            .parse()
-            .map_err(|_| FlowError::Stop("banyan.position says what this version does not know".into()))?,
+        phase: match row.get::<_, &str>(1) {
+            LOADING => Phase::Stream,
+            phase => phase
+                .parse()
+                .map_err(|_| FlowError::Stop("banyan.position says what this version does not know".into()))?,
+        },
         applied: row.get::<_, PgLsn>(2).into(),
         ordinal: row.get::<_, i64>(3).cast_unsigned(),
         offset: row.get(4),
@@ -73,6 +75,7 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
         timeline: row.get(9),
         slot: row.get(10),
         source_time: row.get(11),
+        loading: load::loading(&session, &names).await?,
     };
     let (check, advance) = prepare(&session, &names, &lease).await.map_err(|e| sql(&e))?;
     Ok((Pipe::new(session), Holder { names, lease, check, advance }, applied))
@@ -190,7 +193,7 @@ impl Holder {
         let mut parameters: Vec<Parameter> = parameters(old).into();
         parameters.extend([
             Parameter::Int(new.generation.get()),
-            Parameter::Text(new.phase.as_str().into()),
+            Parameter::Text(new.phase_text().into()),
             Parameter::Lsn(new.applied.into()),
             Parameter::Int(new.ordinal.cast_signed()),
             Parameter::Int(new.offset),

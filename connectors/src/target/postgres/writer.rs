@@ -1,11 +1,11 @@
 //! Rows on their way into PostgreSQL's open target transaction: folded into runs, or stored as violations.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::{Statement, types::PgLsn};
 
 use super::{
-    fold::Run,
+    fold::{Run, Ways},
     load,
     pipe::Pipe,
     position::{self, Holder, Parameter},
@@ -18,10 +18,16 @@ use crate::{
     metrics::FlowMetrics,
     names::{FlowNames, quote_table},
     plan::Plan,
-    position::Position,
-    record::envelope::{Envelope, Op},
+    position::{Phase, Position},
+    record::{
+        control::Load,
+        envelope::{Envelope, Op},
+    },
     status::Board,
-    target::{applied::Applied, row::Row},
+    target::{
+        applied::{Applied, Loading},
+        row::Row,
+    },
 };
 
 /// A session that holds the position row, and what it has not sent yet.
@@ -100,8 +106,22 @@ impl Writer {
         Ok(())
     }
 
-    pub(crate) async fn snapshot_start(&mut self, again: bool) -> Result<(), FlowError> {
-        load::start(&mut self.pipe, &self.names, &self.tables, again).await
+    pub(crate) async fn snapshot_start(
+        &mut self,
+        again: bool,
+        loads: &[Load],
+    ) -> Result<BTreeMap<String, Loading>, FlowError> {
+        load::start(&mut self.pipe, &self.names, &self.tables, again, loads).await
+    }
+
+    pub(crate) async fn load(&mut self, load: &Load) -> Result<Loading, FlowError> {
+        self.flush().await?;
+        load::begin(&mut self.pipe, &self.names, &self.tables, load).await
+    }
+
+    pub(crate) async fn loaded(&mut self, table: &str, loading: Loading) -> Result<(), FlowError> {
+        self.flush().await?;
+        load::loaded(&mut self.pipe, &self.names, &self.tables, table, loading).await
     }
 
     pub(crate) async fn snapshot_end(&mut self) -> Result<(), FlowError> {
@@ -124,7 +144,13 @@ impl Writer {
     }
 
     /// Adds a row to the run, or begins the next; one that may not `fold` is a statement of its own.
-    pub(crate) async fn row(&mut self, envelope: &Envelope<'_>, at: Position, folds: bool) -> Result<(), FlowError> {
+    pub(crate) async fn row(
+        &mut self,
+        envelope: &Envelope<'_>,
+        at: Position,
+        folds: bool,
+        loading: Option<Loading>,
+    ) -> Result<(), FlowError> {
         let (table, op) = (self.read(envelope, at)?, envelope.op);
         if op == Op::Truncate {
             // Tables that a source empties together must be emptied together, or their foreign keys forbid it.
@@ -132,18 +158,70 @@ impl Writer {
             self.truncated.push((table, at));
             return Ok(());
         }
-        let target = &self.tables[table];
-        let write = match op {
-            Op::Create => Write::Insert,
-            Op::Update => Write::Update,
-            Op::Read if target.plan.existing == Target::KeepMatching => Write::Merge,
-            Op::Read => Write::Insert,
-            Op::Delete | Op::Truncate => Write::Delete,
+        if let Some(loading) = loading.filter(|_| at.phase == Phase::Stream) {
+            return self.loading_row(table, op, at, folds, loading).await;
+        }
+        let keeps = self.tables[table].plan.existing == Target::KeepMatching;
+        let (write, ways) = match op {
+            Op::Create => (Write::Insert, Ways::default()),
+            Op::Update => (Write::Update, Ways::default()),
+            // A chunk that comes once more when its table is complete: the row is as it is here in the stream.
+            Op::Read if at.phase == Phase::Stream => (Write::Merge, Ways { lenient: true, ..Ways::default() }),
+            Op::Read if keeps => (Write::Merge, Ways { lenient: true, notes_seen: true, clears: None }),
+            Op::Read => (Write::Insert, Ways::default()),
+            Op::Delete | Op::Truncate => (Write::Delete, Ways::default()),
         };
-        if let Some(run) = self.run.as_mut().filter(|run| folds && run.takes(table, target, write, op, &self.row)) {
+        self.put(table, write, ways, op, at, folds).await
+    }
+
+    /// While a table is being filled its rows may not be here yet. What the stream brings whole is right wherever it comes; what it does not
+    /// bring whole is passed over where the row is missing: a chunk will bring it.
+    async fn loading_row(
+        &mut self,
+        table: usize,
+        op: Op,
+        at: Position,
+        folds: bool,
+        loading: Loading,
+    ) -> Result<(), FlowError> {
+        let lenient = Ways { lenient: true, ..Ways::default() };
+        let (moves, is_whole) = (self.row.moves_key(), self.row.given() >= loading.columns);
+        let merge = Ways { notes_seen: loading.keeps, ..lenient };
+        match op {
+            Op::Create | Op::Read => self.put(table, Write::Merge, merge, op, at, folds).await,
+            Op::Update if is_whole => {
+                if moves {
+                    self.put(table, Write::Delete, Ways { clears: Some(false), ..lenient }, op, at, folds).await?;
+                }
+                self.put(table, Write::Merge, merge, op, at, folds).await
+            }
+            Op::Update => {
+                if moves {
+                    // A row from before the copy may be in the way.
+                    self.put(table, Write::Delete, Ways { clears: Some(true), ..lenient }, op, at, folds).await?;
+                }
+                self.put(table, Write::Update, lenient, op, at, folds).await
+            }
+            Op::Delete | Op::Truncate => self.put(table, Write::Delete, lenient, op, at, folds).await,
+        }
+    }
+
+    /// Puts the row that was just read into the run.
+    async fn put(
+        &mut self,
+        table: usize,
+        write: Write,
+        ways: Ways,
+        op: Op,
+        at: Position,
+        folds: bool,
+    ) -> Result<(), FlowError> {
+        let target = &self.tables[table];
+        if let Some(run) = self.run.as_mut().filter(|run| folds && run.takes(table, target, write, ways, op, &self.row))
+        {
             return run.push(target, &self.row, at);
         }
-        let run = Run::begin(table, target, write, op, &self.row, at)?;
+        let run = Run::begin(table, target, write, ways, op, &self.row, at)?;
         self.flush().await?;
         self.run = Some(run);
         Ok(())
@@ -170,8 +248,10 @@ impl Writer {
     async fn flush_run(&mut self) -> Result<(), FlowError> {
         let Some(run) = self.run.take() else { return Ok(()) };
         let table = &mut self.tables[run.table];
-        *self.changes.entry((run.table, run.op)).or_default() += run.rows as u64;
-        let seen = load::seen_table(&self.names, run.table);
+        if run.ways.clears.is_none() {
+            *self.changes.entry((run.table, run.op)).or_default() += run.rows as u64;
+        }
+        let seen = load::seen_table(&self.names, table);
         let mut shape = run.shape;
         if shape.write == Write::Update && shape.moves_key && table.has_fixed_key() {
             return Err(FlowError::Divergence {
@@ -185,7 +265,7 @@ impl Writer {
         if shape.write == Write::Update && table.settable(&shape).next().is_none() {
             return Ok(());
         }
-        let notes_seen = shape.write == Write::Merge;
+        let Ways { notes_seen, lenient, .. } = run.ways;
         let mut columns = run.columns;
         if notes_seen {
             shape.write = Write::Seen;
@@ -205,7 +285,7 @@ impl Writer {
         let (name, rows, first, last) = (table.plan.target.clone(), run.rows as u64, run.first, run.last);
         self.pipe
             .execute(statement, parameters, run.bytes, move |found| match found {
-                Ok(hit) if hit == rows || notes_seen => Ok(()),
+                Ok(hit) if hit == rows || lenient => Ok(()),
                 Ok(hit) => Err(FlowError::Divergence {
                     table: name,
                     position: if rows == 1 { first.to_string() } else { format!("{first} to {last}") },

@@ -1,0 +1,133 @@
+//! `banyan.snapshot` in the source: how far each table's copy is, and what people ask.
+
+use serde_json::Value as Json;
+
+use super::table::Key;
+use crate::{
+    database::postgres::Session,
+    error::FlowError,
+    names::{FlowNames, literal},
+    record::control::Load,
+};
+
+/// A copy that is under way.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) table: String,
+    pub(super) number: i64,
+    /// All before it stands in Kafka, except `again`.
+    pub(super) after: Option<Key>,
+    pub(super) again: Vec<Key>,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+}
+
+const MINE: &str = "install = $1 AND sync = $2 AND flow = $3";
+
+/// All copies that are under way.
+pub(super) async fn loading(session: &Session, names: &FlowNames) -> Result<Vec<Kept>, FlowError> {
+    let sql = format!(
+        "SELECT source_table, number, after::text, again::text, rows, bytes \
+         FROM banyan.snapshot WHERE {MINE} AND state = 'loading'"
+    );
+    let rows = session.query(&sql, &[&names.install, &names.sync, &names.flow.as_str()]).await;
+    let rows = rows.map_err(|e| FlowError::sql("reading how far the copy is", &e))?;
+    let key = |text: Option<&str>| text.and_then(|text| serde_json::from_str(text).ok());
+    Ok(rows
+        .iter()
+        .map(|row| Kept {
+            table: row.get(0),
+            number: row.get(1),
+            after: key(row.get(2)),
+            again: serde_json::from_str(row.get(3)).unwrap_or_default(),
+            rows: row.get::<_, i64>(4).cast_unsigned(),
+            bytes: row.get::<_, i64>(5).cast_unsigned(),
+        })
+        .collect())
+}
+
+/// Begins the copies of a new generation, which knows nothing of earlier ones.
+pub(crate) fn begin_all(names: &FlowNames, loads: &[Load]) -> String {
+    let mut sql = format!("DELETE FROM banyan.snapshot WHERE {};", mine(names));
+    for load in loads {
+        sql.push_str(&begin(names, load));
+    }
+    sql
+}
+
+/// Begins a copy of a table; it may have been copied before.
+pub(crate) fn begin(names: &FlowNames, load: &Load) -> String {
+    let (install, sync) = (literal(&names.install), literal(&names.sync));
+    format!(
+        "INSERT INTO banyan.snapshot (install, sync, flow, source_table, state, number) \
+         VALUES ({install}, {sync}, '{}', {}, 'loading', {}) ON CONFLICT (install, sync, flow, source_table) DO UPDATE SET \
+         state = 'loading', number = excluded.number, after = NULL, again = '[]', rows = 0, bytes = 0, began_at = clock_timestamp(), ended_at = NULL;",
+        names.flow,
+        literal(&load.table),
+        load.number
+    )
+}
+
+/// Says in the log that a copy begins; in the transaction that notes it.
+pub(crate) fn announce(names: &FlowNames, load: &Load) -> String {
+    format!(
+        "SELECT pg_logical_emit_message(true, 'banyan.load', {});",
+        literal(&mark(names, "load", &serde_json::json!(load)))
+    )
+}
+
+/// What a mark of this flow carries.
+pub(super) fn mark(names: &FlowNames, what: &str, value: &Json) -> String {
+    serde_json::json!({"install": names.install, "sync": names.sync, "flow": names.flow, what: value}).to_string()
+}
+
+/// What a mark of this flow says; nothing when it is another's.
+pub(crate) fn marked(content: &[u8], names: &FlowNames, what: &str) -> Option<Json> {
+    let mut mark: Json = serde_json::from_slice(content).ok()?;
+    let is_ours = mark["install"] == names.install.as_str()
+        && mark["sync"] == names.sync.as_str()
+        && mark["flow"] == names.flow.as_str();
+    is_ours.then(|| mark[what].take())
+}
+
+/// Tables that somebody wants to be copied again, and the numbers of those copies.
+pub(super) async fn asked(session: &Session, names: &FlowNames) -> Result<Vec<(String, i64)>, FlowError> {
+    let sql = format!("SELECT source_table, number + 1 FROM banyan.snapshot WHERE {MINE} AND state = 'asked'");
+    let rows = session.query(&sql, &[&names.install, &names.sync, &names.flow.as_str()]).await;
+    let rows = rows.map_err(|e| FlowError::sql("asking what is to be copied again", &e))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Keeps that all up to here stands in Kafka. Without a key the one before stays.
+pub(super) async fn keep(session: &Session, names: &FlowNames, kept: &Kept, is_end: bool) -> Result<(), FlowError> {
+    let doing = "keeping how far the copy is";
+    let (after, again) = (serde_json::json!(kept.after).to_string(), serde_json::json!(kept.again).to_string());
+    let sql = format!(
+        "UPDATE banyan.snapshot SET after = coalesce(nullif($6::text::jsonb, 'null'), after), again = $7::text::jsonb, \
+         rows = $8, bytes = $9, state = CASE WHEN $10 THEN 'loaded' ELSE state END, ended_at = CASE WHEN $10 THEN clock_timestamp() END \
+         WHERE {MINE} AND source_table = $4 AND number = $5 AND state = 'loading'"
+    );
+    session
+        .execute(
+            &sql,
+            &[
+                &names.install,
+                &names.sync,
+                &names.flow.as_str(),
+                &kept.table,
+                &kept.number,
+                &after,
+                &again,
+                &kept.rows.cast_signed(),
+                &kept.bytes.cast_signed(),
+                &is_end,
+            ],
+        )
+        .await
+        .map_err(|e| FlowError::sql(doing, &e))?;
+    Ok(())
+}
+
+fn mine(names: &FlowNames) -> String {
+    format!("install = {} AND sync = {} AND flow = '{}'", literal(&names.install), literal(&names.sync), names.flow)
+}
