@@ -115,7 +115,7 @@ impl FlowNames {
     /// What `pg_stat_activity` shows for a connection of this flow.
     #[must_use]
     pub fn application(&self, part: &str) -> String {
-        fit(&format!("{}/{}/{}/{part}", self.install, self.sync, self.flow), &self.topic(), 63)
+        fit(&format!("{}/{}/{}/{part}", self.install, self.sync, self.flow), &format!("{}/{part}", self.topic()), 63)
     }
 
     /// The advisory lock of one part (`capture`, `apply`) of this flow.

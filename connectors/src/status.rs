@@ -362,8 +362,9 @@ impl Board {
             state: inner.state(),
             generation: inner.generation,
             watermark: inner.applied.map(|(applied, _)| applied),
-            lag_seconds: inner.lag.0,
-            lag_bytes: inner.lag.1,
+            // What was measured before the tables began to be filled says nothing of them.
+            lag_seconds: inner.applied.and(inner.lag.0),
+            lag_bytes: inner.applied.and(inner.lag.1),
             retained_wal_bytes: inner.retained,
             violations: inner.violations,
             parked: inner.parked.map(|parked| parked.count),

@@ -452,6 +452,48 @@ async fn one_table_is_copied_again_while_the_others_stream_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_read_again_may_be_larger_than_a_chunk() {
+    let ddl = "CREATE TABLE blobs (id bigint PRIMARY KEY, n int, body text); ALTER TABLE blobs ALTER body SET STORAGE EXTERNAL";
+    let shop = Shop::with(ddl, &["public.blobs"]).await;
+    shop.legacy
+        .batch(
+            "INSERT INTO blobs SELECT n, n, '' FROM generate_series(1, 3000) AS n; \
+             INSERT INTO blobs SELECT n, n, repeat(md5(n::text), 3200) FROM generate_series(10001, 10200) AS n",
+        )
+        .await;
+    let running = Running::start(&shop, "legacy", &json!({"snapshot": {"chunk": 500, "rows_per_second": 600}}));
+    running.until(COPYING).await;
+    eventually(secs(20), "a part is copied", async || shop.modern.count("blobs").await > 200).await;
+    // Behind what was read, and without their large values in the log.
+    shop.legacy.batch("UPDATE blobs SET id = -id WHERE id > 10000").await;
+    running.until(LEGACY_OWNS).await;
+    until_equal(&shop).await;
+    assert_clean(&running);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_with_something_parked_is_copied_again_whole() {
+    let shop = shop(2_000, &["public.rows"]).await;
+    let running = Running::start(&shop, "legacy", &json!({}));
+    running.until(LEGACY_OWNS).await;
+    until_equal(&shop).await;
+    let noted = "banyan.snapshot WHERE state = 'loaded'";
+    eventually(secs(10), "the end of the copy is noted", async || shop.legacy.count(noted).await == 1).await;
+    // In the way of the owner's row.
+    shop.modern.batch("INSERT INTO rows VALUES (5000, 'by hand')").await;
+    shop.legacy.batch("INSERT INTO rows VALUES (5000, 'new')").await;
+    eventually(secs(20), "it is parked", async || running.status().flows[0].parked == Some(1)).await;
+    let desk = SnapshotDesk::new("shop", &running.config.syncs["shop"], &running.config.install).unwrap();
+    desk.ask("public.rows", "ann", "made equal").await.unwrap();
+    eventually(SETTLED, "the copy is complete", async || shop.legacy.count(noted).await == 1).await;
+    running.until(LEGACY_OWNS).await;
+    until_equal(&shop).await;
+    assert_eq!(running.status().flows[0].parked, Some(1), "a person says what becomes of it");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_copy_keeps_to_its_rate() {
     let shop = shop(8_000, &["public.rows"]).await;
     let running = Running::start(&shop, "legacy", &json!({"snapshot": {"chunk": 100, "rows_per_second": 1000}}));

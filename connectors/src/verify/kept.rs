@@ -1,6 +1,6 @@
 //! What is kept of a run in the database that was verified: where an interrupted one goes on, and what the last whole one found.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +19,13 @@ pub struct Verified {
     pub counts: Counts,
 }
 
+/// An interrupted run is begun anew when it is older: what was looked at then says little of today.
+const FRESH: Duration = Duration::from_secs(24 * 3600);
+
 /// Where a run is in one table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Progress {
+    pub(super) began: SystemTime,
     pub(super) pass: Pass,
     /// The last key that was looked at in this pass.
     pub(super) after: Option<Key>,
@@ -31,10 +35,9 @@ pub(super) struct Progress {
 }
 
 /// Whose rows are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Pass {
-    #[default]
     Owner,
     Other,
 }
@@ -42,10 +45,26 @@ pub(super) enum Pass {
 /// The row's `run` while one is under way. What it has found so far goes along.
 #[derive(Serialize, Deserialize)]
 struct Kept {
+    /// Without it, it is older than any bound.
+    #[serde(default = "long_ago", with = "humantime_serde")]
+    began: SystemTime,
     pass: Pass,
     after: Option<Key>,
     looked_at: u64,
     counts: Counts,
+}
+
+// === impl Progress ===
+
+impl Default for Progress {
+    /// At the beginning of a run that begins now.
+    fn default() -> Self {
+        Self { began: SystemTime::now(), pass: Pass::Owner, after: None, looked_at: 0, counts: Counts::default() }
+    }
+}
+
+fn long_ago() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 /// Where an interrupted run of this table goes on.
@@ -61,13 +80,15 @@ pub(super) async fn interrupted(sides: &Sides, table: &str) -> Result<Option<Pro
         .map_err(|e| FlowError::sql("reading how far the verification was", &e))?;
     // What another version has left is begun anew.
     let kept = row.and_then(|row| serde_json::from_str::<Kept>(row.get(0)).ok());
-    Ok(kept.map(|Kept { pass, after, looked_at, counts }| Progress { pass, after, looked_at, counts }))
+    let kept = kept.filter(|kept| kept.began.elapsed().is_ok_and(|age| age < FRESH));
+    let progress = |Kept { began, pass, after, looked_at, counts }| Progress { began, pass, after, looked_at, counts };
+    Ok(kept.map(progress))
 }
 
 /// Keeps how far a run is.
 pub(super) async fn keep(sides: &Sides, table: &str, progress: &Progress) -> Result<(), FlowError> {
-    let Progress { pass, after, looked_at, counts } = progress.clone();
-    let kept = Kept { pass, after, looked_at, counts };
+    let Progress { began, pass, after, looked_at, counts } = progress.clone();
+    let kept = Kept { began, pass, after, looked_at, counts };
     write(
         sides,
         table,

@@ -37,7 +37,7 @@ pub(super) async fn table(
 ) -> Result<Counts, FlowError> {
     let table = Table::load(sides, plan_table).await?;
     let kept = if options.restart { None } else { kept::interrupted(sides, &plan_table.source).await? };
-    let Progress { mut pass, mut after, mut looked_at, counts } = kept.unwrap_or_default();
+    let Progress { began, mut pass, mut after, mut looked_at, counts } = kept.unwrap_or_default();
     if looked_at > 0 {
         tell(Event::Resumed { table: plan_table.source.clone(), rows: looked_at });
     }
@@ -55,7 +55,7 @@ pub(super) async fn table(
             (Pass::Owner, None) => (pass, after) = (Pass::Other, None),
             (Pass::Other, None) => break,
         }
-        let progress = Progress { pass, after: after.clone(), looked_at, counts: run.counts };
+        let progress = Progress { began, pass, after: after.clone(), looked_at, counts: run.counts };
         kept::keep(run.sides, &run.name, &progress).await?;
     }
     kept::end(run.sides, &run.name, run.counts).await?;

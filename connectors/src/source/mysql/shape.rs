@@ -12,7 +12,7 @@ use super::{
 use crate::{
     database::{
         catalogue::{Described, describe, labels},
-        mysql::{Flavor, MysqlSession},
+        mysql::{Flavor, MysqlSession, text},
     },
     error::FlowError,
     plan::Plan,
@@ -84,11 +84,29 @@ pub(crate) async fn read(session: &mut MysqlSession, plan: &Plan) -> Result<Vec<
         if columns.is_empty() {
             return Err(FlowError::Stop(format!("the source has no table `{}`", table.source)));
         }
+        if let Some(other) = spelled_otherwise(session, &table.source).await? {
+            return Err(FlowError::Stop(format!(
+                "the source's table `{}` is called `{other}` in its log: write it so in the file",
+                table.source
+            )));
+        }
         let flavor = session.flavor;
         let columns = columns.into_iter().map(|column| ColumnShape::of(column, flavor)).collect();
         tables.push(TableShape { name: table.source.clone(), columns });
     }
     Ok(tables)
+}
+
+/// As the server spells it, where that is not as the file does: some find a table by any spelling, and the log has theirs.
+async fn spelled_otherwise(session: &mut MysqlSession, table: &str) -> Result<Option<String>, FlowError> {
+    let (database, name) = table.split_once('.').unwrap_or(("", table));
+    let sql = format!(
+        "SELECT concat(TABLE_SCHEMA, '.', TABLE_NAME) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {}",
+        text(database),
+        text(name)
+    );
+    let found: Option<String> = session.value("asking how a table is spelled", &sql).await?;
+    Ok(found.filter(|found| found != table))
 }
 
 // === impl ColumnShape ===

@@ -71,8 +71,9 @@ struct Stream<'a> {
     open: Option<Transaction>,
     /// The last end that was sent as COMMIT or CHECKPOINT.
     last_end: Lsn,
-    /// The last transaction that was read, as the server numbers them.
+    /// The last transaction that was read, as the server numbers them; and the one that ends at `last_end`.
     gtid: String,
+    last_gtid: String,
     /// How far the log was read without anything to send.
     read_to: Lsn,
     read_at: i64,
@@ -150,6 +151,7 @@ pub(crate) async fn run(
         open: None,
         last_end: from.lsn,
         gtid: String::new(),
+        last_gtid: String::new(),
         read_to: from.lsn,
         read_at: 0,
         epoch: row.map_or(0, |row| row.epoch),
@@ -186,7 +188,7 @@ pub(crate) async fn run(
                     stream.checkpoint().await?;
                 }
                 if ends.back().is_none_or(|(end, _)| *end < stream.last_end) && stream.last_end > note {
-                    ends.push_back((stream.last_end, stream.gtid.clone()));
+                    ends.push_back((stream.last_end, stream.last_gtid.clone()));
                 }
                 let confirmed = stream.outlet.confirmed();
                 let known = ends.partition_point(|(end, _)| *end <= confirmed);
@@ -311,7 +313,7 @@ impl Stream<'_> {
             kind::EXECUTE_LOAD_QUERY => self.query(Query::decode_load(data).map_err(bad)?, end, at).await?,
             kind::XID => self.commit(end, at).await?,
             // The transaction's second half comes later, as a statement; what it changed of ours would be known only then.
-            kind::XA_PREPARE => self.open = None,
+            kind::XA_PREPARE => self.ended(),
             kind::TABLE_MAP => self.table_map(data)?,
             kind::WRITE_ROWS
             | kind::UPDATE_ROWS
@@ -366,7 +368,7 @@ impl Stream<'_> {
             Statement::Commit => return self.commit(end, at).await,
             Statement::Rollback => {
                 // What was sent of it has no COMMIT, and never counts.
-                self.open = None;
+                self.ended();
                 return Ok(());
             }
             Statement::RollbackTo => {
@@ -613,11 +615,18 @@ impl Stream<'_> {
             Commit { end, count, at }.write(&mut self.value);
             self.outlet.send(head, "COMMIT", &[], &self.value, Some(end)).await?;
             self.last_end = end;
+            self.ended();
+            self.last_gtid.clone_from(&self.gtid);
         }
+        self.ended();
+        Ok(())
+    }
+
+    /// The open transaction has gone by, whatever became of it.
+    fn ended(&mut self) {
         if let Some(open) = self.open.take() {
             self.gtid = open.gtid;
         }
-        Ok(())
     }
 
     /// Says in Kafka that the log holds nothing for this flow up to where it was read.
@@ -633,6 +642,7 @@ impl Stream<'_> {
         Checkpoint { at: self.read_at }.write(&mut self.value);
         self.outlet.send(head, "CHECKPOINT", &[], &self.value, Some(self.read_to)).await?;
         self.last_end = self.read_to;
+        self.last_gtid.clone_from(&self.gtid);
         Ok(())
     }
 }

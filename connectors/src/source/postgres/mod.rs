@@ -24,12 +24,11 @@ pub(crate) async fn capture(
     board: &Board,
 ) -> Result<(), FlowError> {
     let mut opened = slot::open(plan, url, gate, board).await?;
-    let is_fresh = opened.fresh.is_some();
     if let Some(fresh) = opened.fresh.take() {
         let loads = snapshot::run(plan, url, &opened, &fresh, outlet, board).await?;
         slot::complete(&opened, plan, &loads).await?;
     }
-    let chunks = Chunks::open(&opened.session, plan, is_fresh).await?;
+    let chunks = Chunks::open(&opened.session, plan).await?;
     let from = slot::start(&mut opened, plan).await?;
     stream::run(plan, url, &mut opened, from, &chunks, outlet, board).await
 }

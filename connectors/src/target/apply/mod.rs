@@ -26,7 +26,10 @@ use crate::{
     names::Flow,
     plan::Plan,
     position::{Generation, Lsn, Phase, Position},
-    record::{Head, envelope::Envelope},
+    record::{
+        Head,
+        envelope::{Envelope, Op},
+    },
     status::{Board, Role},
 };
 use parking::{Parking, Way};
@@ -362,6 +365,10 @@ impl Applier<'_> {
 
     /// Takes a row of the source: it is applied, or parked with its transaction.
     async fn write(&mut self, envelope: &Envelope<'_>, record: &[u8], at: Position) -> Result<Next, FlowError> {
+        // A row of a copy is the row as it is there, with all that is parked before it. Whatever changes it later follows what is parked, as ever.
+        if envelope.op == Op::Read {
+            return self.put(envelope, at).await.map(|()| Next::On);
+        }
         match self.divert(envelope, record, at).await? {
             Way::Apply => self.put(envelope, at).await.map(|()| Next::On),
             Way::Parked => Ok(Next::On),

@@ -144,11 +144,13 @@ impl Applier<'_> {
                 self.next.epoch = head.epoch;
             }
             Kind::Load => {
+                self.chunk = Some(position.lsn);
                 let load: Load = serde_json::from_slice(value).map_err(|_| bad(BadJson))?;
                 let loading = self.writer.load(&load).await?;
                 self.next.loading.insert(load.table, loading);
             }
             Kind::Loaded => {
+                self.chunk = Some(position.lsn);
                 let load: Load = serde_json::from_slice(value).map_err(|_| bad(BadJson))?;
                 // A capture that was killed before it could note this says it once more.
                 if let Some(loading) = self.next.loading.remove(&load.table) {

@@ -17,6 +17,8 @@ use crate::{
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 /// How often it is asked whether there is room again.
 const ROOM: Duration = Duration::from_secs(1);
+/// How long nothing goes before the transaction is tried anew.
+const ANEW: Duration = Duration::from_secs(60);
 
 /// A transaction that the target refused.
 #[derive(Debug)]
@@ -89,7 +91,9 @@ impl Applier<'_> {
         self.parking.is_full = true;
         let before = self.parking.parked().count;
         let mut renewed = Instant::now();
-        while self.parking.parked().count >= before {
+        let since = Instant::now();
+        // One that alone is too large may fit when its cause is mended: it is tried now and then.
+        while self.parking.parked().count >= before && since.elapsed() < ANEW {
             tokio::time::sleep(ROOM).await;
             self.plan.halt.check()?;
             self.requests().await?;

@@ -105,6 +105,8 @@ pub(crate) struct Chunk {
     is_last: bool,
     /// The keys that were read again.
     again: Vec<Key>,
+    /// Those that were to be, and must be asked for once more: their rows were too large together.
+    rest: Vec<Key>,
 }
 
 struct Sent {
@@ -129,8 +131,8 @@ enum Want {
 // === impl Chunks ===
 
 impl Chunks {
-    /// The copies that are under way. `is_fresh`: the slot was just made, so that all transactions it does not tell of have ended.
-    pub(crate) async fn open(session: &Session, plan: &Plan, is_fresh: bool) -> Result<Self, FlowError> {
+    /// The copies that are under way.
+    pub(crate) async fn open(session: &Session, plan: &Plan) -> Result<Self, FlowError> {
         let chunks = Self {
             inner: RefCell::new(Inner {
                 loads: Vec::new(),
@@ -143,20 +145,14 @@ impl Chunks {
         };
         if plan.copies_in_chunks() {
             for kept in kept::loading(session, &plan.names).await? {
-                chunks.add(session, plan, kept, is_fresh).await?;
+                chunks.add(session, plan, kept).await?;
             }
         }
         Ok(chunks)
     }
 
     /// How many columns the table has; nothing when the file does not name it.
-    async fn add(
-        &self,
-        session: &Session,
-        plan: &Plan,
-        kept: Kept,
-        is_fenced: bool,
-    ) -> Result<Option<usize>, FlowError> {
+    async fn add(&self, session: &Session, plan: &Plan, kept: Kept) -> Result<Option<usize>, FlowError> {
         let Kept { table: name, number, after, again, rows, bytes } = kept;
         let Some(index) = plan.tables.iter().position(|table| table.source == name) else { return Ok(None) };
         let table = Rc::new(ChunkTable::load(session, plan, &name).await?);
@@ -171,7 +167,7 @@ impl Chunks {
             unsettled: Vec::new(),
             is_dirty: false,
             steps: VecDeque::new(),
-            is_fenced,
+            is_fenced: false,
             is_over: false,
             rows,
             bytes,
@@ -196,7 +192,7 @@ impl Chunks {
         for (table, number) in kept::asked(session, &plan.names).await? {
             let kept = Kept { table: table.clone(), number, after: None, again: Vec::new(), rows: 0, bytes: 0 };
             // Before the table's changes can supersede anything they must be remembered.
-            let Some(columns) = self.add(session, plan, kept, false).await? else { continue };
+            let Some(columns) = self.add(session, plan, kept).await? else { continue };
             let load = control::Load { table, number, columns };
             let (begin, announce) = (kept::begin(&plan.names, &load), kept::announce(&plan.names, &load));
             session
@@ -208,7 +204,14 @@ impl Chunks {
     }
 
     /// A streamed change of a row. `is_sent`: the target learns of it through this stream.
-    pub(crate) fn touch(&self, xid: u32, index: usize, old: Option<Tuple<'_>>, new: Option<Tuple<'_>>, is_sent: bool) {
+    pub(crate) fn touch<'a>(
+        &self,
+        xid: u32,
+        index: usize,
+        old: Option<Tuple<'a>>,
+        new: Option<Tuple<'a>>,
+        is_sent: bool,
+    ) {
         let mut inner = self.inner.borrow_mut();
         let Inner { loads, touched, .. } = &mut *inner;
         let Some(load) = loads.iter_mut().find(|load| load.index == index && !load.is_over) else { return };
@@ -217,15 +220,22 @@ impl Chunks {
         if let Some(old) = old {
             load.table.write_key(&mut old_key, &old.values());
         }
+        // A part of the key that is stored elsewhere and stayed is said with the old row alone.
+        let whole = |new: Tuple<'a>| {
+            new.values().enumerate().map(move |(at, value)| match (value, old) {
+                (Value::Unchanged, Some(old)) => old.values().nth(at).unwrap_or(value),
+                _ => value,
+            })
+        };
         if let Some(new) = new {
-            load.table.write_key(&mut new_key, &new.values());
+            load.table.write_key(&mut new_key, &whole(new));
             touched.row(xid, index, &new_key, lacks);
         }
         if old.is_some() && old_key != new_key {
             touched.row(xid, index, &old_key, !is_sent);
             // The target may not have the row under its old key, and the chunks may have passed the new one.
             if let Some(new) = new.filter(|_| lacks) {
-                load.again.push(load.table.key_of(&new.values()));
+                load.again.push(load.table.key_of(&whole(new)));
                 load.is_dirty = true;
             }
         }
@@ -307,7 +317,8 @@ impl Chunks {
                 // More than need be is no harm: what was sent already is read once more.
                 let waiting = pending.iter().filter(|chunk| chunk.load == load.index).flat_map(|chunk| &chunk.again);
                 let unsettled = load.unsettled.iter().flat_map(|(_, keys)| keys);
-                let again = load.again.iter().chain(waiting).chain(unsettled).cloned().collect();
+                let sent = sent.iter().filter(|sent| sent.load == load.index).flat_map(|sent| &sent.again);
+                let again = load.again.iter().chain(waiting).chain(sent).chain(unsettled).cloned().collect();
                 let Step { after, rows, bytes, is_end } =
                     last.unwrap_or(Step { after: None, rows: load.rows, bytes: load.bytes, is_end: false });
                 let table = load.table.name.clone();
@@ -370,14 +381,15 @@ impl Chunks {
     }
 
     /// A chunk was read, and its mark will follow.
-    fn push(&self, chunk: Chunk) {
+    fn push(&self, mut chunk: Chunk) {
         let mut inner = self.inner.borrow_mut();
         if let Some(load) = inner.loads.iter_mut().find(|load| load.index == chunk.load) {
             if chunk.last.is_some() {
                 load.after.clone_from(&chunk.last);
             }
             load.at_end |= chunk.is_last;
-            load.again.drain(..chunk.again.len());
+            load.again.drain(..chunk.again.len() + chunk.rest.len());
+            load.again.append(&mut chunk.rest);
         }
         inner.pending.push_back(chunk);
     }

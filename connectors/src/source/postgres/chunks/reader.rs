@@ -1,6 +1,9 @@
 //! Reads the chunks: each in a snapshot of its own, then its mark; no faster than the file and the target allow.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use futures_util::TryStreamExt as _;
 use tokio_postgres::{SimpleQueryMessage, types::PgLsn};
@@ -16,7 +19,7 @@ use crate::{
         postgres::{PostgresUrl, Session},
     },
     error::FlowError,
-    names::literal,
+    names::{literal, quote_table},
     owner,
     plan::Plan,
     position::{Generation, Lsn},
@@ -111,7 +114,8 @@ impl Reader<'_> {
             let mut chunk = self.chunk(statement.as_deref(), &table).await?;
             let is_range = !is_last && again.is_empty();
             let rows = chunk.ends.len();
-            (chunk.load, chunk.number, chunk.again) = (index, number, again);
+            (chunk.load, chunk.number) = (index, number);
+            (chunk.again, chunk.rest) = if chunk.is_last { (again, Vec::new()) } else { chunk.came(again, &table) };
             if !is_range {
                 chunk.last = None;
                 chunk.is_last = false;
@@ -136,8 +140,12 @@ impl Reader<'_> {
     /// Opens the chunk's snapshot and reads. `is_last` says that the server gave all that it was asked for.
     async fn chunk(&self, statement: Option<&str>, table: &ChunkTable) -> Result<Chunk, FlowError> {
         let sql = |e: &tokio_postgres::Error| FlowError::sql(DOING, e);
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()::text";
-        let seen = snapshot(&self.session.simple_query(begin).await.map_err(|e| sql(&e))?)?;
+        // The lock first, which is no more than what reading takes: to a snapshot from before an ALTER that rewrites the table it is empty.
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE; SELECT pg_current_snapshot()::text",
+            quote_table(&table.name)
+        );
+        let seen = snapshot(&self.session.simple_query(&begin).await.map_err(|e| sql(&e))?)?;
         let id = format!("{}-{}", self.nonce, self.count);
         let mut chunk = Chunk {
             id,
@@ -149,6 +157,7 @@ impl Reader<'_> {
             last: None,
             is_last: true,
             again: Vec::new(),
+            rest: Vec::new(),
         };
         let Some(statement) = statement else { return Ok(chunk) };
         let rows = self.session.copy_out(statement).await.map_err(|e| sql(&e))?;
@@ -174,7 +183,12 @@ impl Reader<'_> {
             return Ok(());
         }
         let until = self.now().await?.xmax();
-        while self.now().await?.xmin() < until {
+        loop {
+            let now = self.now().await?;
+            self.chunks.forget(&now);
+            if now.xmin() >= until {
+                break;
+            }
             let running = "SELECT coalesce(string_agg(pid::text, ', '), '') FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";
             let row = self.session.query_one(running, &[]).await.map_err(|e| FlowError::sql(DOING, &e))?;
             let pids: &str = row.get(0);
@@ -233,6 +247,21 @@ impl Reader<'_> {
     async fn now(&self) -> Result<Visible, FlowError> {
         let asked = self.session.simple_query("SELECT pg_current_snapshot()::text").await;
         snapshot(&asked.map_err(|e| FlowError::sql(DOING, &e))?)
+    }
+}
+
+// === impl Chunk ===
+
+impl Chunk {
+    /// Of the keys that were asked for: those whose rows came before there were too many bytes, and the others.
+    fn came(&self, keys: Vec<Key>, table: &ChunkTable) -> (Vec<Key>, Vec<Key>) {
+        let (mut line, mut start, mut here) = (Line::default(), 0, HashSet::new());
+        for end in &self.ends {
+            line.parse(&self.lines[start..*end]);
+            start = *end;
+            here.insert(table.key_of(&line.values()));
+        }
+        keys.into_iter().partition(|key| here.contains(key))
     }
 }
 
