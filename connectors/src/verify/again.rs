@@ -7,7 +7,7 @@ use super::{
     Difference, Event, Options, What,
     pass::Run,
     repair,
-    table::{Checksum, Key, Table},
+    table::{Key, Table, Version},
 };
 use crate::error::FlowError;
 
@@ -20,8 +20,8 @@ const DETAILS: usize = 1_000;
 pub(super) struct Certain {
     pub(super) key: Key,
     pub(super) what: What,
-    /// What the owner has.
-    pub(super) owner: Option<Checksum>,
+    /// Which row the owner has, and which the other side: neither was written again while this was judged.
+    pub(super) versions: (Option<Version>, Option<Version>),
 }
 
 /// Judges these keys: counts, tells and repairs what differs for certain.
@@ -34,25 +34,35 @@ pub(super) async fn judge(run: &mut Run<'_>, table: &Table, mut keys: Vec<Key>) 
         if keys.is_empty() {
             break;
         }
-        let before = table.owner.checksums(&run.sides.owner, &keys).await?;
+        let before = table.owner.versions(&run.sides.owner, &keys).await?;
+        let own = table.owner.checksums(&run.sides.owner, &keys).await?;
         run.sides.settle().await?;
+        let seen = table.other.versions(&run.sides.other, &keys).await?;
         let other = table.other.checksums(&run.sides.other, &keys).await?;
-        let behind = table.owner.checksums(&run.sides.owner, &keys).await?;
-        let mut moving = Vec::new();
-        for (((key, before), other), behind) in keys.into_iter().zip(before).zip(other).zip(behind) {
-            if before != behind {
-                moving.push(key);
-                continue;
-            }
-            let what = match (&before, &other) {
+        let (mut suspects, mut asked) = (Vec::new(), Vec::new());
+        for ((((key, before), own), seen), other) in keys.into_iter().zip(before).zip(own).zip(seen).zip(other) {
+            let what = match (&own, &other) {
                 (own, other) if own == other => continue,
                 (Some(_), None) => What::Missing,
                 (None, _) => What::Extra,
                 (Some(_), Some(_)) => What::Differs,
             };
-            certain.push(Certain { key, what, owner: before });
+            asked.push(key.clone());
+            suspects.push(Certain { key, what, versions: (before, seen) });
         }
-        keys = moving;
+        if suspects.is_empty() {
+            keys = Vec::new();
+            break;
+        }
+        // Whatever was on its way to the other side has come by then: a row that came and went, or went and came again, shows itself.
+        run.sides.settle().await?;
+        let behind = table.owner.versions(&run.sides.owner, &asked).await?;
+        let still = table.other.versions(&run.sides.other, &asked).await?;
+        let now = behind.into_iter().zip(still);
+        let (stays, moves): (Vec<_>, Vec<_>) =
+            suspects.into_iter().zip(now).partition(|(one, now)| one.versions == *now);
+        certain.extend(stays.into_iter().map(|(one, _)| one));
+        keys = moves.into_iter().map(|(one, _)| one.key).collect();
     }
     run.counts.undecided += keys.len() as u64;
     found(run, table, certain).await

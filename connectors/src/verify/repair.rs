@@ -123,12 +123,15 @@ async fn transaction(
         .await
         .map_err(|e| sql(&e))?;
     let keys: Vec<Key> = certain.iter().map(|one| one.key.clone()).collect();
-    let now = table.owner.checksums(&run.sides.owner, &keys).await?;
+    let here = table.other.versions(other, &keys).await?;
+    let now = table.owner.versions(&run.sides.owner, &keys).await?;
     let rows = table.owner.rows(&run.sides.owner, &keys).await?;
-    let behind = table.owner.checksums(&run.sides.owner, &keys).await?;
+    let behind = table.owner.versions(&run.sides.owner, &keys).await?;
     let mut changes = Vec::new();
-    for (at, (((one, row), now), behind)) in certain.iter().zip(rows).zip(now).zip(behind).enumerate() {
-        if now == one.owner && behind == one.owner {
+    for (at, ((((one, row), now), behind), here)) in certain.iter().zip(rows).zip(now).zip(behind).zip(here).enumerate()
+    {
+        let (own, other) = &one.versions;
+        if now == *own && behind == *own && here == *other {
             changes.push(Change { at, key: &one.key, row: row.filter(|_| one.what != What::Extra) });
         }
     }

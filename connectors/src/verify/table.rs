@@ -16,6 +16,8 @@ use crate::{
 pub(super) type Key = Vec<String>;
 /// Of a row's text.
 pub(super) type Checksum = String;
+/// Of a row: another one when it was written again, even with the same values.
+pub(super) type Version = String;
 /// The texts of a row's columns.
 pub(super) type Row = Vec<Option<String>>;
 
@@ -42,6 +44,7 @@ pub(super) struct SideTable {
     by_column: Statement,
     rows: Statement,
     present: Statement,
+    versions: Statement,
     keys: usize,
 }
 
@@ -207,15 +210,17 @@ impl SideTable {
             found(&format!("ARRAY[{}]", each.join(", "))),
             found(&format!("ARRAY[{}]", own.join(", "))),
             found("true"),
+            found("x.xmin::text || ' ' || x.ctid::text"),
         ];
         let mut prepared = Vec::with_capacity(statements.len());
         for sql in &statements {
             prepared.push(session.prepare(sql).await.map_err(|e| FlowError::sql("preparing the comparison", &e))?);
         }
-        let Ok([first, after, checksums, by_column, rows, present]) = <[Statement; 6]>::try_from(prepared) else {
+        let Ok([first, after, checksums, by_column, rows, present, versions]) = <[Statement; 7]>::try_from(prepared)
+        else {
             return Err(FlowError::Stop("the comparison could not be prepared".into()));
         };
-        Ok(Self { first, after, checksums, by_column, rows, present, keys: key.len() })
+        Ok(Self { first, after, checksums, by_column, rows, present, versions, keys: key.len() })
     }
 
     /// Up to [`CHUNK`] keys in this side's own order, behind `after`.
@@ -244,6 +249,11 @@ impl SideTable {
     /// Each key's row: the text of every column that is compared, as this side has it.
     pub(super) async fn rows(&self, session: &Session, keys: &[Key]) -> Result<Vec<Option<Row>>, FlowError> {
         self.ask(session, &self.rows, keys).await
+    }
+
+    /// Which row each key has.
+    pub(super) async fn versions(&self, session: &Session, keys: &[Key]) -> Result<Vec<Option<Version>>, FlowError> {
+        self.ask(session, &self.versions, keys).await
     }
 
     /// Of which keys there is a row.
