@@ -1,8 +1,11 @@
 //! What one flow has to do: compiled once from the file, then shared by its tasks.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::{
@@ -84,6 +87,12 @@ impl Plan {
             kafka: Arc::clone(kafka),
             budget,
         }
+    }
+
+    /// Names of the source's tables that the target holds, as its position row says them; an earlier version said none and held all.
+    pub(crate) fn tables_of(&self, said: Option<&str>) -> BTreeSet<String> {
+        let said = said.and_then(|said| serde_json::from_str(said).ok());
+        said.unwrap_or_else(|| self.tables.iter().map(|table| table.source.clone()).collect())
     }
 
     /// Whether tables are copied in chunks of the stream; else all of them in one piece, before it.

@@ -15,6 +15,7 @@ use crate::{
     error::{FlowError, UrlError},
     names::Flow,
     owner::{self, OwnerRow},
+    plan::PlanTable,
     position::Lsn,
     source::mysql::stored,
 };
@@ -29,7 +30,7 @@ fn says(parked: &str) -> String {
         "SELECT o.owner, o.epoch, o.state, l.written, l.inserted, clock_timestamp(),
        (SELECT system_identifier::text FROM pg_control_system()),
        ('x' || substr(pg_walfile_name(l.inserted), 1, 8))::bit(32)::int,
-       p.applied, p.source_time, p.system_id, p.timeline, least(p.applied, {parked})
+       p.applied, p.source_time, p.system_id, p.timeline, least(p.applied, {parked}), to_jsonb(p) ->> 'tables'
 FROM (SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn() END AS written,
              CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END AS inserted) l
 LEFT JOIN banyan.owner o ON o.install = $1 AND o.sync = $2 AND o.side = $3
@@ -51,6 +52,8 @@ pub struct SyncReader {
     sync: String,
     legacy: Link,
     modern: Link,
+    /// The tables by their names in legacy, and in modern.
+    tables: [Vec<String>; 2],
     /// Asked first: what it had written then, the other must have applied when it is asked.
     owner: Side,
 }
@@ -107,6 +110,8 @@ struct Applied {
     /// The same, or where the first parked transaction begins.
     shown: Lsn,
     source_time: SystemTime,
+    /// The tables of the source whose copy has at least begun, as a JSON array; nothing where an earlier version wrote the row.
+    tables: Option<String>,
     /// System identifier and timeline of the server that it reads from: places in the logs of two servers have no order.
     server: (String, i32),
 }
@@ -126,6 +131,8 @@ impl SyncReader {
             sync: name.to_owned(),
             legacy: link(&sync.legacy)?,
             modern: link(&sync.modern)?,
+            tables: [Flow::LegacyToModern, Flow::ModernToLegacy]
+                .map(|flow| PlanTable::all(sync, flow).into_iter().map(|table| table.source).collect()),
             owner: sync.owner,
         })
     }
@@ -144,9 +151,9 @@ impl SyncReader {
 
     async fn read_in_order(&mut self, first: Side) -> SyncReading {
         let (install, sync) = (self.install.as_str(), self.sync.as_str());
-        let (source, target) = match first {
-            Side::Legacy => (&mut self.legacy, &mut self.modern),
-            Side::Modern => (&mut self.modern, &mut self.legacy),
+        let (source, target, tables) = match first {
+            Side::Legacy => (&mut self.legacy, &mut self.modern, &self.tables[0]),
+            Side::Modern => (&mut self.modern, &mut self.legacy, &self.tables[1]),
         };
         let source = source.says(install, sync, first).await;
         let target = target.says(install, sync, first.other()).await;
@@ -158,12 +165,25 @@ impl SyncReader {
         else {
             return SyncReading { owner, ..SyncReading::default() };
         };
-        let applied = target.and_then(|says| says.applied).filter(|applied| applied.server == end.server);
+        // A table that the file has named since may be empty there.
+        let applied = target
+            .and_then(|says| says.applied)
+            .filter(|applied| applied.server == end.server && applied.holds(tables));
         let lag = applied.as_ref().map(|applied| match applied.upto >= end.written {
             true => Duration::ZERO,
             false => end.now.duration_since(applied.source_time).unwrap_or_default(),
         });
         SyncReading { owner, lag, written: Some(end.inserted), applied: applied.map(|applied| applied.shown) }
+    }
+}
+
+// === impl Applied ===
+
+impl Applied {
+    fn holds(&self, tables: &[String]) -> bool {
+        let Some(held) = &self.tables else { return true };
+        let held: Vec<String> = serde_json::from_str(held).unwrap_or_default();
+        tables.iter().all(|table| held.contains(table))
     }
 }
 
@@ -239,7 +259,9 @@ impl Says {
             _ => None,
         };
         let applied = match (lsn(8), server(10), lsn(12)) {
-            (Some(upto), Some(server), Some(shown)) => Some(Applied { upto, shown, source_time: row.get(9), server }),
+            (Some(upto), Some(server), Some(shown)) => {
+                Some(Applied { upto, shown, source_time: row.get(9), tables: row.get(13), server })
+            }
             _ => None,
         };
         Ok(Self { owner, end, applied })
@@ -255,7 +277,7 @@ impl Says {
     ) -> Result<Self, FlowError> {
         let owner = owner::mysql::read(session, install, sync, side).await?;
         let sql = format!(
-            "SELECT applied, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', source_time), system_id, timeline FROM banyan.position \
+            "SELECT applied, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', source_time), system_id, timeline, tables FROM banyan.position \
              WHERE install = {} AND sync = {} AND flow = {} AND part = 0 AND phase = 'stream' AND role = 'applying'",
             text(install),
             text(sync),
@@ -266,6 +288,7 @@ impl Says {
             // Nothing is parked in a database of this kind.
             shown: Lsn::new(cell(&row, 0).unwrap_or(0)),
             source_time: SystemTime::UNIX_EPOCH + Duration::from_micros(cell(&row, 1).unwrap_or(0)),
+            tables: cell(&row, 4),
             server: (cell(&row, 2).unwrap_or_default(), cell(&row, 3).unwrap_or(0)),
         });
         // Before the end is asked for: what was seen until then stands before it.

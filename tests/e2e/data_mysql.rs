@@ -144,5 +144,13 @@ async fn the_reader_knows_owner_and_lag_of_a_mariadb_without_any_connector() {
         .await;
         until_equal(&twin).await;
         running.stop().await;
+        // A table that the file names and the target has never heard of may be empty there.
+        let mut file = twin.sync(owner);
+        let tables = file["tables"].as_array_mut().unwrap();
+        tables.push(json!({"legacy": "shop.another", "modern": "public.another"}));
+        let mut grown = SyncReader::new("shop", &serde_json::from_value(file).unwrap(), &twin.install).unwrap();
+        let (known, unknown) = (reader.read().await, grown.read().await);
+        assert!(known.applied.is_some() && unknown.owner == known.owner, "{known:?} {unknown:?}");
+        assert_eq!((unknown.lag, unknown.applied), (None, None));
     }
 }

@@ -287,6 +287,9 @@ async fn a_sync_that_the_file_does_not_name_and_a_database_that_is_away_are_told
     assert!(code == 1 && told.contains("`--keep modern` leaves what is there as it is"), "{told}");
     assert!(!told.contains("hunter2"), "{told}");
     assert_eq!(left(&shop.legacy, &shop.install).await, before);
+    // Nobody would tell that a Banyan still writes to them.
+    let (code, told) = remove(&banyan, &["--yes", "--keep", "modern", "--keep", "legacy"]);
+    assert!(code == 1 && told.contains("with both databases kept nobody can tell"), "{told}");
     // A database that is no more must not keep the other one full.
     eventually(secs(20), "it is removed there", async || remove(&banyan, &["--yes", "--keep", "modern"]).0 == 0).await;
     assert_eq!(left(&shop.legacy, &shop.install).await, Vec::<String>::new());

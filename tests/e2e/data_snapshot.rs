@@ -45,6 +45,14 @@ fn read_into(kafka: &Kafka, shop: &Shop, table: &str) -> usize {
     kafka.records(&topic).iter().filter(is).count()
 }
 
+/// Drops a slot as soon as its server has noticed that nobody reads it any more.
+async fn drop_slot(shop: &Shop, slot: &str) {
+    let drop = format!(
+        "SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE slot_name = '{slot}' AND NOT active"
+    );
+    eventually(secs(20), "the slot is dropped", async || shop.legacy.number(&drop).await == 1).await;
+}
+
 async fn generation(shop: &Shop) -> i64 {
     shop.legacy.number("SELECT generation FROM banyan.capture WHERE flow = 'legacy_to_modern'").await
 }
@@ -380,6 +388,9 @@ async fn a_table_that_joins_a_running_sync_is_copied_alone_and_the_others_stream
     running.until(LEGACY_OWNS).await;
     let noted = "banyan.snapshot WHERE state = 'loaded'";
     eventually(secs(10), "the end of the copy is noted", async || shop.legacy.count(noted).await == 1).await;
+    let mut reader = running.reader();
+    eventually(secs(10), "the reader knows how far the target is", async || reader.read().await.applied.is_some())
+        .await;
     running.stop().await;
     shop.legacy.batch("INSERT INTO more SELECT 'k' || n, n % 7, 'old' FROM generate_series(1, 2000) AS n").await;
     // Open when the table comes into the publication: what it did before is in no stream.
@@ -393,6 +404,10 @@ async fn a_table_that_joins_a_running_sync_is_copied_alone_and_the_others_stream
     shop.tables.push("public.more".to_owned());
     let keys = json!({"snapshot": {"chunk": 100, "rows_per_second": 800}});
     let running = Running::start(&shop, "legacy", &keys);
+    // Whoever has read the file before the table's copy begins must not send its readers to where it is empty.
+    let mut early = running.reader();
+    let lag = early.read().await.lag;
+    assert!(lag.is_none() && reader.read().await.lag.is_some(), "{lag:?}");
     eventually(secs(20), "the copy waits", async || running.status().flows[0].waiting_for.is_some()).await;
     before.batch_execute("UPDATE more SET word = 'late' WHERE a = 'k1001'; COMMIT").await.unwrap();
     eventually(secs(20), "the copy is under way", async || shop.modern.count("more").await > 100).await;
@@ -536,5 +551,90 @@ async fn while_the_target_stands_still_the_copy_does_and_tells_how_far_it_is() {
         running.status().flows[0].copies.is_empty() && !running.metrics().contains(line)
     })
     .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_lost_its_slot_in_the_middle_is_made_anew_over_its_own_rows() {
+    let shop = shop(3_000, &["public.rows"]).await;
+    let keys = json!({"snapshot": {"chunk": 100, "rows_per_second": 1000}});
+    let running = Running::start(&shop, "legacy", &keys);
+    running.until(COPYING).await;
+    eventually(secs(20), "a part is copied", async || shop.modern.count("rows").await > 200).await;
+    running.stop().await;
+    let slot = format!("{}_shop_l2m_0", shop.install);
+    drop_slot(&shop, &slot).await;
+    shop.legacy.batch("DELETE FROM rows WHERE id <= 100").await;
+    shop.legacy.batch("UPDATE banyan.capture SET state = 'abandoned' WHERE flow = 'legacy_to_modern'").await;
+    let running = Running::start(&shop, "legacy", &keys);
+    running.until(LEGACY_OWNS).await;
+    until_equal(&shop).await;
+    assert_eq!((generation(&shop).await, shop.modern.count("rows").await), (2, 2_900));
+    running.stop().await;
+    // A copy that was complete is the file's to decide on.
+    drop_slot(&shop, &slot).await;
+    shop.legacy.batch("UPDATE banyan.capture SET state = 'abandoned' WHERE flow = 'legacy_to_modern'").await;
+    let running = Running::start(&shop, "legacy", &keys);
+    running.until([State::Stopped, State::Watching]).await;
+    let why = running.status().flows[0].last_error.clone().unwrap();
+    assert!(why.contains("the target is not empty: `public.rows` holds 2900 rows"), "{why}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_over_rows_that_were_there_makes_room_where_another_unique_index_allows_only_one() {
+    let ddl = "CREATE TABLE people (id bigint PRIMARY KEY, mail text UNIQUE, first text, last text, pin int, UNIQUE NULLS NOT DISTINCT (first, last))";
+    for way in ["chunks", "again"] {
+        let shop = Shop::with(ddl, &["public.people"]).await;
+        // In the target all have another's mail and name, and somebody has one who is gone.
+        let people = |mail: &str, name: &str| {
+            format!(
+                "INSERT INTO people SELECT n, 'm' || {mail}, nullif('f' || {name}, 'f7'), 'l', n FROM generate_series(1, 500) AS n"
+            )
+        };
+        shop.legacy.batch(&people("n", "n")).await;
+        let odd =
+            format!("{}; INSERT INTO people VALUES (900, 'm500', 'odd', 'l', 1)", people("(n % 499 + 1)", "(501 - n)"));
+        let keys = json!({"target": if way == "chunks" { "keep_matching" } else { "refuse" }, "snapshot": {"chunk": 50, "rows_per_second": 500}});
+        if way == "chunks" {
+            shop.modern.batch(&odd.replace("m' || (n % 499 + 1)", "m' || (n % 499 + 1 + (n / 500) * 600)")).await;
+        }
+        let running = Running::start(&shop, "legacy", &keys);
+        if way == "again" {
+            running.until(LEGACY_OWNS).await;
+            until_equal(&shop).await;
+            let noted = "banyan.snapshot WHERE state = 'loaded'";
+            eventually(secs(10), "the end of the copy is noted", async || shop.legacy.count(noted).await == 1).await;
+            shop.modern.batch("UPDATE people SET mail = 'x' || id, first = 'g' || id; UPDATE people SET mail = 'm' || (id % 500 + 1), first = 'f' || (501 - id); DELETE FROM people WHERE id % 9 = 0").await;
+            let desk = SnapshotDesk::new("shop", &running.config.syncs["shop"], &running.config.install).unwrap();
+            desk.ask("public.people", "ann", "an import went wrong").await.unwrap();
+        }
+        running.until(COPYING).await;
+        // What the stream brings meanwhile meets the same rows: some of it is before, some behind what was copied.
+        for n in [3, 250, 480] {
+            shop.legacy.batch(&format!("UPDATE people SET mail = 'new{n}' WHERE id = {n}; UPDATE people SET mail = 'm{n}' WHERE id = {n} + 1; UPDATE people SET first = NULL, last = NULL WHERE id = {n} + 2; DELETE FROM people WHERE id = {n} + 2")).await;
+        }
+        running.until(LEGACY_OWNS).await;
+        until_equal(&shop).await;
+        let flow = &running.status().flows[0];
+        assert_eq!((flow.parked, &flow.last_error), (Some(0), &None), "{way}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_more_rows_move_than_can_be_remembered_the_copy_begins_anew() {
+    let ddl =
+        "CREATE TABLE blobs (id bigint PRIMARY KEY, body text); ALTER TABLE blobs ALTER body SET STORAGE EXTERNAL";
+    let shop = Shop::with(ddl, &["public.blobs"]).await;
+    shop.legacy.batch("INSERT INTO blobs SELECT n, repeat(md5(n::text), 65) FROM generate_series(1, 51000) AS n").await;
+    let running = Running::start(&shop, "legacy", &json!({"snapshot": {"chunk": 2000, "rows_per_second": 8000}}));
+    running.until(COPYING).await;
+    eventually(secs(20), "a part is copied", async || shop.modern.count("blobs").await > 2_000).await;
+    shop.legacy.batch("UPDATE blobs SET id = -id").await;
+    eventually(SETTLED, "the table is copied", async || running.status().flows[0].state == State::Applying).await;
+    until_equal(&shop).await;
+    assert_eq!((shop.legacy.number("SELECT number FROM banyan.snapshot").await, generation(&shop).await), (2, 1));
+    assert_clean(&running);
     running.stop().await;
 }

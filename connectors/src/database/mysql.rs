@@ -157,6 +157,20 @@ impl MysqlSession {
         Err(FlowError::Busy(format!("another process holds the {part} of this flow")))
     }
 
+    /// The same of a lock that nobody holds for long, waiting up to `seconds` for it.
+    pub(crate) async fn lock_in(&mut self, name: &str, seconds: u32) -> Result<(), FlowError> {
+        let take = format!("SELECT GET_LOCK({}, {seconds})", text(name));
+        match self.value::<i64>("taking the lock", &take).await? {
+            Some(1) => Ok(()),
+            _ => Err(FlowError::Busy(format!("another process holds the lock `{name}` of the server"))),
+        }
+    }
+
+    /// Gives a lock back before the session ends.
+    pub(crate) async fn unlock(&mut self, name: &str) -> Result<(), FlowError> {
+        self.value::<i64>("giving the lock back", &format!("SELECT RELEASE_LOCK({})", text(name))).await.map(drop)
+    }
+
     /// The lock must still be ours: who holds it may lose it with its session, and not know.
     pub(crate) async fn still_locked(&mut self, name: &str) -> Result<(), FlowError> {
         let mine: Option<i64> = self

@@ -96,6 +96,12 @@ pub enum RemoveError {
     /// A database URL cannot be used.
     #[error("the {} database of the sync", .0.as_str())]
     Url(Side, #[source] UrlError),
+    /// Only the databases tell whether somebody runs the sync.
+    #[error(
+        "with both databases kept nobody can tell whether a Banyan still writes to the topics of this sync: look at one of them, or delete \
+         the topics with Kafka's own tools"
+    )]
+    Blind,
     /// Somebody runs the sync.
     #[error("{place}: {what}: a Banyan runs this sync; stop it, or take the sync out of its file and restart it")]
     Running {
@@ -170,9 +176,12 @@ impl<'c> Removal<'c> {
     ///
     /// # Errors
     ///
-    /// When the file has no such sync, or a part does not answer.
+    /// When the file has no such sync, a part does not answer, or only the topics are to go.
     pub async fn find(config: &'c Config, sync: &str, keep: &[Part]) -> Result<Self, RemoveError> {
         let Some(found) = config.syncs.get(sync) else { return Err(RemoveError::NoSync(sync.to_owned())) };
+        if [Part::Legacy, Part::Modern].iter().all(|part| keep.contains(part)) && !keep.contains(&Part::Topics) {
+            return Err(RemoveError::Blind);
+        }
         let mut removal = Self { databases: Vec::new(), topics: None, items: Vec::new(), notes: Vec::new() };
         for flow in Flow::BOTH {
             let side = flow.source();

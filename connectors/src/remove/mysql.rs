@@ -84,18 +84,29 @@ impl Own {
         match item.kind {
             Kind::Tables => self.remove_tables().await,
             Kind::Rows => {
-                self.session.run(REMOVING, "BEGIN").await?;
-                for statement in item.statement.split("; ") {
-                    self.session.run(REMOVING, statement).await?;
+                let removed = self.remove_rows(&item.statement).await;
+                if removed.is_err() {
+                    // What comes after must not commit a half of it.
+                    self.session.run(REMOVING, "ROLLBACK").await?;
                 }
-                self.session.run(REMOVING, "COMMIT").await.map(drop)
+                removed
             }
             _ => self.session.run(REMOVING, &item.statement).await.map(drop),
         }
     }
 
+    async fn remove_rows(&mut self, statements: &str) -> Result<(), FlowError> {
+        self.session.run(REMOVING, "BEGIN").await?;
+        for statement in statements.split("; ") {
+            self.session.run(REMOVING, statement).await?;
+        }
+        self.session.run(REMOVING, "COMMIT").await.map(drop)
+    }
+
     /// The tables, and the database if nothing of others is in it; nothing when another sync has begun since they were looked at.
     async fn remove_tables(&mut self) -> Result<(), FlowError> {
+        // No other sync makes tables between the last look and the end of the database.
+        self.session.lock_in(tables::MYSQL_LOCK, 5).await?;
         let all = self.tables().await?;
         let own: Vec<String> = all
             .iter()

@@ -1,7 +1,10 @@
 //! Banyan's own tables: in the schema `banyan` of a PostgreSQL database, in the database `banyan` of a MariaDB or MySQL server.
 
 use crate::{
-    database::{mysql::MysqlSession, postgres::Session},
+    database::{
+        mysql::{MysqlSession, cell},
+        postgres::Session,
+    },
     error::FlowError,
 };
 
@@ -21,15 +24,17 @@ CREATE TABLE IF NOT EXISTS banyan.capture (
     system_id text NOT NULL, timeline int NOT NULL, shape text NOT NULL, reason text,
     PRIMARY KEY (install, sync, flow));
 ALTER TABLE banyan.capture ADD COLUMN IF NOT EXISTS reason text;
--- How far a flow has written into this database; moves in the transaction that writes the rows.
+-- How far a flow has written into this database; moves in the transaction that writes the rows. `tables` names, as a JSON array, the
+-- tables of the source whose copy has at least begun here.
 CREATE TABLE IF NOT EXISTS banyan.position (
     install text, sync text, flow text, partition int,
     generation bigint NOT NULL, phase text NOT NULL, applied pg_lsn NOT NULL, ordinal bigint NOT NULL,
     kafka_offset bigint NOT NULL, record text NOT NULL,
     role text NOT NULL, epoch bigint NOT NULL,
     system_id text NOT NULL, timeline int NOT NULL, slot text NOT NULL, source_time timestamptz NOT NULL,
-    lease text NOT NULL, lease_until timestamptz NOT NULL,
+    lease text NOT NULL, lease_until timestamptz NOT NULL, tables text,
     PRIMARY KEY (install, sync, flow, partition));
+ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS tables text;
 -- Changes found in the stream of a side that was closed for writes. No values: only which table, and where.
 CREATE TABLE IF NOT EXISTS banyan.violation (
     install text, sync text, flow text,
@@ -102,7 +107,7 @@ const MYSQL: [&str; 6] = [
         kafka_offset bigint NOT NULL, record varchar(255) NOT NULL,
         role varchar(16) NOT NULL, epoch bigint NOT NULL,
         system_id varchar(128) NOT NULL, timeline int NOT NULL, slot varchar(255) NOT NULL, source_time datetime(6) NOT NULL,
-        lease varchar(32) NOT NULL, lease_until datetime(6) NOT NULL,
+        lease varchar(32) NOT NULL, lease_until datetime(6) NOT NULL, tables longtext,
         PRIMARY KEY (install, sync, flow, part)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "CREATE TABLE IF NOT EXISTS banyan.violation (
         install varchar(16), sync varchar(64), flow varchar(20),
@@ -119,6 +124,9 @@ const MYSQL: [&str; 6] = [
 /// Whoever makes or drops these tables holds this advisory lock: `IF NOT EXISTS` is no protection against another session that makes the same
 /// at the same time. The number is "banyan".
 pub(crate) const LOCK: i64 = 108_171_085_996_398;
+
+/// The same in MariaDB and MySQL: a user lock of the server.
+pub(crate) const MYSQL_LOCK: &str = "banyan/tables";
 
 /// The names of Banyan's own tables in PostgreSQL.
 pub(crate) fn of_postgres() -> impl Iterator<Item = &'static str> {
@@ -144,6 +152,7 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
              AND to_regclass('banyan.parked_key') IS NOT NULL \
              AND to_regclass('banyan.snapshot') IS NOT NULL AND to_regclass('banyan.loading') IS NOT NULL \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'reason') \
+             AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'tables') \
              AND to_regclass('banyan.verified') IS NOT NULL AND to_regclass('banyan.repair') IS NOT NULL",
             &[],
         )
@@ -161,20 +170,31 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
 /// Makes what is not there, in MariaDB or MySQL.
 pub(crate) async fn mysql(session: &mut MysqlSession) -> Result<(), FlowError> {
     let doing = "making Banyan's tables";
-    let there: Option<i64> = session
-        .value(
-            doing,
-            "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'banyan' \
-             AND table_name IN ('owner', 'capture', 'position', 'violation', 'mark')",
-        )
-        .await?;
-    if there == Some(5) {
+    if are_there(session).await? == (true, true) {
         return Ok(());
     }
-    for statement in MYSQL {
-        session.run(doing, statement).await?;
+    session.lock_in(MYSQL_LOCK, 10).await?;
+    let (tables, columns) = are_there(session).await?;
+    if !tables {
+        for statement in MYSQL {
+            session.run(doing, statement).await?;
+        }
     }
-    Ok(())
+    // MySQL knows no ADD COLUMN IF NOT EXISTS.
+    if !columns && are_there(session).await? == (true, false) {
+        session.run(doing, "ALTER TABLE banyan.position ADD COLUMN tables longtext").await?;
+    }
+    session.unlock(MYSQL_LOCK).await
+}
+
+/// Whether all tables are there, and all columns that came later.
+async fn are_there(session: &mut MysqlSession) -> Result<(bool, bool), FlowError> {
+    let ask = "SELECT (SELECT count(*) FROM information_schema.tables WHERE table_schema = 'banyan' \
+             AND table_name IN ('owner', 'capture', 'position', 'violation', 'mark')), \
+         (SELECT count(*) FROM information_schema.columns WHERE table_schema = 'banyan' AND table_name = 'position' AND column_name = 'tables')";
+    let row = session.first("looking for Banyan's tables", ask).await?;
+    let count = |at| row.as_ref().and_then(|row| cell::<i64>(row, at)).unwrap_or(0);
+    Ok((count(0) == 5, count(1) == 1))
 }
 
 #[cfg(test)]
@@ -184,7 +204,7 @@ mod tests {
     #[test]
     fn every_table_is_known_by_name() {
         let names: Vec<_> = of_postgres().collect();
-        assert!(names.starts_with(&["owner", "capture", "position", "violation", "parked"]), "{names:?}");
+        assert!(names.starts_with(&["owner", "capture", "position", "violation", "snapshot"]), "{names:?}");
         assert_eq!(names.len(), POSTGRES.matches("CREATE TABLE").count());
         let names: Vec<_> = of_mysql().collect();
         assert_eq!(names, ["owner", "capture", "position", "violation", "mark"]);

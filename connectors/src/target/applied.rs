@@ -1,6 +1,9 @@
 //! What the position row of a target says.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use crate::{
     position::{Generation, Lsn, Phase},
@@ -33,7 +36,9 @@ pub(crate) struct Applied {
     pub(crate) slot: String,
     /// By the source's clock: everything committed before is here.
     pub(crate) source_time: SystemTime,
-    /// Tables of the source whose rows may not be here yet.
+    /// Tables of the source that are here whole, or are being filled. Of any other the target knows nothing, though the file may name it.
+    pub(crate) tables: BTreeSet<String>,
+    /// Those whose rows may not be here yet.
     pub(crate) loading: BTreeMap<String, Loading>,
 }
 
@@ -62,6 +67,11 @@ impl Applied {
     /// As the position row says it: readers and whoever compares both sides take `stream` alone.
     pub(crate) fn phase_text(&self) -> &'static str {
         if self.phase == Phase::Stream && !self.loading.is_empty() { LOADING } else { self.phase.as_str() }
+    }
+
+    /// `tables` as the position row says them; nothing in a row that an earlier version wrote.
+    pub(crate) fn tables_text(&self) -> String {
+        serde_json::json!(self.tables).to_string()
     }
 
     /// How a table of the source is being filled; nothing when it is not.

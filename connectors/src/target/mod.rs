@@ -105,15 +105,16 @@ impl Writer {
         }
     }
 
-    /// A snapshot begins. `again`: an earlier attempt of ours had begun to fill these tables, so what they hold came from it. `loads` come
-    /// in chunks of the stream; gives how their tables are filled.
+    /// A snapshot begins. `again`: an earlier attempt of ours had begun to fill these tables, so what they hold came from it; or at least
+    /// `half` of them. `loads` come in chunks of the stream; gives how their tables are filled.
     pub(crate) async fn snapshot_start(
         &mut self,
         again: bool,
+        half: &BTreeMap<String, Loading>,
         loads: &[Load],
     ) -> Result<BTreeMap<String, Loading>, FlowError> {
         match self {
-            Self::Postgres(writer) => writer.snapshot_start(again, loads).await,
+            Self::Postgres(writer) => writer.snapshot_start(again, half, loads).await,
             Self::Mysql(_) if !loads.is_empty() => Err(FlowError::Stop(NO_CHUNKS.into())),
             Self::Mysql(writer) => writer.snapshot_start(again).await.map(|()| BTreeMap::new()),
         }

@@ -132,6 +132,9 @@ pub(crate) async fn run(
                 stream.outlet.check()?;
                 stream.outlet.look()?;
                 let now_confirmed = stream.outlet.confirmed();
+                if copies {
+                    chunks.begin_anew(&opened.session, plan).await?;
+                }
                 if now_confirmed > confirmed {
                     confirmed = now_confirmed;
                     chunks.settle(&opened.session, &plan.names, confirmed).await?;

@@ -142,11 +142,14 @@ impl Applier<'_> {
                 self.writer.flush().await?;
                 self.next.role = Some(if head.kind == Kind::Open { Role::Applying } else { Role::Watching });
                 self.next.epoch = head.epoch;
+                // Whoever is opened has been kept in step by the opposite flow.
+                self.next.tables = self.plan.tables_of(None);
             }
             Kind::Load => {
                 self.chunk = Some(position.lsn);
                 let load: Load = serde_json::from_slice(value).map_err(|_| bad(BadJson))?;
                 let loading = self.writer.load(&load).await?;
+                self.next.tables.insert(load.table.clone());
                 self.next.loading.insert(load.table, loading);
             }
             Kind::Loaded => {

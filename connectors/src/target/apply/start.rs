@@ -44,13 +44,17 @@ impl Applier<'_> {
         self.open().await?;
         let mut loading = BTreeMap::new();
         if is_copied {
-            loading = self.writer.snapshot_start(again, &start.loads).await?;
+            loading = self.writer.snapshot_start(again, &self.stored.loading, &start.loads).await?;
             self.clear_parked().await?;
         } else {
             for table in self.stored.loading.keys() {
                 self.writer.loaded(table, Loading { columns: 0, keeps: false }).await?;
             }
         }
+        let tables = match start.loads.as_slice() {
+            [] => self.plan.tables_of(None),
+            loads => loads.iter().map(|load| load.table.clone()).collect(),
+        };
         let point: Lsn = start.consistent_point.parse().map_err(|_| bad(()))?;
         self.next = Applied {
             generation: head.position.generation,
@@ -65,6 +69,7 @@ impl Applier<'_> {
             timeline: start.timeline,
             slot: start.slot,
             source_time: time(start.at),
+            tables,
             loading,
         };
         (self.gap, self.unannounced) = (false, false);

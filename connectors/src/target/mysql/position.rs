@@ -62,7 +62,7 @@ pub(crate) async fn take(plan: &Plan, session: &mut MysqlSession) -> Result<(Hol
             doing,
             &format!(
                 "SELECT generation, phase, applied, ordinal, kafka_offset, record, role, epoch, system_id, timeline, slot, \
-                 TIMESTAMPDIFF(MICROSECOND, '1970-01-01', source_time) FROM banyan.position WHERE {row}"
+                 TIMESTAMPDIFF(MICROSECOND, '1970-01-01', source_time), tables FROM banyan.position WHERE {row}"
             ),
         )
         .await?
@@ -87,6 +87,7 @@ pub(crate) async fn take(plan: &Plan, session: &mut MysqlSession) -> Result<(Hol
         timeline: cell(&found, 9).unwrap_or(0),
         slot: word(10),
         source_time: SystemTime::UNIX_EPOCH + Duration::from_micros(cell(&found, 11).unwrap_or(0)),
+        tables: plan.tables_of(cell::<String>(&found, 12).as_deref()),
         // Into a database of this kind tables are copied in one piece.
         loading: BTreeMap::new(),
     };
@@ -126,7 +127,7 @@ impl Holder {
     pub(crate) fn advance(&self, batch: &mut Batch, old: &Applied, new: &Applied) {
         let advance = format!(
             "UPDATE banyan.position SET generation = {}, phase = '{}', applied = {}, ordinal = {}, kafka_offset = {}, record = {}, role = '{}', \
-             epoch = {}, system_id = {}, timeline = {}, slot = {}, source_time = '{}', \
+             epoch = {}, system_id = {}, timeline = {}, slot = {}, source_time = '{}', tables = {}, \
              lease_until = SYSDATE(6) + INTERVAL {LEASE_SECONDS} SECOND WHERE {}",
             new.generation,
             new.phase.as_str(),
@@ -140,6 +141,7 @@ impl Holder {
             new.timeline,
             text(&new.slot),
             moment(new.source_time),
+            text(&new.tables_text()),
             self.at(old)
         );
         batch.push(Wanted::Held, advance.as_bytes());

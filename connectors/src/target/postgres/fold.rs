@@ -21,8 +21,9 @@ const BYTES: usize = 1 << 20;
 pub(crate) struct Ways {
     /// A row may not be there (yet).
     pub(crate) lenient: bool,
-    /// The keys are noted as seen.
-    pub(crate) notes_seen: bool,
+    /// The table is copied over rows that were there before: what is merged is noted as seen, and what was not seen gives way where another
+    /// unique index allows only one.
+    pub(crate) keeps: bool,
     /// Only clears the way for another run of the same row: `Some(true)` by its new key, else by its old one.
     pub(crate) clears: Option<bool>,
 }
@@ -113,7 +114,7 @@ impl Run {
                     && self.same_columns(row)
                     && !self.keys.contains(&row.key_hash(target, write == Write::Merge))
             }
-            Write::Insert | Write::Seen => self.same_columns(row),
+            Write::Insert | Write::Seen | Write::Free(_) => self.same_columns(row),
         }
     }
 

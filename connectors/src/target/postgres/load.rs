@@ -34,12 +34,14 @@ pub(crate) async fn loading(session: &Session, names: &FlowNames) -> Result<BTre
     Ok(rows.iter().map(one).collect())
 }
 
-/// At START. `again`: an earlier attempt of ours had begun to fill these tables, so what they hold came from it. `loads` come in chunks.
+/// At START. `again`: an earlier attempt of ours had begun to fill these tables, so what they hold came from it; as it did in those that it
+/// left `half` filled. `loads` come in chunks.
 pub(crate) async fn start(
     pipe: &mut Pipe,
     names: &FlowNames,
     tables: &[TargetTable],
     again: bool,
+    half: &BTreeMap<String, Loading>,
     loads: &[Load],
 ) -> Result<BTreeMap<String, Loading>, FlowError> {
     let mut full = Vec::new();
@@ -49,7 +51,9 @@ pub(crate) async fn start(
         match table.plan.existing {
             Target::KeepMatching => make_seen(pipe, names, table).await?,
             Target::Replace => empty.push(quote_table(&table.plan.target)),
-            Target::Refuse if again => empty.push(quote_table(&table.plan.target)),
+            Target::Refuse if again || half.contains_key(&table.plan.source) => {
+                empty.push(quote_table(&table.plan.target));
+            }
             Target::Refuse => full.extend(rows_in(pipe, table).await?),
         }
     }

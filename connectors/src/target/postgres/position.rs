@@ -25,8 +25,7 @@ pub(crate) struct Holder {
     advance: Statement,
 }
 
-const COLUMNS: &str =
-    "generation, phase, applied, ordinal, kafka_offset, record, role, epoch, system_id, timeline, slot, source_time";
+const COLUMNS: &str = "generation, phase, applied, ordinal, kafka_offset, record, role, epoch, system_id, timeline, slot, source_time, tables";
 
 /// Takes the lock, then the lease, then reads the row.
 pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder, Applied), FlowError> {
@@ -75,6 +74,7 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
         timeline: row.get(9),
         slot: row.get(10),
         source_time: row.get(11),
+        tables: plan.tables_of(row.get(12)),
         loading: load::loading(&session, &names).await?,
     };
     let (check, advance) = prepare(&session, &names, &lease).await.map_err(|e| sql(&e))?;
@@ -96,7 +96,7 @@ async fn prepare(
     let advance = session
         .prepare(&format!(
             "UPDATE banyan.position SET generation = $4, phase = $5, applied = $6, ordinal = $7, kafka_offset = $8, record = $9, role = $10, \
-             epoch = $11, system_id = $12, timeline = $13, slot = $14, source_time = $15, lease_until = now() + interval '{LEASE_SECONDS} s' WHERE {mine}"
+             epoch = $11, system_id = $12, timeline = $13, slot = $14, source_time = $15, tables = $16, lease_until = now() + interval '{LEASE_SECONDS} s' WHERE {mine}"
         ))
         .await?;
     Ok((check, advance))
@@ -204,6 +204,7 @@ impl Holder {
             Parameter::Int4(new.timeline),
             Parameter::Text(new.slot.clone()),
             Parameter::Time(new.source_time),
+            Parameter::Text(new.tables_text()),
         ]);
         pipe.execute(self.advance.clone(), parameters, 0, |found| {
             judge(found, "another applier has taken the position row")

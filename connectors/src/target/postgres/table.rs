@@ -23,6 +23,8 @@ pub(crate) struct TargetTable {
     pub(crate) key: Vec<usize>,
     /// A unique index beside the primary key: rows must be written in event order.
     pub(crate) other_unique: bool,
+    /// Those of them that are of whole columns and of all rows.
+    pub(crate) uniques: Vec<Unique>,
     statements: HashMap<Shape, Statement>,
     counters: HashMap<Op, IntCounter>,
 }
@@ -38,6 +40,13 @@ pub(crate) struct Column {
     pub(crate) identity_always: bool,
 }
 
+/// A unique index beside the primary key.
+pub(crate) struct Unique {
+    pub(crate) columns: Vec<usize>,
+    /// NULLS NOT DISTINCT.
+    nulls_are_equal: bool,
+}
+
 /// What a run writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Write {
@@ -48,6 +57,8 @@ pub(crate) enum Write {
     Merge,
     /// Notes the key of a snapshot's row.
     Seen,
+    /// Deletes rows from before a copy, not seen in it, that stand in the way of a row by this one of the other unique indexes.
+    Free(usize),
 }
 
 /// A statement's identity: the kind, the columns it carries, and whether the key itself is set.
@@ -103,9 +114,27 @@ impl TargetTable {
             )
             .await
             .map_err(|e| FlowError::sql(doing, &e))?;
+        // Whole columns are numbered from 1; an expression is 0. NULLS NOT DISTINCT is there from 15 on.
+        let found = session
+            .query(
+                "SELECT ARRAY(SELECT a.attname::text FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k(n, at) \
+                     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.at), \
+                 coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) \
+                 FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisunique AND NOT i.indisprimary AND i.indpred IS NULL AND i.indexprs IS NULL",
+                &[&name],
+            )
+            .await
+            .map_err(|e| FlowError::sql(doing, &e))?;
+        let place = |name: &String| columns.iter().position(|column| column.name == *name);
+        let unique = |row: &tokio_postgres::Row| Unique {
+            columns: row.get::<_, Vec<String>>(0).iter().filter_map(place).collect(),
+            nulls_are_equal: row.get(1),
+        };
+        let uniques = found.iter().map(unique).collect();
         Ok(Self {
             plan: plan.clone(),
             columns,
+            uniques,
             key: key.into_iter().map(|(_, i)| i).collect(),
             other_unique: row.get(0),
             statements: HashMap::new(),
@@ -212,6 +241,21 @@ impl TargetTable {
                 casts("a", &self.key).join(", "),
                 unnest(&[], columns)
             ),
+            Write::Free(unique) => {
+                let Unique { columns: unique, nulls_are_equal } = &self.uniques[unique];
+                let equal = |columns: &[usize], sign: &str| -> Vec<String> {
+                    let pairs = columns.iter().zip(casts("a", columns));
+                    pairs.map(|(&i, cast)| format!("x.{} {sign} {cast}", quote(&self.columns[i].name))).collect()
+                };
+                let seen_key: Vec<String> = names(&self.key).iter().map(|key| format!("s.{key} = x.{key}")).collect();
+                format!(
+                    "DELETE FROM {name} AS x USING {} WHERE {} AND NOT ({}) AND NOT EXISTS (SELECT FROM {seen} s WHERE {})",
+                    unnest(&[], columns),
+                    equal(unique, if *nulls_are_equal { "IS NOT DISTINCT FROM" } else { "=" }).join(" AND "),
+                    equal(&self.key, "=").join(" AND "),
+                    seen_key.join(" AND ")
+                )
+            }
             Write::Update => {
                 let set: Vec<String> = self
                     .settable(shape)

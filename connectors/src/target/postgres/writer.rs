@@ -10,6 +10,7 @@ use super::{
     pipe::Pipe,
     position::{self, Holder, Parameter},
     table::{Shape, TargetTable, Write},
+    text_array::TextArray,
 };
 use crate::{
     config::{ApplyAs, Target},
@@ -41,6 +42,8 @@ pub(crate) struct Writer {
     /// What was read last.
     pub(crate) row: Row,
     truncated: Vec<(usize, Position)>,
+    /// What is deleted takes nothing else with it.
+    is_replica: bool,
     changes: HashMap<(usize, Op), u64>,
 }
 
@@ -76,6 +79,7 @@ impl Writer {
             run: None,
             row: Row::default(),
             truncated: Vec::new(),
+            is_replica: plan.apply_as == ApplyAs::Replica,
             changes: HashMap::new(),
         };
         Ok((writer, applied))
@@ -109,9 +113,10 @@ impl Writer {
     pub(crate) async fn snapshot_start(
         &mut self,
         again: bool,
+        half: &BTreeMap<String, Loading>,
         loads: &[Load],
     ) -> Result<BTreeMap<String, Loading>, FlowError> {
-        load::start(&mut self.pipe, &self.names, &self.tables, again, loads).await
+        load::start(&mut self.pipe, &self.names, &self.tables, again, half, loads).await
     }
 
     pub(crate) async fn load(&mut self, load: &Load) -> Result<Loading, FlowError> {
@@ -167,7 +172,7 @@ impl Writer {
             Op::Update => (Write::Update, Ways::default()),
             // A chunk that comes once more when its table is complete: the row is as it is here in the stream.
             Op::Read if at.phase == Phase::Stream => (Write::Merge, Ways { lenient: true, ..Ways::default() }),
-            Op::Read if keeps => (Write::Merge, Ways { lenient: true, notes_seen: true, clears: None }),
+            Op::Read if keeps => (Write::Merge, Ways { lenient: true, keeps: true, clears: None }),
             Op::Read => (Write::Insert, Ways::default()),
             Op::Delete | Op::Truncate => (Write::Delete, Ways::default()),
         };
@@ -186,7 +191,7 @@ impl Writer {
     ) -> Result<(), FlowError> {
         let lenient = Ways { lenient: true, ..Ways::default() };
         let (moves, is_whole) = (self.row.moves_key(), self.row.given() >= loading.columns);
-        let merge = Ways { notes_seen: loading.keeps, ..lenient };
+        let merge = Ways { keeps: loading.keeps, ..lenient };
         match op {
             Op::Create | Op::Read => self.put(table, Write::Merge, merge, op, at, folds).await,
             Op::Update if is_whole => {
@@ -200,7 +205,7 @@ impl Writer {
                     // A row from before the copy may be in the way.
                     self.put(table, Write::Delete, Ways { clears: Some(true), ..lenient }, op, at, folds).await?;
                 }
-                self.put(table, Write::Update, lenient, op, at, folds).await
+                self.put(table, Write::Update, Ways { keeps: loading.keeps, ..lenient }, op, at, folds).await
             }
             Op::Delete | Op::Truncate => self.put(table, Write::Delete, lenient, op, at, folds).await,
         }
@@ -265,18 +270,17 @@ impl Writer {
         if shape.write == Write::Update && table.settable(&shape).next().is_none() {
             return Ok(());
         }
-        let Ways { notes_seen, lenient, .. } = run.ways;
+        let Ways { keeps, lenient, .. } = run.ways;
         let mut columns = run.columns;
-        if notes_seen {
+        // The row itself stands under its old key where the key moves: its table's copy brings it once more.
+        if keeps && self.is_replica && !shape.moves_key && shape.write != Write::Delete {
+            free(&mut self.pipe, table, &shape, &seen, &columns).await?;
+        }
+        if keeps && shape.write == Write::Merge {
             shape.write = Write::Seen;
             // The keys are noted first; the arrays are then given away to the rows.
             let statement = statement(&mut self.pipe, table, &shape, &seen).await?;
-            let keys = columns.iter().map(|column| column as &dyn tokio_postgres::types::ToSql);
-            if let Err(error) = self.pipe.session().execute_raw(&statement, keys).await {
-                // An earlier statement's failure is the reason, if there was one.
-                self.pipe.drain().await?;
-                return Err(FlowError::sql("noting the keys seen", &error));
-            }
+            now(&mut self.pipe, "noting the keys seen", &statement, columns.iter().collect()).await?;
             shape.write = Write::Merge;
         }
         let statement = statement(&mut self.pipe, table, &shape, &seen).await?;
@@ -326,6 +330,41 @@ impl Writer {
             })
             .await
     }
+}
+
+/// Rows from before a copy that stand in the way of this run's go: if their row is still there, it comes as it is now.
+async fn free(
+    pipe: &mut Pipe,
+    table: &mut TargetTable,
+    run: &Shape,
+    seen: &str,
+    columns: &[TextArray],
+) -> Result<(), FlowError> {
+    for unique in 0..table.uniques.len() {
+        let mut needed = table.key.clone();
+        needed.extend(table.uniques[unique].columns.iter().filter(|column| !table.key.contains(column)));
+        let place = |column: &usize| run.columns.iter().position(|own| own == column);
+        // A value that the change does not say has not changed.
+        let Some(places) = needed.iter().map(place).collect::<Option<Vec<usize>>>() else { continue };
+        let shape = Shape { write: Write::Free(unique), columns: needed, moves_key: false };
+        let statement = statement(pipe, table, &shape, seen).await?;
+        now(pipe, "making room for a copied row", &statement, places.iter().map(|&at| &columns[at]).collect()).await?;
+    }
+    Ok(())
+}
+
+/// Sends a statement whose parameters are needed once more, and waits for it.
+async fn now(
+    pipe: &mut Pipe,
+    doing: &'static str,
+    statement: &Statement,
+    columns: Vec<&TextArray>,
+) -> Result<(), FlowError> {
+    let sent = pipe.session().execute_raw(statement, columns).await;
+    let Err(error) = sent else { return Ok(()) };
+    // An earlier statement's failure is the reason, if there was one.
+    pipe.drain().await?;
+    Err(FlowError::sql(doing, &error))
 }
 
 async fn statement(

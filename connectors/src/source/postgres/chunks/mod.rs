@@ -36,6 +36,8 @@ const IN_FLIGHT: usize = 2;
 /// So much of them may wait in Kafka for the target.
 const AHEAD_ROWS: u64 = 50_000;
 const AHEAD_BYTES: u64 = 64 << 20;
+/// With more rows of a table to read again than this it is quicker, and takes less memory, to copy it from the beginning.
+const MOST_AGAIN: usize = 50_000;
 
 /// The copies of one capture, shared by the stream and the reader of the chunks.
 pub(crate) struct Chunks {
@@ -70,6 +72,8 @@ struct Load {
     unsettled: Vec<(Lsn, Vec<Key>)>,
     /// `again` grew by what the stream said.
     is_dirty: bool,
+    /// There were more than may be remembered: the copy begins anew.
+    is_spoilt: bool,
     /// What becomes true when all up to the end of a transaction stands in Kafka.
     steps: VecDeque<(Lsn, Step)>,
     /// Transactions that were open before all of the table's changes were in the stream have ended.
@@ -111,6 +115,7 @@ pub(crate) struct Chunk {
 
 struct Sent {
     load: usize,
+    number: i64,
     rows: u64,
     bytes: u64,
     step: Step,
@@ -166,6 +171,7 @@ impl Chunks {
             again,
             unsettled: Vec::new(),
             is_dirty: false,
+            is_spoilt: false,
             steps: VecDeque::new(),
             is_fenced: false,
             is_over: false,
@@ -190,17 +196,35 @@ impl Chunks {
     /// Begins the copies that people ask for.
     pub(crate) async fn take_requests(&self, session: &Session, plan: &Plan) -> Result<(), FlowError> {
         for (table, number) in kept::asked(session, &plan.names).await? {
-            let kept = Kept { table: table.clone(), number, after: None, again: Vec::new(), rows: 0, bytes: 0 };
-            // Before the table's changes can supersede anything they must be remembered.
-            let Some(columns) = self.add(session, plan, kept).await? else { continue };
-            let load = control::Load { table, number, columns };
-            let (begin, announce) = (kept::begin(&plan.names, &load), kept::announce(&plan.names, &load));
-            session
-                .batch_execute(&format!("BEGIN; {begin} {announce} COMMIT"))
-                .await
-                .map_err(|e| FlowError::sql("beginning to copy a table again", &e))?;
+            self.begin(session, plan, table, number).await?;
         }
         Ok(())
+    }
+
+    /// Begins those copies anew of which too much is to be read again. To be called before the source is told what stands in Kafka.
+    pub(crate) async fn begin_anew(&self, session: &Session, plan: &Plan) -> Result<(), FlowError> {
+        let spoilt: Vec<(String, i64)> = {
+            let inner = self.inner.borrow();
+            let spoilt = inner.loads.iter().filter(|load| load.is_spoilt);
+            spoilt.map(|load| (load.table.name.clone(), load.number + 1)).collect()
+        };
+        for (table, number) in spoilt {
+            tracing::info!(table, "so many of its keys change that the copy begins anew");
+            self.begin(session, plan, table, number).await?;
+        }
+        Ok(())
+    }
+
+    async fn begin(&self, session: &Session, plan: &Plan, table: String, number: i64) -> Result<(), FlowError> {
+        let kept = Kept { table: table.clone(), number, after: None, again: Vec::new(), rows: 0, bytes: 0 };
+        // Before the table's changes can supersede anything they must be remembered.
+        let Some(columns) = self.add(session, plan, kept).await? else { return Ok(()) };
+        let load = control::Load { table, number, columns };
+        let (begin, announce) = (kept::begin(&plan.names, &load), kept::announce(&plan.names, &load));
+        session
+            .batch_execute(&format!("BEGIN; {begin} {announce} COMMIT"))
+            .await
+            .map_err(|e| FlowError::sql("beginning to copy a table again", &e))
     }
 
     /// A streamed change of a row. `is_sent`: the target learns of it through this stream.
@@ -234,9 +258,13 @@ impl Chunks {
         if old.is_some() && old_key != new_key {
             touched.row(xid, index, &old_key, !is_sent);
             // The target may not have the row under its old key, and the chunks may have passed the new one.
-            if let Some(new) = new.filter(|_| lacks) {
+            if let Some(new) = new.filter(|_| lacks && !load.is_spoilt) {
                 load.again.push(load.table.key_of(&whole(new)));
                 load.is_dirty = true;
+                if load.again.len() > MOST_AGAIN {
+                    load.again = Vec::new();
+                    load.is_spoilt = true;
+                }
             }
         }
     }
@@ -264,14 +292,16 @@ impl Chunks {
         let mut inner = self.inner.borrow_mut();
         let more = inner.pending.iter().any(|other| other.load == chunk.load);
         let Some(load) = inner.loads.iter_mut().find(|load| load.index == chunk.load) else { return false };
-        load.again.extend(again);
+        if !load.is_spoilt {
+            load.again.extend(again);
+        }
         load.rows += rows;
         load.bytes += chunk.lines.len() as u64;
-        load.is_over = load.at_end && load.again.is_empty() && !more;
+        load.is_over = load.at_end && load.again.is_empty() && !more && !load.is_spoilt;
         let step = Step { after: chunk.last, rows: load.rows, bytes: load.bytes, is_end: load.is_over };
         let is_over = load.is_over;
         let bytes = chunk.lines.len() as u64;
-        inner.sent = Some(Sent { load: chunk.load, rows, bytes, step, again: chunk.again });
+        inner.sent = Some(Sent { load: chunk.load, number: chunk.number, rows, bytes, step, again: chunk.again });
         if !inner.loads.iter().any(|load| !load.is_over) {
             inner.touched.clear();
         }
@@ -283,9 +313,9 @@ impl Chunks {
     /// The stream's open transaction ends here.
     pub(crate) fn committed(&self, end: Lsn) {
         let mut inner = self.inner.borrow_mut();
-        let Some(Sent { load: index, rows, bytes, step, again }) = inner.sent.take() else { return };
+        let Some(Sent { load: index, number, rows, bytes, step, again }) = inner.sent.take() else { return };
         inner.ends.push_back((end, rows, bytes));
-        if let Some(load) = inner.loads.iter_mut().find(|load| load.index == index) {
+        if let Some(load) = inner.loads.iter_mut().find(|load| load.index == index && load.number == number) {
             load.steps.push_back((end, step));
             if !again.is_empty() {
                 load.unsettled.push((end, again));
@@ -300,7 +330,7 @@ impl Chunks {
             let mut inner = self.inner.borrow_mut();
             let Inner { loads, pending, sent, .. } = &mut *inner;
             let open = sent.as_ref().map(|sent| sent.load);
-            for load in &mut *loads {
+            for load in loads.iter_mut().filter(|load| !load.is_spoilt) {
                 let mut last = None;
                 while let Some((_, step)) = load.steps.pop_front_if(|(end, _)| *end <= confirmed) {
                     last = Some(match last {
@@ -349,6 +379,9 @@ impl Chunks {
         let mut inner = self.inner.borrow_mut();
         let Inner { loads, pending, .. } = &mut *inner;
         let Some(load) = loads.iter_mut().find(|load| !load.is_over) else { return Want::Nothing };
+        if load.is_spoilt {
+            return Want::Mark;
+        }
         let in_flight = pending.iter().filter(|chunk| chunk.load == load.index).count();
         if pending.len() >= IN_FLIGHT {
             Want::Mark
@@ -383,14 +416,15 @@ impl Chunks {
     /// A chunk was read, and its mark will follow.
     fn push(&self, mut chunk: Chunk) {
         let mut inner = self.inner.borrow_mut();
-        if let Some(load) = inner.loads.iter_mut().find(|load| load.index == chunk.load) {
-            if chunk.last.is_some() {
-                load.after.clone_from(&chunk.last);
-            }
-            load.at_end |= chunk.is_last;
-            load.again.drain(..chunk.again.len() + chunk.rest.len());
-            load.again.append(&mut chunk.rest);
+        let is_its = |load: &&mut Load| load.index == chunk.load && load.number == chunk.number && !load.is_spoilt;
+        // Of a copy that has begun anew meanwhile nothing is of use.
+        let Some(load) = inner.loads.iter_mut().find(is_its) else { return };
+        if chunk.last.is_some() {
+            load.after.clone_from(&chunk.last);
         }
+        load.at_end |= chunk.is_last;
+        load.again.drain(..chunk.again.len() + chunk.rest.len());
+        load.again.append(&mut chunk.rest);
         inner.pending.push_back(chunk);
     }
 

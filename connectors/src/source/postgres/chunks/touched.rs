@@ -10,7 +10,7 @@ use std::{
 
 use crate::position::BadPosition;
 
-/// So many touched rows are remembered one by one.
+/// So many touched rows are remembered one by one, and so many transactions.
 const MOST: usize = 100_000;
 
 /// A snapshot of the source, as `pg_current_snapshot()` writes it: `xmin:xmax:xip,…`.
@@ -28,6 +28,8 @@ pub(crate) struct Touched {
     rows: Vec<Touch>,
     /// Transactions of which too much was touched to tell which rows.
     all: HashSet<u32>,
+    /// There are too many of those, too: any up to this one may be such.
+    until: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -62,9 +64,18 @@ pub(crate) struct Fates {
 impl Visible {
     /// The stream counts transactions in 32 bits; the snapshot says which round it is.
     pub(crate) fn sees(&self, xid: u32) -> bool {
-        let ahead = i64::from(xid.wrapping_sub(self.xmax as u32).cast_signed());
-        let xid = self.xmax.saturating_add_signed(ahead);
+        let xid = self.whole(xid);
         xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
+    }
+
+    /// Whether it sees this transaction and all before.
+    fn sees_all(&self, until: u32) -> bool {
+        self.whole(until) < self.xmin
+    }
+
+    fn whole(&self, xid: u32) -> u64 {
+        let ahead = i64::from(xid.wrapping_sub(self.xmax as u32).cast_signed());
+        self.xmax.saturating_add_signed(ahead)
     }
 
     pub(crate) fn xmin(&self) -> u64 {
@@ -108,6 +119,10 @@ impl Touched {
     /// A transaction may have touched any row.
     pub(crate) fn everything(&mut self, xid: u32) {
         self.all.insert(xid);
+        if self.all.len() > MOST {
+            let later = |a: u32, b: u32| if a.wrapping_sub(b).cast_signed() > 0 { a } else { b };
+            self.until = self.all.drain().chain(self.until).reduce(later);
+        }
     }
 
     pub(crate) fn fates(&self, snapshot: &Visible, table: usize) -> Fates {
@@ -115,18 +130,21 @@ impl Touched {
         for touch in self.rows.iter().filter(|touch| touch.table == table && !snapshot.sees(touch.xid)) {
             *lacking.entry(touch.key.clone()).or_default() |= touch.lacks;
         }
-        Fates { lacking, all: self.all.iter().any(|xid| !snapshot.sees(*xid)) }
+        let all = self.all.iter().any(|xid| !snapshot.sees(*xid));
+        Fates { lacking, all: all || self.until.is_some_and(|until| !snapshot.sees_all(until)) }
     }
 
     /// Forgets what `snapshot` sees, and every later one.
     pub(crate) fn forget(&mut self, snapshot: &Visible) {
         self.rows.retain(|touch| !snapshot.sees(touch.xid));
         self.all.retain(|xid| !snapshot.sees(*xid));
+        self.until = self.until.filter(|until| !snapshot.sees_all(*until));
     }
 
     pub(crate) fn clear(&mut self) {
         self.rows.clear();
         self.all.clear();
+        self.until = None;
     }
 }
 
@@ -196,5 +214,21 @@ mod tests {
         }
         assert!(touched.rows.len() <= MOST && touched.all == HashSet::from([30]));
         assert_eq!(touched.fates(&"10:20:".parse().unwrap(), 0).of(b"any"), Fate::Again);
+    }
+
+    #[test]
+    fn of_very_many_transactions_only_the_last_is_remembered() {
+        let mut touched = Touched::default();
+        let first = u32::MAX - 1_000;
+        for n in 0..2 * MOST as u32 {
+            touched.everything(first.wrapping_add(n));
+        }
+        let last = u64::from(first) + 2 * MOST as u64 - 1;
+        assert!(touched.all.len() <= MOST);
+        let any = |touched: &Touched, snapshot: &str| touched.fates(&snapshot.parse().unwrap(), 0).of(b"any");
+        let (during, after) = (format!("{last}:{0}:{last}", last + 1), format!("{0}:{0}:", last + 1));
+        assert_eq!([any(&touched, &during), any(&touched, &after)], [Fate::Again, Fate::Current]);
+        touched.forget(&after.parse().unwrap());
+        assert!(touched.all.is_empty() && touched.until.is_none());
     }
 }
