@@ -15,6 +15,7 @@ mod flow;
 #[doc(hidden)]
 pub mod fuzz;
 mod kafka;
+mod mapping;
 pub mod metrics;
 mod names;
 mod owner;

@@ -12,6 +12,7 @@ use crate::{
     config::{self, ApplyAs, Kafka, OnError, OnViolation, Slot, Snapshot, Sync, Target},
     database::DatabaseUrl,
     error::FlowError,
+    mapping::Mapping,
     names::{Flow, FlowNames},
 };
 
@@ -54,6 +55,7 @@ pub(crate) struct PlanTable {
     pub(crate) source: String,
     pub(crate) target: String,
     pub(crate) existing: Target,
+    pub(crate) mapping: Mapping,
 }
 
 // === impl Plan ===
@@ -111,7 +113,12 @@ impl PlanTable {
                 Flow::LegacyToModern => (&table.legacy, &table.modern),
                 Flow::ModernToLegacy => (&table.modern, &table.legacy),
             };
-            Self { source: source.clone(), target: target.clone(), existing: table.target.unwrap_or(sync.target) }
+            Self {
+                source: source.clone(),
+                target: target.clone(),
+                existing: table.target.unwrap_or(sync.target),
+                mapping: Mapping::of(table, flow),
+            }
         };
         sync.tables.iter().map(one).collect()
     }

@@ -36,6 +36,7 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
         });
     }
     databases(file, &mut found);
+    columns(file, &mut found);
     kafka(file, &mut found);
     rollouts(file, &mut found);
     webhook(file, &mut found);
@@ -210,6 +211,19 @@ fn admin(admin: &Admin, found: &mut Vec<Breach>) {
                 message: format!("`{host}` is no host's name"),
                 hint: Some("write the name alone, without scheme and port: `banyan.internal`".to_owned()),
             });
+        }
+    }
+}
+
+/// Columns of which a table of a sync says two things.
+fn columns(file: &File, found: &mut Vec<Breach>) {
+    for (name, sync) in &file.syncs {
+        for (at, table) in sync.tables.iter().enumerate() {
+            if let Some((key, message)) = table.contradiction() {
+                let hint =
+                    "a column has one place on the other side (`rename`), or none (`leave_out`, `set`)".to_owned();
+                found.push(Breach { path: format!("syncs.{name}.tables[{at}].{key}"), message, hint: Some(hint) });
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ mod cli_verbs;
 mod data_basic;
 #[cfg(test)]
 mod data_both;
+mod data_columns;
 #[cfg(test)]
 mod data_faults;
 #[cfg(test)]

@@ -4,20 +4,19 @@
 
 mod kafka;
 mod slot;
+mod table;
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, num::NonZeroU32, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use bytesize::ByteSize;
 use garde::Validate;
 use schemars::JsonSchema;
 use secrecy::SecretString;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Serialize};
 
 pub use kafka::{Compression, Kafka, KafkaSasl, KafkaTls, KafkaTopics, Mechanism};
 pub use slot::{OnExceed, Slot};
+pub use table::{Constants, LeftOut, Table};
 
 use crate::{database::DatabaseUrl, error::UrlError};
 
@@ -175,21 +174,6 @@ impl Database {
     }
 }
 
-/// One table, by the same name on both sides (`public.payments`) or by one name a side.
-#[derive(Debug, Clone, PartialEq, Eq, Validate, JsonSchema)]
-#[schemars(with = "TableForms")]
-pub struct Table {
-    /// `schema.table` in the legacy database (`database.table` in MariaDB and MySQL).
-    #[garde(pattern(r"^[^.]+\.[^.]+$"))]
-    pub legacy: String,
-    /// `schema.table` in the modern database (`database.table` in MariaDB and MySQL).
-    #[garde(pattern(r"^[^.]+\.[^.]+$"))]
-    pub modern: String,
-    /// What a snapshot does with rows that the target table already has; wins over the sync's.
-    #[garde(skip)]
-    pub target: Option<Target>,
-}
-
 /// Legacy or modern: the owner of a sync, or one of its databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -253,55 +237,6 @@ pub enum Target {
     Replace,
     /// Leaves equal rows untouched, updates differing ones, deletes at the end those that the source lacks.
     KeepMatching,
-}
-
-/// The long form of a table, and the schema of both forms.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct LongTable {
-    /// `schema.table` in the legacy database.
-    legacy: String,
-    /// `schema.table` in the modern database.
-    modern: String,
-    /// What a snapshot does with rows that the target table already has; wins over the sync's.
-    #[serde(default)]
-    target: Option<Target>,
-}
-
-/// Only for the JSON schema; never deserialized, so that no line number is lost.
-#[derive(JsonSchema)]
-#[schemars(untagged)]
-#[expect(dead_code, reason = "describes the two forms to the schema generator")]
-enum TableForms {
-    /// `schema.table`, the same on both sides.
-    Short(String),
-    /// One name a side.
-    Long(LongTable),
-}
-
-// === impl Table ===
-
-impl<'de> Deserialize<'de> for Table {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form(PhantomData<()>);
-        impl<'de> Visitor<'de> for Form {
-            type Value = Table;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table such as `public.payments`, or a map with `legacy` and `modern`")
-            }
-
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Table, E> {
-                Ok(Table { legacy: name.to_owned(), modern: name.to_owned(), target: None })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Table, A::Error> {
-                let long = LongTable::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Table { legacy: long.legacy, modern: long.modern, target: long.target })
-            }
-        }
-        deserializer.deserialize_any(Form(PhantomData))
-    }
 }
 
 // === impl Side ===

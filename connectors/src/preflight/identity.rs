@@ -2,11 +2,15 @@
 //!
 //! Publishing a table without makes its own server refuse every UPDATE and DELETE: it would break the monolith.
 
-use crate::names::quote_table;
+use crate::{
+    mapping::Mapping,
+    names::{Flow, quote_table},
+};
 
 use super::{
     Check, Findings,
     facts::{Facts, Place, Subject, table_on},
+    flow_into,
 };
 
 pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
@@ -106,16 +110,16 @@ fn together(
     modern: &Facts,
     findings: &mut Findings<'_>,
 ) {
-    let ordered = |facts: &Facts| {
-        let mut key = facts.key.clone();
-        key.sort();
-        key
-    };
+    let mapping = Mapping::of(table, Flow::LegacyToModern);
+    let mut sent: Vec<&str> = legacy.key.iter().map(|column| mapping.target(column).unwrap_or(column)).collect();
+    let mut taken: Vec<&str> = modern.key.iter().map(String::as_str).collect();
+    sent.sort_unstable();
+    taken.sort_unstable();
     // That alone is a finding already.
     if legacy.key.is_empty() || modern.key.is_empty() {
         return;
     }
-    if ordered(legacy) != ordered(modern) {
+    if sent != taken {
         let place = subject.place(crate::config::Side::Modern);
         findings.error(
             Check::Identity,
@@ -129,7 +133,12 @@ fn together(
     for (side, from, into) in
         [(crate::config::Side::Legacy, legacy, modern), (crate::config::Side::Modern, modern, legacy)]
     {
-        let is_sent = |column: &String| from.identity == 'f' || from.key.contains(column);
+        let flow = flow_into(side.other());
+        let mapping = Mapping::of(table, flow);
+        let is_sent = |column: &String| {
+            let source = mapping.source(column);
+            source.is_some_and(|source| from.identity == 'f' || from.key.iter().any(|key| key == source))
+        };
         if !into.primary.iter().all(is_sent) {
             findings.error(
                 Check::Identity,

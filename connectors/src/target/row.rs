@@ -7,14 +7,34 @@ use std::{
 
 use crate::{
     error::FlowError,
+    mapping::Mapping,
     position::Position,
     record::{envelope::Envelope, json::BadJson},
 };
+
+/// Places of the constants of a table whose columns are named so.
+pub(crate) fn constants(
+    table: &str,
+    mapping: &Mapping,
+    columns: &[&str],
+) -> Result<Vec<(usize, Option<String>)>, FlowError> {
+    let one = |(name, value): (&str, Option<&str>)| match columns.iter().position(|column| *column == name) {
+        Some(column) => Ok((column, value.map(str::to_owned))),
+        None => {
+            Err(FlowError::Stop(format!("the target's table `{table}` has no column `{name}`, which the file sets")))
+        }
+    };
+    mapping.constants().map(one).collect()
+}
 
 /// The columns of a target table, whatever kind of database holds it.
 pub(crate) trait Layout {
     /// The table's name in the target.
     fn name(&self) -> &str;
+    /// How the source's columns become this table's.
+    fn mapping(&self) -> &Mapping;
+    /// Columns that are set, and to what; nothing is NULL.
+    fn constants(&self) -> &[(usize, Option<String>)];
     /// The column named `name`; `hint` is where it stood in the row before.
     fn column(&self, name: &str, hint: usize) -> Option<usize>;
     /// Whether the server makes the column's value.
@@ -49,6 +69,7 @@ impl Row {
         let mut missing = None;
         let mut take =
             |into: &mut Vec<(usize, Option<Range<usize>>)>, hint: &mut usize, name: &str, value: Option<&str>| {
+                let Some(name) = table.mapping().target(name) else { return };
                 let Some(column) = table.column(name, *hint) else {
                     missing.get_or_insert_with(|| name.to_owned());
                     return;
@@ -74,6 +95,16 @@ impl Row {
                 hint = 0;
                 envelope.before(|name, value| take(before, &mut hint, name, value))
             });
+        for row in [&mut *after, before].into_iter().filter(|row| !row.is_empty()) {
+            for (column, value) in table.constants() {
+                let value = value.as_ref().map(|value| {
+                    let start = text.len();
+                    text.extend_from_slice(value.as_bytes());
+                    start..text.len()
+                });
+                row.push((*column, value));
+            }
+        }
         let bad = |_: BadJson| FlowError::Malformed { what: "a row record that is not Banyan's", at: at.to_string() };
         read.map_err(bad)?;
         if let Some(name) = missing {

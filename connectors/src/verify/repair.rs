@@ -39,6 +39,8 @@ struct Writer {
     delete: Statement,
     keys: usize,
     columns: usize,
+    /// Of the columns behind those.
+    constants: Vec<Option<String>>,
 }
 
 /// What is to become of a row.
@@ -163,8 +165,9 @@ impl Writer {
     async fn prepare(run: &Run<'_>, table: &Table) -> Result<Self, FlowError> {
         let other = &run.sides.other;
         let target = TargetTable::load(other, run.table).await?;
-        let columns: Vec<usize> = table.columns.iter().filter_map(|name| target.column(name, 0)).collect();
+        let mut columns: Vec<usize> = table.other_columns.iter().filter_map(|name| target.column(name, 0)).collect();
         let count = columns.len();
+        columns.extend(target.constants().iter().map(|(column, _)| *column));
         let sql = |write, columns| target.sql(&Shape { write, columns, moves_key: false }, "");
         let prepare = async |sql: String| other.prepare(&sql).await.map_err(|e| FlowError::sql("repairing", &e));
         Ok(Self {
@@ -172,6 +175,7 @@ impl Writer {
             delete: prepare(sql(Write::Delete, Vec::new())).await?,
             keys: table.key.len(),
             columns: count,
+            constants: target.constants().iter().map(|(_, value)| value.clone()).collect(),
         })
     }
 
@@ -213,6 +217,7 @@ impl Writer {
         }
         let arrays: Vec<Vec<Option<&str>>> = (0..self.columns)
             .map(|i| part.iter().map(|change| change.row.as_ref().and_then(|row| row.get(i)?.as_deref())).collect())
+            .chain(self.constants.iter().map(|value| vec![value.as_deref(); part.len()]))
             .collect();
         let parameters: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
         other.execute(&self.upsert, &parameters).await.map(drop)

@@ -25,10 +25,12 @@ pub(super) type Row = Vec<Option<String>>;
 pub(super) struct Table {
     pub(super) owner: SideTable,
     pub(super) other: SideTable,
-    /// The primary key's columns, which both sides have.
+    /// The primary key's columns, by the owner's names.
     pub(super) key: Vec<String>,
-    /// All columns that are compared.
+    /// All columns that are compared, by the owner's names.
     pub(super) columns: Vec<String>,
+    /// The same by the other side's names.
+    pub(super) other_columns: Vec<String>,
     /// Rows of the owner's side, as its statistics guess.
     pub(super) guess: u64,
 }
@@ -77,29 +79,30 @@ impl Table {
         // What the source's server makes by itself, the target's does too.
         let mut pairs = Vec::new();
         for column in owner.iter().filter(|column| !column.generated) {
-            let Some(other) = by_name.get(column.name.as_str()) else {
-                return Err(FlowError::Stop(format!("`{}` has no column `{}`", plan.target, column.name)));
+            let Some(name) = plan.mapping.target(&column.name) else { continue };
+            let Some(other) = by_name.get(name) else {
+                return Err(FlowError::Stop(format!("`{}` has no column `{name}`", plan.target)));
             };
             if !other.generated {
                 pairs.push((column, *other));
             }
         }
-        if let Some((_, column)) = key.iter().find(|(_, key)| !pairs.iter().any(|(own, _)| own.name == key.name)) {
-            return Err(FlowError::Stop(format!("`{}` has no column `{}`", plan.source, column.name)));
-        }
         let keys: Vec<(&str, &str)> = key.iter().map(|(_, c)| (c.name.as_str(), c.type_name.as_str())).collect();
-        let own_key_types: Vec<&str> = keys
-            .iter()
-            .filter_map(|(name, _)| owner.iter().find(|column| column.name == *name))
-            .map(|column| column.type_name.as_str())
-            .collect();
-        let own_keys: Vec<(&str, &str)> = keys.iter().zip(own_key_types).map(|((name, _), ty)| (*name, ty)).collect();
+        let mut own_keys = Vec::with_capacity(keys.len());
+        for (name, _) in &keys {
+            let Some((own, _)) = pairs.iter().find(|(_, other)| other.name == *name) else {
+                return Err(FlowError::Stop(format!("`{}` has no column for the key column `{name}`", plan.source)));
+            };
+            own_keys.push((own.name.as_str(), own.type_name.as_str()));
+        }
         let texts = |is_owner: bool| -> Vec<String> {
             pairs
                 .iter()
                 .map(|(own, other)| {
                     let other_type = (is_owner && own.type_name != other.type_name).then_some(other.type_name.as_str());
-                    text(&own.name, if is_owner { &own.type_name } else { &other.type_name }, other_type)
+                    let (name, type_name) =
+                        if is_owner { (&own.name, &own.type_name) } else { (&other.name, &other.type_name) };
+                    text(name, type_name, other_type)
                 })
                 .collect()
         };
@@ -113,11 +116,13 @@ impl Table {
             .map_err(|e| FlowError::sql("asking for the size of a table", &e))?
             .get::<_, i64>(0);
         let columns: Vec<String> = pairs.iter().map(|(own, _)| own.name.clone()).collect();
+        let other_columns: Vec<String> = pairs.iter().map(|(_, other)| other.name.clone()).collect();
         Ok(Self {
             owner: SideTable::prepare(&sides.owner, &plan.source, &own_keys, &columns, &texts(true)).await?,
-            other: SideTable::prepare(&sides.other, &plan.target, &keys, &columns, &texts(false)).await?,
-            key: keys.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            other: SideTable::prepare(&sides.other, &plan.target, &keys, &other_columns, &texts(false)).await?,
+            key: own_keys.iter().map(|(name, _)| (*name).to_owned()).collect(),
             columns,
+            other_columns,
             guess: guess.unsigned_abs(),
         })
     }

@@ -11,10 +11,11 @@ use crate::{
         mysql::{MysqlSession, cell, quote, quote_table, text},
     },
     error::FlowError,
+    mapping::Mapping,
     metrics::FlowMetrics,
     plan::PlanTable,
     record::envelope::Op,
-    target::row::Layout,
+    target::row::{self, Layout},
 };
 
 /// A target table.
@@ -25,6 +26,7 @@ pub(crate) struct TargetTable {
     pub(crate) columns: Vec<Column>,
     /// Which columns are the primary key.
     pub(crate) key: Vec<usize>,
+    constants: Vec<(usize, Option<String>)>,
     counters: HashMap<Op, IntCounter>,
 }
 
@@ -72,7 +74,10 @@ impl TargetTable {
         if key.is_empty() {
             return Err(FlowError::Stop(format!("the target's table `{}` has no primary key", plan.target)));
         }
-        Ok(Self { sql_name: quote_table(&plan.target), plan: plan.clone(), columns, key, counters: HashMap::new() })
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        let constants = row::constants(&plan.target, &plan.mapping, &names)?;
+        let sql_name = quote_table(&plan.target);
+        Ok(Self { sql_name, plan: plan.clone(), columns, key, constants, counters: HashMap::new() })
     }
 
     /// Whether this is `schema.table` of the source.
@@ -90,6 +95,14 @@ impl TargetTable {
 impl Layout for TargetTable {
     fn name(&self) -> &str {
         &self.plan.target
+    }
+
+    fn mapping(&self) -> &Mapping {
+        &self.plan.mapping
+    }
+
+    fn constants(&self) -> &[(usize, Option<String>)] {
+        &self.constants
     }
 
     fn column(&self, name: &str, hint: usize) -> Option<usize> {

@@ -8,11 +8,12 @@ use tokio_postgres::Statement;
 use crate::{
     database::postgres::Session,
     error::FlowError,
+    mapping::Mapping,
     metrics::FlowMetrics,
     names::{quote, quote_table},
     plan::PlanTable,
     record::envelope::Op,
-    target::row::Layout,
+    target::row::{self, Layout},
 };
 
 /// A target table.
@@ -21,6 +22,7 @@ pub(crate) struct TargetTable {
     pub(crate) columns: Vec<Column>,
     /// Which columns are the primary key.
     pub(crate) key: Vec<usize>,
+    constants: Vec<(usize, Option<String>)>,
     /// A unique index beside the primary key: rows must be written in event order.
     pub(crate) other_unique: bool,
     /// Those of them that are of whole columns and of all rows.
@@ -131,8 +133,11 @@ impl TargetTable {
             nulls_are_equal: row.get(1),
         };
         let uniques = found.iter().map(unique).collect();
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        let constants = row::constants(&plan.target, &plan.mapping, &names)?;
         Ok(Self {
             plan: plan.clone(),
+            constants,
             columns,
             uniques,
             key: key.into_iter().map(|(_, i)| i).collect(),
@@ -282,6 +287,14 @@ impl TargetTable {
 impl Layout for TargetTable {
     fn name(&self) -> &str {
         &self.plan.target
+    }
+
+    fn mapping(&self) -> &Mapping {
+        &self.plan.mapping
+    }
+
+    fn constants(&self) -> &[(usize, Option<String>)] {
+        &self.constants
     }
 
     fn column(&self, name: &str, hint: usize) -> Option<usize> {

@@ -1,0 +1,182 @@
+//! Columns that have another name on the other side, that stay on one side, or that are set there.
+
+use banyan_connectors::{
+    State,
+    preflight::{self, Severity},
+    verify::{self, Event, Options, What},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    data_basic::Running,
+    data_mysql::until_equal,
+    harness::{Half, MariaDb, Postgres, Twin, eventually, secs},
+};
+
+const LEGACY: &str = "CREATE TABLE users (id bigint PRIMARY KEY, mail varchar(100) NOT NULL, md5 varchar(40), origin varchar(10) NOT NULL, \
+     name varchar(50), tel varchar(20), UNIQUE (mail))";
+const MODERN: &str = "CREATE TABLE people (name varchar(50), uid bigint PRIMARY KEY, email varchar(100) NOT NULL, \
+     source varchar(10) NOT NULL, score int, search varchar(20) DEFAULT 'none', phone varchar(20), UNIQUE (email))";
+
+/// The one table of the sync, with the keys that make both sides fit.
+fn table(twin: &Twin) -> Value {
+    json!({
+        "legacy": twin.tables[0].legacy.0,
+        "modern": twin.tables[0].modern.0,
+        "rename": {"id": "uid", "mail": "email", "tel": "phone"},
+        "leave_out": {"legacy": ["md5"], "modern": ["search"]},
+        "set": {"modern": {"source": "shop", "score": "7"}, "legacy": {"origin": "new"}},
+    })
+}
+
+async fn half(kind: &str, ddl: &str) -> Half {
+    match kind {
+        "mariadb" => Half::mariadb(MariaDb::shared(), &format!("{ddl} COLLATE utf8mb4_bin")).await,
+        _ => Half::postgres(Postgres::shared_modern(), ddl).await,
+    }
+}
+
+async fn twin(legacy: &str, modern: &str) -> Twin {
+    let (legacy, modern) = (half(legacy, LEGACY).await, half(modern, MODERN).await);
+    let mut twin = Twin::new(legacy, modern, &[("users", "id, mail, name, tel", "uid, email, name, phone")]);
+    twin.tables[0].modern.0 = twin.modern.table("people");
+    twin
+}
+
+fn start(twin: &Twin, owner: &str, keys: &Value) -> Running {
+    let mut sync = twin.sync(owner);
+    sync["tables"] = json!([table(twin)]);
+    Running::sync(&twin.install, json!({"brokers": twin.brokers}), sync, keys)
+}
+
+async fn every_change_arrives(legacy: &str, modern: &str, owner: &str) {
+    let twin = twin(legacy, modern).await;
+    let is_legacy = owner == "legacy";
+    let (from, to) = if is_legacy { (&twin.legacy, &twin.modern) } else { (&twin.modern, &twin.legacy) };
+    let row = |id: u32, name: &str, mail: &str| match is_legacy {
+        true => format!("INSERT INTO users VALUES ({id}, '{mail}', 'secret', 'old', '{name}', '+{id}')"),
+        false => format!("INSERT INTO people VALUES ('{name}', {id}, '{mail}', 'here', 1, 'words', '+{id}')"),
+    };
+    let (users, id, mail, own) =
+        if is_legacy { ("users", "id", "mail", "md5") } else { ("people", "uid", "email", "search") };
+    from.batch(&row(1, "Ann", "a@x")).await;
+    from.batch(&row(2, "Bo", "b@x")).await;
+    let running = start(&twin, owner, &json!({}));
+    let states = if is_legacy { [State::Applying, State::Watching] } else { [State::Watching, State::Applying] };
+    running.until(states).await;
+    until_equal(&twin).await;
+    for change in [
+        row(3, "Cy", "c@x"),
+        row(4, "Di", "d@x"),
+        format!("UPDATE {users} SET name = 'Anna', {mail} = 'anna@x' WHERE {id} = 1"),
+        format!("UPDATE {users} SET {own} = 'other' WHERE {id} = 2"),
+        format!("UPDATE {users} SET {id} = 30 WHERE {id} = 3"),
+        format!("DELETE FROM {users} WHERE {id} = 4"),
+        row(5, "Ed", "e@x"),
+    ] {
+        from.batch(&change).await;
+    }
+    until_equal(&twin).await;
+    let (count, wanted) = match is_legacy {
+        true => ("SELECT count(*) FROM people WHERE source = 'shop' AND score = 7 AND search = 'none'", "4"),
+        false => ("SELECT count(*) FROM users WHERE origin = 'new' AND md5 IS NULL", "4"),
+    };
+    assert_eq!(to.text(count).await.as_deref(), Some(wanted));
+    from.batch(&format!("TRUNCATE TABLE {users}")).await;
+    from.batch(&row(9, "Zo", "z@x")).await;
+    until_equal(&twin).await;
+    let status = running.status();
+    assert_eq!(
+        status.flows.iter().map(|flow| (flow.violations, flow.last_error.clone())).collect::<Vec<_>>(),
+        [(0, None), (0, None)]
+    );
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_postgresql_to_postgresql_columns_are_renamed_left_out_and_set() {
+    every_change_arrives("postgres", "postgres", "legacy").await;
+    every_change_arrives("postgres", "postgres", "modern").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_mariadb_and_postgresql_columns_are_renamed_left_out_and_set() {
+    every_change_arrives("mariadb", "postgres", "legacy").await;
+    every_change_arrives("mariadb", "postgres", "modern").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_whose_columns_differ_are_copied_over_others_compared_repaired_and_parked() {
+    let twin = twin("postgres", "postgres").await;
+    twin.legacy.batch("INSERT INTO users SELECT n, n || '@x', 'secret', 'old', 'N' || n, '+' || n FROM generate_series(1, 200) AS n").await;
+    twin.modern.batch("INSERT INTO people VALUES ('odd', 5, 'odd@x', 'web', 1, 'words', NULL), ('gone', 900, '77@x', 'web', 1, NULL, NULL)").await;
+    let running = start(&twin, "legacy", &json!({"target": "keep_matching", "snapshot": {"chunk": 50}}));
+    running.until([State::Applying, State::Watching]).await;
+    until_equal(&twin).await;
+    let search = "SELECT search FROM people WHERE uid = 5";
+    assert_eq!(twin.modern.text(search).await.as_deref(), Some("words"), "what stays there is not touched");
+    let run = async |options: Options| {
+        let mut found = Vec::new();
+        let mut tell = |event| {
+            if let Event::Found(difference) = event {
+                found.push(difference);
+            }
+        };
+        verify::run(&running.config, "shop", &options, &mut tell).await.unwrap();
+        found.sort_by_key(|one| one.key["id"].clone());
+        found
+    };
+    assert_eq!(run(Options::default()).await, []);
+    twin.modern.batch("DELETE FROM people WHERE uid = 1; UPDATE people SET phone = '?', search = 'x' WHERE uid = 2; UPDATE people SET search = 'y' WHERE uid = 3").await;
+    let found = run(Options { repair: Some("a test".into()), ..Options::default() }).await;
+    let told: Vec<_> =
+        found.iter().map(|one| (one.what, one.key["id"].as_str(), one.columns.join(","), one.repaired)).collect();
+    assert_eq!(told, [(What::Missing, "1", String::new(), true), (What::Differs, "2", "tel".into(), true)]);
+    until_equal(&twin).await;
+    assert_eq!(twin.modern.text("SELECT source || score FROM people WHERE uid = 1").await.as_deref(), Some("shop7"));
+    assert_eq!(run(Options::default()).await, []);
+
+    // What the target refuses is parked by its own key, and comes when it is mended.
+    twin.modern.batch("INSERT INTO people VALUES ('by hand', 1000, '1000@x', 'web', 1, NULL, NULL)").await;
+    twin.legacy.batch("INSERT INTO users VALUES (1000, 'late@x', NULL, 'old', 'Late', NULL)").await;
+    eventually(secs(20), "it is parked", async || running.status().flows[0].parked == Some(1)).await;
+    twin.legacy.batch("UPDATE users SET tel = '+1000' WHERE id = 1000").await;
+    eventually(secs(20), "what touches it follows", async || running.status().flows[0].parked == Some(2)).await;
+    twin.modern.batch("DELETE FROM people WHERE uid = 1000").await;
+    twin.modern.batch("UPDATE banyan.parked SET state = 'retry' WHERE state = 'parked'").await;
+    eventually(secs(20), "nothing is parked", async || running.status().flows[0].parked == Some(0)).await;
+    until_equal(&twin).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn preflight_tells_of_columns_that_the_file_names_and_that_do_not_fit() {
+    let twin = twin("postgres", "postgres").await;
+    let mut config = start(&twin, "legacy", &json!({}));
+    let findings = async |config: &banyan_connectors::config::Config| {
+        let found = preflight::check(config).await;
+        let errors = found.into_iter().filter(|finding| finding.severity == Severity::Error);
+        errors.map(|finding| format!("{finding}")).collect::<Vec<_>>()
+    };
+    assert_eq!(findings(&config.config).await, Vec::<String>::new());
+    let odd = json!({
+        "rename": {"id": "uid", "mail": "email", "fax": "phone", "name": "nick"},
+        "leave_out": {"legacy": ["md5", "gone"], "modern": ["search", "name"]},
+        "set": {"modern": {"source": null, "scores": "7"}},
+    });
+    let mut sync = twin.sync("legacy");
+    sync["tables"] = json!([table(&twin)]);
+    sync["tables"][0].as_object_mut().unwrap().extend(odd.as_object().unwrap().clone());
+    config.config.syncs.insert("shop".into(), serde_json::from_value(sync).unwrap());
+    let found = findings(&config.config).await;
+    for wanted in [
+        "`phone` is to take `fax` of the other side, which has no such column",
+        "has no column `scores`, which the file sets",
+        "`source` takes no NULL, to which the file sets it",
+        "has no column `nick`, which the other side has",
+        "has no column `tel`, which the other side has",
+    ] {
+        assert!(found.iter().any(|line| line.contains(wanted)), "{wanted}: {found:#?}");
+    }
+    config.stop().await;
+}
