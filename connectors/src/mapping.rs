@@ -2,7 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{config::Table, names::Flow};
+use crate::{
+    config::Table,
+    database::mysql,
+    names::{Flow, literal, quote},
+    record::{
+        envelope::{Envelope, Op},
+        json::BadJson,
+    },
+};
 
 /// Nothing in it: every column has the same name on both sides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +22,32 @@ pub(crate) struct Mapping {
     /// Of the target: not written, or set to a constant.
     untouched: BTreeSet<String>,
     constants: BTreeMap<String, Option<String>>,
+    rows: Vec<Only>,
+}
+
+/// What a column must have in a row of the sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Only {
+    source: String,
+    target: String,
+    values: BTreeSet<Option<String>>,
+}
+
+// === impl Only ===
+
+impl Only {
+    /// As a condition. `column` is an identifier, `text` its value as text.
+    fn condition(&self, column: &str, text: &str, literal: impl Fn(&str) -> String) -> String {
+        let values: Vec<String> = self.values.iter().flatten().map(|value| literal(value)).collect();
+        let mut ways = Vec::new();
+        if !values.is_empty() {
+            ways.push(format!("{text} IN ({})", values.join(", ")));
+        }
+        if self.values.contains(&None) {
+            ways.push(format!("{column} IS NULL"));
+        }
+        format!("({})", ways.join(" OR "))
+    }
 }
 
 // === impl Mapping ===
@@ -30,7 +64,85 @@ impl Mapping {
             left_out: table.left_out(source).iter().chain(table.constants(source).keys()).cloned().collect(),
             untouched: table.left_out(target).iter().cloned().collect(),
             constants: table.constants(target).clone(),
+            rows: Vec::new(),
         }
+        .with_rows(table, flow)
+    }
+
+    fn with_rows(self, table: &Table, flow: Flow) -> Self {
+        let only = |(legacy, values): (&String, &Vec<Option<String>>)| {
+            let modern = table.rename.get(legacy).unwrap_or(legacy).clone();
+            let values = values.iter().cloned().collect();
+            match flow {
+                Flow::LegacyToModern => Only { source: legacy.clone(), target: modern, values },
+                Flow::ModernToLegacy => Only { source: modern, target: legacy.clone(), values },
+            }
+        };
+        Self { rows: table.rows.iter().map(only).collect(), ..self }
+    }
+
+    /// Whether rows of the table may be none of the sync's.
+    pub(crate) fn has_filter(&self) -> bool {
+        !self.rows.is_empty()
+    }
+
+    /// The columns that tell the sync's rows apart, by the source's names.
+    pub(crate) fn filter_columns(&self) -> impl Iterator<Item = &str> {
+        self.rows.iter().map(|only| only.source.as_str())
+    }
+
+    /// What of a change concerns the sync: a row that comes into it is inserted, and one that leaves it is deleted. Nothing, when neither
+    /// the old row nor the new one is the sync's.
+    pub(crate) fn part_of<'e>(&self, envelope: Envelope<'e>) -> Result<Option<Envelope<'e>>, BadJson> {
+        if self.rows.is_empty() || envelope.op == Op::Truncate {
+            return Ok(Some(envelope));
+        }
+        let (mut old, mut new) = (vec![None; self.rows.len()], vec![None; self.rows.len()]);
+        let judge = |into: &mut Vec<Option<bool>>, name: &str, value: Option<&str>| {
+            for (only, into) in self.rows.iter().zip(into).filter(|(only, _)| only.source == name) {
+                *into = Some(only.values.iter().any(|wanted| wanted.as_deref() == value));
+            }
+        };
+        envelope.before(|name, value| judge(&mut old, name, value))?;
+        envelope.after(|name, value| judge(&mut new, name, value))?;
+        // What one of both does not say has not changed.
+        let all = |these: &[Option<bool>], those: &[Option<bool>]| {
+            these.iter().zip(those).all(|(this, that)| this.or(*that).unwrap_or(true))
+        };
+        let (was, is) = (all(&old, &new), all(&new, &old));
+        Ok(match envelope.op {
+            Op::Create | Op::Read => is.then_some(envelope),
+            Op::Delete => was.then_some(envelope),
+            _ => match (was, is) {
+                (true, true) => Some(envelope),
+                (true, false) => Some(envelope.leaves()),
+                (false, true) => Some(envelope.comes()),
+                (false, false) => None,
+            },
+        })
+    }
+
+    /// The sync's rows of the target, as a condition of PostgreSQL on `alias`.
+    pub(crate) fn target_rows(&self, alias: &str) -> Option<String> {
+        self.condition(|only| postgres(only, &only.target, alias))
+    }
+
+    /// The sync's rows of the source, as a condition of PostgreSQL on `alias`.
+    pub(crate) fn source_rows(&self, alias: &str) -> Option<String> {
+        self.condition(|only| postgres(only, &only.source, alias))
+    }
+
+    /// The sync's rows of the target, as a condition of MariaDB and MySQL.
+    pub(crate) fn target_rows_in_mysql(&self) -> Option<String> {
+        self.condition(|only| {
+            let column = mysql::quote(&only.target);
+            only.condition(&column, &format!("CAST({column} AS CHAR) COLLATE utf8mb4_bin"), mysql::text)
+        })
+    }
+
+    fn condition(&self, one: impl Fn(&Only) -> String) -> Option<String> {
+        let all: Vec<String> = self.rows.iter().map(one).collect();
+        (!all.is_empty()).then(|| all.join(" AND "))
     }
 
     /// The target's name of a column of the source; nothing when it is not sent.
@@ -80,9 +192,46 @@ impl Mapping {
     }
 }
 
+fn postgres(only: &Only, column: &str, alias: &str) -> String {
+    let column = format!("{alias}.{}", quote(column));
+    only.condition(&column, &format!("{column}::text"), literal)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_that_comes_into_the_sync_is_inserted_and_one_that_leaves_it_deleted() {
+        let table: Table = serde_json::from_value(serde_json::json!({
+            "legacy": "a.b", "modern": "c.d", "rename": {"land": "country"}, "rows": {"land": ["de", null], "kind": ["x"]}
+        }))
+        .unwrap();
+        let mapping = Mapping::of(&table, Flow::LegacyToModern);
+        let op = |op: &str, before: &str, after: &str| {
+            let record = format!(
+                "{{\"before\":{before},\"after\":{after},\"op\":\"{op}\",\"source\":{{\"schema\":\"a\",\"table\":\"b\"}}}}"
+            );
+            mapping.part_of(Envelope::parse(record.as_bytes()).unwrap()).unwrap().map(|envelope| envelope.op)
+        };
+        let (of, none, other, half) = (
+            r#"{"id":"1","land":"de","kind":"x"}"#,
+            r#"{"id":"1","land":null,"kind":"x"}"#,
+            r#"{"id":"1","land":"fr","kind":"x"}"#,
+            r#"{"id":"1","land":"de"}"#,
+        );
+        assert_eq!(
+            [op("c", "null", of), op("c", "null", none), op("r", "null", other)],
+            [Some(Op::Create), Some(Op::Create), None]
+        );
+        assert_eq!([op("d", of, "null"), op("d", other, "null")], [Some(Op::Delete), None]);
+        let updates =
+            [op("u", of, none), op("u", of, other), op("u", other, of), op("u", other, other), op("u", other, half)];
+        assert_eq!(updates, [Some(Op::Update), Some(Op::Delete), Some(Op::Create), None, Some(Op::Create)]);
+        assert_eq!(op("t", "null", "null"), Some(Op::Truncate));
+        let condition = r#"(x."kind"::text IN ('x')) AND (x."country"::text IN ('de') OR x."country" IS NULL)"#;
+        assert_eq!(mapping.target_rows("x").as_deref(), Some(condition));
+    }
 
     #[test]
     fn both_directions_see_the_same_table() {

@@ -14,6 +14,7 @@ use crate::{
     error::FlowError,
     mapping::Mapping,
     names::{Flow, FlowNames},
+    record::{envelope::Envelope, json::BadJson},
 };
 
 /// One direction of a sync.
@@ -88,6 +89,17 @@ impl Plan {
             halt: Arc::clone(halt),
             kafka: Arc::clone(kafka),
             budget,
+        }
+    }
+
+    /// What of a change concerns the sync, by the file's `rows` of its table.
+    pub(crate) fn part_of<'e>(&self, envelope: Envelope<'e>) -> Result<Option<Envelope<'e>>, BadJson> {
+        let is_its = |table: &&PlanTable| {
+            table.mapping.has_filter() && table.source.split_once('.') == Some((&*envelope.schema, &*envelope.table))
+        };
+        match self.tables.iter().find(is_its) {
+            Some(table) => table.mapping.part_of(envelope),
+            None => Ok(Some(envelope)),
         }
     }
 

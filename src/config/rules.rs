@@ -220,8 +220,12 @@ fn columns(file: &File, found: &mut Vec<Breach>) {
     for (name, sync) in &file.syncs {
         for (at, table) in sync.tables.iter().enumerate() {
             if let Some((key, message)) = table.contradiction() {
-                let hint =
-                    "a column has one place on the other side (`rename`), or none (`leave_out`, `set`)".to_owned();
+                let hint = if key.starts_with("rows.") {
+                    "write the values that rows of the sync have, of a column that both sides have: `rows: {country: [de, at]}`"
+                } else {
+                    "a column has one place on the other side (`rename`), or none (`leave_out`, `set`)"
+                }
+                .to_owned();
                 found.push(Breach { path: format!("syncs.{name}.tables[{at}].{key}"), message, hint: Some(hint) });
             }
         }

@@ -149,6 +149,167 @@ async fn rows_whose_columns_differ_are_copied_over_others_compared_repaired_and_
     running.stop().await;
 }
 
+const SHIPMENTS: &str =
+    "CREATE TABLE shipments (id bigint PRIMARY KEY, land varchar(2), state varchar(10) NOT NULL, body text)";
+const PARCELS: &str =
+    "CREATE TABLE parcels (id bigint PRIMARY KEY, country varchar(2), state varchar(10) NOT NULL, body text)";
+
+async fn only_some_rows(legacy: &str, modern: &str, owner: &str) {
+    let (mut old, mut new) = (SHIPMENTS.to_owned(), PARCELS.to_owned());
+    for (kind, ddl, table) in [(legacy, &mut old, "shipments"), (modern, &mut new, "parcels")] {
+        if kind == "postgres" {
+            let whole = format!(
+                "; ALTER TABLE {table} REPLICA IDENTITY FULL; ALTER TABLE {table} ALTER body SET STORAGE EXTERNAL"
+            );
+            ddl.push_str(&whole);
+        }
+    }
+    let (legacy, modern) = (half(legacy, &old).await, half(modern, &new).await);
+    let columns = ["id, land, state, body", "id, country, state, body"];
+    let mut twin = Twin::new(legacy, modern, &[("shipments", columns[0], columns[1])]);
+    twin.tables[0].modern.0 = twin.modern.table("parcels");
+    let is_legacy = owner == "legacy";
+    let (from, to, table, into, land) = match is_legacy {
+        true => (&twin.legacy, &twin.modern, "shipments", "parcels", "land"),
+        false => (&twin.modern, &twin.legacy, "parcels", "shipments", "country"),
+    };
+    let row = |id: u32, land: &str, state: &str| {
+        let land = if land.is_empty() { "NULL".to_owned() } else { format!("'{land}'") };
+        format!("INSERT INTO {table} VALUES ({id}, {land}, '{state}', repeat('long ', 1000))")
+    };
+    for (id, land, state) in
+        [(1, "de", "sent"), (2, "fr", "sent"), (3, "", "sent"), (4, "de", "draft"), (5, "de", "sent")]
+    {
+        from.batch(&row(id, land, state)).await;
+    }
+    // What the other side has of its own is none of the sync's.
+    to.batch(&format!("INSERT INTO {into} VALUES (1000, 'fr', 'sent', 'own'), (1001, 'de', 'draft', 'own')")).await;
+    let mut sync = twin.sync(owner);
+    sync["tables"] = json!([{
+        "legacy": twin.tables[0].legacy.0, "modern": twin.tables[0].modern.0, "rename": {"land": "country"},
+        "rows": {"land": ["de", null], "state": ["sent", "done"]},
+    }]);
+    let running = Running::sync(&twin.install, json!({"brokers": twin.brokers}), sync.clone(), &json!({}));
+    let states = if is_legacy { [State::Applying, State::Watching] } else { [State::Watching, State::Applying] };
+    running.until(states).await;
+    let is_so = async |wanted: &str| {
+        let text = format!("SELECT id FROM {into} ORDER BY id");
+        eventually(secs(30), "exactly the sync's rows are there", async || {
+            let ids = to.lines(&text).await.join(" ");
+            if ids == format!("{wanted} 1000 1001") { Ok(()) } else { Err(ids) }
+        })
+        .await;
+    };
+    is_so("1 3 5").await;
+    for change in [
+        row(6, "fr", "sent"),
+        row(7, "de", "done"),
+        format!("UPDATE {table} SET {land} = 'de' WHERE id = 2"),
+        format!("UPDATE {table} SET state = 'sent' WHERE id = 4"),
+        format!("UPDATE {table} SET {land} = 'fr' WHERE id = 1"),
+        format!("UPDATE {table} SET {land} = 'it' WHERE id = 6"),
+        format!("UPDATE {table} SET state = 'done' WHERE id = 3"),
+        format!("UPDATE {table} SET id = 50, {land} = NULL WHERE id = 5"),
+        format!("DELETE FROM {table} WHERE id IN (6, 7)"),
+        format!("DELETE FROM {table} WHERE id = 6"),
+    ] {
+        from.batch(&change).await;
+    }
+    is_so("2 3 4 50").await;
+    let same = format!(
+        "SELECT count(*) FROM {into} WHERE id < 1000 AND body = repeat('long ', 1000) AND (id <> 3 OR state = 'done')"
+    );
+    assert_eq!(to.text(&same).await.as_deref(), Some("4"), "what did not change came with the row");
+    // Rows that are not the sync's may be written by either side.
+    to.batch(
+        &format!("UPDATE {into} SET body = 'mine' WHERE id = 1000; DELETE FROM {into} WHERE id = 1001")
+            .replace("; ", ";\n"),
+    )
+    .await;
+    to.batch(&format!("INSERT INTO {into} VALUES (1001, 'de', 'draft', 'own')")).await;
+    from.batch(&format!("TRUNCATE TABLE {table}")).await;
+    from.batch(&row(8, "de", "sent")).await;
+    is_so("8").await;
+    let status = running.status();
+    assert_eq!(
+        status.flows.iter().map(|flow| (flow.violations, flow.last_error.clone())).collect::<Vec<_>>(),
+        [(0, None), (0, None)]
+    );
+    to.batch(&format!("UPDATE {into} SET {} = 'fr' WHERE id = 8", if is_legacy { "country" } else { "land" })).await;
+    let watching = usize::from(is_legacy);
+    eventually(secs(20), "it was the sync's row", async || running.status().flows[watching].violations == 1).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_postgresql_to_postgresql_only_the_rows_that_the_file_names_are_the_syncs() {
+    only_some_rows("postgres", "postgres", "legacy").await;
+    only_some_rows("postgres", "postgres", "modern").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_mariadb_and_postgresql_only_the_rows_that_the_file_names_are_the_syncs() {
+    only_some_rows("mariadb", "postgres", "legacy").await;
+    only_some_rows("mariadb", "postgres", "modern").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_rows_survive_a_copy_over_them_and_are_not_compared() {
+    for target in ["replace", "keep_matching"] {
+        let whole = |ddl: &str, table: &str| format!("{ddl}; ALTER TABLE {table} REPLICA IDENTITY FULL");
+        let legacy = half("postgres", &whole(SHIPMENTS, "shipments")).await;
+        let modern = half("postgres", &whole(PARCELS, "parcels")).await;
+        let mut twin = Twin::new(legacy, modern, &[("shipments", "id", "id")]);
+        twin.tables[0].modern.0 = twin.modern.table("parcels");
+        twin.legacy.batch("INSERT INTO shipments SELECT n, CASE WHEN n % 2 = 0 THEN 'de' ELSE 'fr' END, 'sent', 'x' FROM generate_series(1, 100) AS n").await;
+        twin.modern.batch("INSERT INTO parcels VALUES (-1, 'fr', 'sent', 'own'), (-2, 'de', 'sent', 'stale'), (4, 'de', 'odd', 'stale')").await;
+        let mut sync = twin.sync("legacy");
+        sync["tables"] = json!([{
+            "legacy": twin.tables[0].legacy.0, "modern": twin.tables[0].modern.0, "rename": {"land": "country"}, "rows": {"land": ["de"]},
+        }]);
+        let running = Running::sync(&twin.install, json!({"brokers": twin.brokers}), sync, &json!({"target": target}));
+        running.until([State::Applying, State::Watching]).await;
+        let ids = twin.modern.lines("SELECT id FROM parcels WHERE country <> 'de' OR id < 0 OR body = 'stale'").await;
+        assert_eq!(
+            (ids, twin.modern.text("SELECT count(*) FROM parcels").await.as_deref()),
+            (vec!["-1".to_owned()], Some("51"))
+        );
+        let mut found = Vec::new();
+        let outcome =
+            verify::run(&running.config, "shop", &Options::default(), &mut |event| found.push(event)).await.unwrap();
+        let counts = outcome.tables["public.shipments"];
+        assert_eq!((counts.rows, counts.unequal()), (50, 0), "{found:?}");
+        twin.modern
+            .batch("UPDATE parcels SET country = 'it' WHERE id = 2; UPDATE parcels SET id = 3 WHERE id = 4")
+            .await;
+        let options = Options { repair: Some("a test".into()), ..Options::default() };
+        let outcome = verify::run(&running.config, "shop", &options, &mut |_| {}).await.unwrap();
+        let counts = outcome.tables["public.shipments"];
+        assert_eq!((counts.missing, counts.extra, counts.repaired), (2, 1, 3));
+        assert_eq!(twin.modern.text("SELECT count(*) FROM parcels WHERE country = 'de'").await.as_deref(), Some("50"));
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_tell_old_values_cannot_tell_the_syncs_rows() {
+    let twin = twin("postgres", "postgres").await;
+    let running = start(&twin, "legacy", &json!({}));
+    let mut sync = twin.sync("legacy");
+    sync["tables"] = json!([table(&twin)]);
+    sync["tables"][0]["rows"] = json!({"name": ["Ann"], "gone": ["x"]});
+    let mut config = running.config.clone();
+    config.syncs.insert("shop".into(), serde_json::from_value(sync).unwrap());
+    let found: Vec<String> = preflight::check(&config).await.iter().map(ToString::to_string).collect();
+    for wanted in [
+        "run `ALTER TABLE \"public\".\"users\" REPLICA IDENTITY FULL`",
+        "has no column `gone`, by which the file tells the sync's rows",
+    ] {
+        assert!(found.iter().any(|line| line.contains(wanted)), "{wanted}: {found:#?}");
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn preflight_tells_of_columns_that_the_file_names_and_that_do_not_fit() {
     let twin = twin("postgres", "postgres").await;

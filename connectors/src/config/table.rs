@@ -33,6 +33,9 @@ pub struct Table {
     /// Columns that only one side has, with the value that they get in each row that comes from the other.
     #[garde(skip)]
     pub set: Constants,
+    /// Only rows that have one of these values in each of these columns, by their names in legacy; empty is all rows.
+    #[garde(skip)]
+    pub rows: BTreeMap<String, Vec<Option<String>>>,
 }
 
 /// Columns of each side that are neither sent to the other nor written by what comes from there.
@@ -90,6 +93,11 @@ struct LongTable {
     /// Columns that only one side has, with the value that they get in each row that comes from the other: `{modern: {source: shop}}`.
     #[serde(default)]
     set: Constants,
+    /// Only rows that have one of these values in each of these columns, by their names in legacy: `{country: [de, at]}`; `null` is NULL. All
+    /// others are not the sync's, on either side.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Vec<Option<Scalar>>>")]
+    rows: BTreeMap<String, Vec<Option<String>>>,
 }
 
 /// Only for the JSON schema; never deserialized, so that no line number is lost.
@@ -120,6 +128,17 @@ impl Table {
                     let what = format!("`{column}` of {} is renamed, and stands in `{place}` as well", side.as_str());
                     return Some((key, what));
                 }
+            }
+        }
+        for (column, values) in &self.rows {
+            let key = format!("rows.{column}");
+            if values.is_empty() {
+                return Some((key, format!("no row has a value of an empty list in `{column}`")));
+            }
+            if let Some(place) = self.stays(Side::Legacy, column) {
+                let what =
+                    format!("`{column}` tells the sync's rows apart on both sides, and stands in `{place}` as well");
+                return Some((key, what));
             }
         }
         for side in [Side::Legacy, Side::Modern] {
@@ -173,13 +192,14 @@ impl<'de> Deserialize<'de> for Table {
                     rename: BTreeMap::new(),
                     leave_out: LeftOut::default(),
                     set: Constants::default(),
+                    rows: BTreeMap::new(),
                 })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Table, A::Error> {
-                let LongTable { legacy, modern, target, rename, leave_out, set } =
+                let LongTable { legacy, modern, target, rename, leave_out, set, rows } =
                     LongTable::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Table { legacy, modern, target, rename, leave_out, set })
+                Ok(Table { legacy, modern, target, rename, leave_out, set, rows })
             }
         }
         deserializer.deserialize_any(Form(PhantomData))

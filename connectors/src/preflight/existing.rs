@@ -1,8 +1,11 @@
 //! Rows that target tables have before the first copy. From its START on they are its own.
 
+use tokio_postgres::error::SqlState;
+
 use crate::{
     config::Target,
     error::FlowError,
+    mapping::Mapping,
     names::{Flow, FlowNames, quote_table},
 };
 
@@ -34,9 +37,18 @@ pub(super) async fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) ->
         {
             continue;
         }
-        let count = format!("SELECT count(*) FROM (SELECT FROM {} LIMIT {ENOUGH}) AS rows", quote_table(name));
-        let row = own.session.query_one(&count, &[]).await;
-        let rows: i64 = row.map_err(|error| FlowError::sql("counting the target's rows", &error))?.get(0);
+        let mapping = Mapping::of(table, flow);
+        let own_rows = mapping.target_rows("x").unwrap_or_else(|| "true".to_owned());
+        let count = format!(
+            "SELECT count(*) FROM (SELECT FROM {} AS x WHERE {own_rows} LIMIT {ENOUGH}) AS rows",
+            quote_table(name)
+        );
+        let rows: i64 = match own.session.query_one(&count, &[]).await {
+            Ok(row) => row.get(0),
+            // As is a column that the file names and the table lacks.
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => continue,
+            Err(error) => return Err(FlowError::sql("counting the target's rows", &error)),
+        };
         if let Some(rows) = u64::try_from(rows).ok().filter(|rows| *rows > 0) {
             found(subject, flow, place, name, rows, findings);
         }

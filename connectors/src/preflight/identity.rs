@@ -8,7 +8,7 @@ use crate::{
 };
 
 use super::{
-    Check, Findings,
+    Check, Findings, Severity,
     facts::{Facts, Place, Subject, table_on},
     flow_into,
 };
@@ -102,6 +102,37 @@ fn alone(place: &Place, name: &str, facts: &Facts, findings: &mut Findings<'_>) 
     }
 }
 
+/// Whether a row comes into the sync or leaves it is told by its old values.
+fn filtered(
+    subject: &Subject<'_>,
+    flow: Flow,
+    table: &crate::config::Table,
+    from: &Facts,
+    mapping: &Mapping,
+    findings: &mut Findings<'_>,
+) {
+    let place = subject.place(flow.source());
+    let name = table_on(table, place.side);
+    for column in mapping.filter_columns() {
+        let what = match from.columns.iter().find(|own| own.name == column) {
+            None => format!("has no column `{column}`, by which the file tells the sync's rows"),
+            Some(own) if !own.type_.is_plain() => format!(
+                "`{column}` is {}, and rows are told apart by whole numbers, text, UUIDs and enums alone",
+                own.type_.shown()
+            ),
+            Some(_) => continue,
+        };
+        findings.error(Check::Identity, Some(flow), place.table(name), what, "correct `rows` of this table");
+    }
+    if mapping.has_filter() && place.postgres().is_some() && from.identity != 'f' {
+        let severity = if flow == subject.applying() { Severity::Error } else { Severity::Warning };
+        let what =
+            "its log does not say what a changed row was before, which tells whether it was one of the sync's `rows`";
+        let fix = format!("run `ALTER TABLE {} REPLICA IDENTITY FULL`", quote_table(name));
+        findings.add(severity, Check::Identity, Some(flow), place.table(name), what.to_owned(), fix);
+    }
+}
+
 /// Rows are looked up by the columns that the other side sends as their key.
 fn together(
     subject: &Subject<'_>,
@@ -135,6 +166,7 @@ fn together(
     {
         let flow = flow_into(side.other());
         let mapping = Mapping::of(table, flow);
+        filtered(subject, flow, table, from, &mapping, findings);
         let is_sent = |column: &String| {
             let source = mapping.source(column);
             source.is_some_and(|source| from.identity == 'f' || from.key.iter().any(|key| key == source))

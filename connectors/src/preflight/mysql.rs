@@ -9,6 +9,7 @@ use crate::{
         mysql::{Flavor, MysqlSession, MysqlUrl, cell, quote, quote_table, text},
     },
     error::FlowError,
+    mapping::Mapping,
     source::mysql::shape::Kind,
 };
 
@@ -93,7 +94,9 @@ pub(super) async fn read(
     let (mut tables, mut facts) = (BTreeMap::new(), BTreeMap::new());
     for table in &sync.tables {
         let name = table_on(table, side);
-        let Some((own, common)) = table_facts(&mut session, name, zero_dates).await? else { continue };
+        let mapping = Mapping::of(table, flow_into(side));
+        let rows = mapping.target_rows_in_mysql().unwrap_or_else(|| "true".to_owned());
+        let Some((own, common)) = table_facts(&mut session, name, &rows, zero_dates).await? else { continue };
         tables.insert(name.to_owned(), own);
         facts.insert(name.to_owned(), common);
     }
@@ -119,6 +122,7 @@ pub(super) async fn read(
 async fn table_facts(
     session: &mut MysqlSession,
     name: &str,
+    own_rows: &str,
     zero_dates: bool,
 ) -> Result<Option<(TableFacts, Facts)>, FlowError> {
     let doing = "reading the catalog";
@@ -160,7 +164,13 @@ async fn table_facts(
         .map(|row| word(row, 0))
         .collect();
     let rows: Option<u64> = match session
-        .value(doing, &format!("SELECT count(*) FROM (SELECT 1 FROM {} LIMIT {ENOUGH}) AS found", quote_table(name)))
+        .value(
+            doing,
+            &format!(
+                "SELECT count(*) FROM (SELECT 1 FROM {} WHERE {own_rows} LIMIT {ENOUGH}) AS found",
+                quote_table(name)
+            ),
+        )
         .await
     {
         Ok(rows) => rows,

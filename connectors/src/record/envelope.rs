@@ -254,6 +254,16 @@ impl<'a> Envelope<'a> {
         }
     }
 
+    /// An update as the end of its row.
+    pub(crate) fn leaves(self) -> Self {
+        Self { op: Op::Delete, after: None, ..self }
+    }
+
+    /// An update as the beginning of its row: what `after` does not say, `before` does.
+    pub(crate) fn comes(self) -> Self {
+        Self { op: Op::Create, ..self }
+    }
+
     /// Gives each column of `before` to `take`.
     pub(crate) fn before(&self, take: impl FnMut(&str, Option<&str>)) -> Result<bool, BadJson> {
         columns(self.before, take)

@@ -9,7 +9,10 @@ use crate::{
     error::FlowError,
     mapping::Mapping,
     position::Position,
-    record::{envelope::Envelope, json::BadJson},
+    record::{
+        envelope::{Envelope, Op},
+        json::BadJson,
+    },
 };
 
 /// Places of the constants of a table whose columns are named so.
@@ -95,6 +98,15 @@ impl Row {
                 hint = 0;
                 envelope.before(|name, value| take(before, &mut hint, name, value))
             });
+        if envelope.op == Op::Create {
+            // It came from a row of which the sync knew nothing: what did not change is said there alone.
+            for (column, value) in before.drain(..) {
+                if !after.iter().any(|(own, _)| *own == column) {
+                    after.push((column, value));
+                    *given += 1;
+                }
+            }
+        }
         for row in [&mut *after, before].into_iter().filter(|row| !row.is_empty()) {
             for (column, value) in table.constants() {
                 let value = value.as_ref().map(|value| {

@@ -118,8 +118,24 @@ impl Table {
         let columns: Vec<String> = pairs.iter().map(|(own, _)| own.name.clone()).collect();
         let other_columns: Vec<String> = pairs.iter().map(|(_, other)| other.name.clone()).collect();
         Ok(Self {
-            owner: SideTable::prepare(&sides.owner, &plan.source, &own_keys, &columns, &texts(true)).await?,
-            other: SideTable::prepare(&sides.other, &plan.target, &keys, &other_columns, &texts(false)).await?,
+            owner: SideTable::prepare(
+                &sides.owner,
+                &plan.source,
+                &own_keys,
+                &columns,
+                &texts(true),
+                plan.mapping.source_rows("x"),
+            )
+            .await?,
+            other: SideTable::prepare(
+                &sides.other,
+                &plan.target,
+                &keys,
+                &other_columns,
+                &texts(false),
+                plan.mapping.target_rows("x"),
+            )
+            .await?,
             key: own_keys.iter().map(|(name, _)| (*name).to_owned()).collect(),
             columns,
             other_columns,
@@ -178,13 +194,14 @@ fn checksum(texts: &[String]) -> String {
 // === impl SideTable ===
 
 impl SideTable {
-    /// `texts` are the columns as they are compared.
+    /// `texts` are the columns as they are compared, and `only` tells which rows are the sync's.
     async fn prepare(
         session: &Session,
         table: &str,
         key: &[(&str, &str)],
         columns: &[String],
         texts: &[String],
+        only: Option<String>,
     ) -> Result<Self, FlowError> {
         let own: Vec<String> = columns.iter().map(|column| format!("x.{}::text", quote(column))).collect();
         let name = quote_table(table);
@@ -193,15 +210,17 @@ impl SideTable {
         let (columns, as_text) = (columns.join(", "), as_text.join(", "));
         let behind: Vec<String> =
             key.iter().enumerate().map(|(i, (_, ty))| format!("${}::text::{ty}", i + 1)).collect();
-        let chunk =
-            |condition: &str| format!("SELECT {as_text} FROM {name} x {condition} ORDER BY {columns} LIMIT {CHUNK}");
+        let only = only.unwrap_or_else(|| "true".to_owned());
+        let chunk = |condition: &str| {
+            format!("SELECT {as_text} FROM {name} x WHERE {only}{condition} ORDER BY {columns} LIMIT {CHUNK}")
+        };
         let arrays: Vec<String> = (1..=key.len()).map(|i| format!("${i}::text[]")).collect();
         let labels: Vec<String> = (0..key.len()).map(|i| format!("k{i}")).collect();
         let same: Vec<String> =
             key.iter().enumerate().map(|(i, (name, ty))| format!("x.{} = u.k{i}::{ty}", quote(name))).collect();
         let found = |what: &str| {
             format!(
-                "SELECT u.n, {what} FROM unnest({}) WITH ORDINALITY AS u({}, n) JOIN {name} x ON {}",
+                "SELECT u.n, {what} FROM unnest({}) WITH ORDINALITY AS u({}, n) JOIN {name} x ON {} AND {only}",
                 arrays.join(", "),
                 labels.join(", "),
                 same.join(" AND ")
@@ -210,7 +229,7 @@ impl SideTable {
         let each: Vec<String> = texts.iter().map(|text| checksum(std::slice::from_ref(text))).collect();
         let statements = [
             chunk(""),
-            chunk(&format!("WHERE ({columns}) > ({})", behind.join(", "))),
+            chunk(&format!(" AND ({columns}) > ({})", behind.join(", "))),
             found(&checksum(texts)),
             found(&format!("ARRAY[{}]", each.join(", "))),
             found(&format!("ARRAY[{}]", own.join(", "))),

@@ -50,13 +50,15 @@ host replication all 127.0.0.1/32 scram-sha-256
 ";
 
 static SHARED: LazyLock<[Postgres; 2]> = LazyLock::new(|| {
-    let starting = [(); 2].map(|()| std::thread::spawn(Postgres::dedicated));
+    let starting = [Postgres::dedicated, Postgres::newest].map(std::thread::spawn);
     starting.map(|server| server.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
 });
 
 /// One server.
 #[derive(Debug)]
 pub(crate) struct Postgres {
+    /// Of its programs.
+    bin: PathBuf,
     folder: PathBuf,
     port: u16,
     process: Mutex<Option<Watched>>,
@@ -79,7 +81,8 @@ impl Postgres {
         &SHARED[0]
     }
 
-    /// The server that all tests of this process share for modern databases.
+    /// The server that all tests of this process share for modern databases: of the newest version, so that each test between two databases is one
+    /// between two versions.
     pub(crate) fn shared_modern() -> &'static Self {
         &SHARED[1]
     }
@@ -91,13 +94,27 @@ impl Postgres {
 
     /// The same, with lines of postgresql.conf that win over the harness's.
     pub(crate) fn with_settings(settings: &str) -> Self {
+        Self::of(&DISTRIBUTED, settings)
+    }
+
+    /// A server for one test, of the newest version.
+    pub(crate) fn newest() -> Self {
+        Self::newest_with_settings("")
+    }
+
+    pub(crate) fn newest_with_settings(settings: &str) -> Self {
+        // What `max_replication_slots` was before 18.
+        Self::of(&NEWEST, &format!("max_active_replication_origins = 200\n{settings}"))
+    }
+
+    fn of(bin: &Path, settings: &str) -> Self {
         let folder = watchdog::folder("postgres");
         let data = folder.join("data");
         fs::create_dir(&data).unwrap();
         if watchdog::is_root() {
             chown(&data, Some(NOBODY), Some(NOBODY)).expect("root may chown");
         }
-        let made = as_server(Command::new(program("initdb")).arg("-D").arg(&data).args([
+        let made = as_server(Command::new(bin.join("initdb")).arg("-D").arg(&data).args([
             "--no-sync",
             "--username=postgres",
             "--encoding=UTF8",
@@ -112,8 +129,13 @@ impl Postgres {
         let defaults = fs::read_to_string(&conf).unwrap();
         fs::write(conf, format!("{defaults}{SETTINGS}{settings}")).unwrap();
         fs::write(data.join("pg_hba.conf"), HBA).unwrap();
-        let server =
-            Self { folder, port: ports::reserve(), process: Mutex::default(), creating: tokio::sync::Mutex::default() };
+        let server = Self {
+            bin: bin.to_owned(),
+            folder,
+            port: ports::reserve(),
+            process: Mutex::default(),
+            creating: tokio::sync::Mutex::default(),
+        };
         server.start();
         server
     }
@@ -131,11 +153,13 @@ impl Postgres {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
         let data = self.folder.join("data");
         let mut running = Watched::spawn(
-            as_server(Command::new(program("postgres")).arg("-D").arg(&data).args(["-p", &self.port.to_string()]))
-                .current_dir(&self.folder)
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().unwrap())
-                .stderr(log),
+            as_server(
+                Command::new(self.bin.join("postgres")).arg("-D").arg(&data).args(["-p", &self.port.to_string()]),
+            )
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log),
             Signal::Quit,
         );
         // The postmaster writes `ready` in the eighth line of its pid file, beneath its pid in the first.
@@ -299,17 +323,23 @@ fn as_server(command: &mut Command) -> &mut Command {
 }
 
 /// One of PostgreSQL's programs. Debian keeps the server's outside of PATH.
-pub(crate) fn program(name: &str) -> PathBuf {
-    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-        found().unwrap_or_else(|| {
-            panic!(
-                "no PostgreSQL server programs (initdb, postgres) found: run ./tests/run, which installs them or says \
-                 how, or name their folder in BANYAN_TEST_PG_BIN"
-            )
-        })
-    });
-    FOLDER.join(name)
-}
+/// Programs of the version that the distribution has.
+static DISTRIBUTED: LazyLock<PathBuf> = LazyLock::new(|| {
+    found().unwrap_or_else(|| {
+        panic!(
+            "no PostgreSQL server programs (initdb, postgres) found: run ./tests/run, which installs them or says \
+             how, or name their folder in BANYAN_TEST_PG_BIN"
+        )
+    })
+});
+
+/// Programs of the newest version that Banyan knows.
+static NEWEST: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = env::var_os("BANYAN_TEST_PG18_BIN").map(PathBuf::from);
+    folder.filter(|folder| folder.join("initdb").is_file()).unwrap_or_else(|| {
+        panic!("no server programs of PostgreSQL 18: run ./tests/run, which fetches them, or name their folder in BANYAN_TEST_PG18_BIN")
+    })
+});
 
 fn found() -> Option<PathBuf> {
     let complete = |folder: &Path| folder.join("initdb").is_file() && folder.join("postgres").is_file();

@@ -86,6 +86,29 @@ impl Type {
         }
     }
 
+    /// Whether a value has one text, the same in a record and in a query: whole numbers, text without padding, UUIDs, enums.
+    pub(super) fn is_plain(&self) -> bool {
+        const POSTGRES: [&str; 6] = ["smallint", "integer", "bigint", "text", "character varying", "uuid"];
+        const MYSQL: [&str; 12] = [
+            "tinyint",
+            "smallint",
+            "mediumint",
+            "int",
+            "bigint",
+            "varchar",
+            "tinytext",
+            "text",
+            "mediumtext",
+            "longtext",
+            "enum",
+            "uuid",
+        ];
+        match self {
+            Self::Postgres(own) => !own.labels.is_empty() || POSTGRES.contains(&own.name.as_str()),
+            Self::Mysql(own) => MYSQL.contains(&own.name.as_str()),
+        }
+    }
+
     /// The type that takes it in the kind of database that `other` is of.
     pub(super) fn counterpart(&self, other: &Self) -> String {
         match (self, other) {

@@ -584,10 +584,12 @@ impl Stream<'_> {
         let (head, stamp) = self.head(Kind::Row)?;
         let stamp = Stamp { op, ..stamp };
         let frame = &self.frames[table];
+        // Whether a row was one of the sync's is told by its old values.
+        let tells_all = self.plan.tables[table].mapping.has_filter();
         let (before, after) = match op {
             Op::Create => (None, Some(&self.after)),
             // The old key is said where it changed.
-            Op::Update => (self.moves_key(table).then_some(&self.before), Some(&self.after)),
+            Op::Update => ((tells_all || self.moves_key(table)).then_some(&self.before), Some(&self.after)),
             Op::Delete => (Some(&self.before), None),
             Op::Truncate | Op::Read => (None, None),
         };
@@ -596,7 +598,7 @@ impl Stream<'_> {
         if let Some(cells) = after.or(before) {
             frame.write_key(&mut self.key, cells.values());
         }
-        frame.write(&mut self.value, before.map(|cells| (cells.values(), false)), after.map(Cells::values), stamp);
+        frame.write(&mut self.value, before.map(|cells| (cells.values(), tells_all)), after.map(Cells::values), stamp);
         self.outlet.send(head, &self.names[table], &self.key, &self.value, None).await
     }
 

@@ -62,9 +62,11 @@ impl Applier<'_> {
             self.next.ordinal = 0;
             self.next.source_time = time(end.at);
         } else {
-            let envelope = Envelope::parse(value).map_err(|_| bad(()))?;
+            let envelope = Envelope::parse(value).and_then(|row| self.plan.part_of(row)).map_err(|_| bad(()))?;
             self.open().await?;
-            self.put(&envelope, head.position).await?;
+            if let Some(envelope) = envelope {
+                self.put(&envelope, head.position).await?;
+            }
             self.next.ordinal += 1;
         }
         self.progressed(head.position, offset);
@@ -165,6 +167,7 @@ impl Applier<'_> {
                 if envelope.op == Op::Read {
                     self.chunk = Some(position.lsn);
                 }
+                let Some(envelope) = self.plan.part_of(envelope).map_err(bad)? else { return Ok(Next::On) };
                 if self.next.role == Some(Role::Applying) {
                     return self.write(&envelope, value, position).await;
                 }

@@ -98,8 +98,10 @@ impl Applier<'_> {
                 let place = record.ordinal.cast_unsigned();
                 let at = Position { generation, phase: Phase::Stream, lsn: commit, ordinal: place };
                 let bad = |_| FlowError::Malformed { what: "a parked record that is not Banyan's", at: at.to_string() };
-                let envelope = Envelope::parse(&record.value).map_err(bad)?;
-                self.put(&envelope, at).await?;
+                let envelope = Envelope::parse(&record.value).and_then(|row| self.plan.part_of(row)).map_err(bad)?;
+                if let Some(envelope) = envelope {
+                    self.put(&envelope, at).await?;
+                }
             }
         }
         self.writer.flush().await?;

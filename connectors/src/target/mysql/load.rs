@@ -53,8 +53,12 @@ pub(crate) async fn start(
                 batch.push(Wanted::Anything { doing }, format!("DELETE FROM {seen}").as_bytes());
             }
             Target::Refuse if !again => {
-                let rows: Option<u64> =
-                    session.value("counting the target's rows", &format!("SELECT count(*) FROM {name}")).await?;
+                let rows: Option<u64> = session
+                    .value(
+                        "counting the target's rows",
+                        &format!("SELECT count(*) FROM {name} WHERE {}", table.own_rows()),
+                    )
+                    .await?;
                 if rows.is_some_and(|rows| rows > 0) {
                     full.push(format!("`{}` holds {} rows", table.plan.target, rows.unwrap_or(0)));
                 }
@@ -62,7 +66,7 @@ pub(crate) async fn start(
             Target::Replace | Target::Refuse => {
                 batch.push(
                     Wanted::Anything { doing: "emptying the target's tables" },
-                    format!("DELETE FROM {name}").as_bytes(),
+                    format!("DELETE FROM {name} WHERE {}", table.own_rows()).as_bytes(),
                 );
             }
         }
@@ -84,9 +88,10 @@ pub(crate) fn end(batch: &mut Batch, names: &FlowNames, tables: &[TargetTable]) 
         let same: Vec<String> =
             table.key.iter().map(|&key| &table.columns[key].sql_name).map(|key| format!("s.{key} = x.{key}")).collect();
         let delete = format!(
-            "DELETE x FROM {} AS x WHERE NOT EXISTS (SELECT 1 FROM {seen} s WHERE {})",
+            "DELETE x FROM {} AS x WHERE NOT EXISTS (SELECT 1 FROM {seen} s WHERE {}) AND {}",
             table.sql_name,
-            same.join(" AND ")
+            same.join(" AND "),
+            table.own_rows()
         );
         batch.push(Wanted::Anything { doing }, delete.as_bytes());
         batch.push(Wanted::Anything { doing }, format!("DELETE FROM {seen}").as_bytes());

@@ -85,6 +85,11 @@ impl TargetTable {
         self.plan.source.split_once('.') == Some((schema, table))
     }
 
+    /// Which rows of the table are the sync's.
+    pub(crate) fn own_rows(&self) -> String {
+        self.plan.mapping.target_rows_in_mysql().unwrap_or_else(|| "true".to_owned())
+    }
+
     /// Rows of one kind were committed.
     pub(crate) fn count(&mut self, metrics: &FlowMetrics, op: Op, rows: u64) {
         let plan = &self.plan;

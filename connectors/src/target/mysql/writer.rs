@@ -136,7 +136,8 @@ impl Writer {
         match envelope.op {
             Op::Truncate => {
                 self.flush_run()?;
-                let sql = format!("DELETE FROM {}", self.tables[table].sql_name);
+                let table = &self.tables[table];
+                let sql = format!("DELETE FROM {} WHERE {}", table.sql_name, table.own_rows());
                 self.batch.push(Wanted::Anything { doing: "emptying tables" }, sql.as_bytes());
             }
             op @ (Op::Create | Op::Read | Op::Delete) => {

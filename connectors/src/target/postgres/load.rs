@@ -18,6 +18,23 @@ pub(crate) fn seen_table(names: &FlowNames, table: &TargetTable) -> String {
     format!("banyan.{}", quote(&format!("{}{:016x}", names.seen(), hash_bytes(table.plan.target.as_bytes()))))
 }
 
+/// The statement that takes away all of the sync's rows. Tables that a source empties together must be emptied together, or their foreign
+/// keys forbid it; where others' rows may be in a table, only its own go.
+pub(crate) fn emptying<'t>(tables: impl Iterator<Item = &'t TargetTable>) -> String {
+    let (mut whole, mut parts) = (Vec::new(), Vec::new());
+    for table in tables {
+        let name = quote_table(&table.plan.target);
+        match table.plan.mapping.target_rows("x") {
+            None => whole.push(name),
+            Some(rows) => parts.push(format!("DELETE FROM {name} AS x WHERE {rows}")),
+        }
+    }
+    if !whole.is_empty() {
+        parts.insert(0, format!("TRUNCATE {}", whole.join(", ")));
+    }
+    parts.join("; ")
+}
+
 /// Tables that are being filled.
 pub(crate) async fn loading(session: &Session, names: &FlowNames) -> Result<BTreeMap<String, Loading>, FlowError> {
     let rows = session
@@ -50,16 +67,16 @@ pub(crate) async fn start(
     for table in tables {
         match table.plan.existing {
             Target::KeepMatching => make_seen(pipe, names, table).await?,
-            Target::Replace => empty.push(quote_table(&table.plan.target)),
+            Target::Replace => empty.push(table),
             Target::Refuse if again || half.contains_key(&table.plan.source) => {
-                empty.push(quote_table(&table.plan.target));
+                empty.push(table);
             }
             Target::Refuse => full.extend(rows_in(pipe, table).await?),
         }
     }
     refuse(&full)?;
     if !empty.is_empty() {
-        pipe.simple("emptying the target's tables", format!("TRUNCATE {}", empty.join(", "))).await?;
+        pipe.simple("emptying the target's tables", emptying(empty.into_iter())).await?;
     }
     pipe.simple("beginning a copy", format!("DELETE FROM banyan.loading WHERE {}", mine(names))).await?;
     let mut all = BTreeMap::new();
@@ -94,7 +111,10 @@ pub(crate) async fn begin(
         let pointed = "SELECT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass($1) AND conrelid <> confrelid)";
         let row = pipe.session().query_one(pointed, &[&name]).await;
         let is_pointed_to: bool = row.map_err(|e| FlowError::sql("looking for foreign keys", &e))?.get(0);
-        let empty = if is_pointed_to { format!("DELETE FROM {name}") } else { format!("TRUNCATE {name}") };
+        let empty = match table.plan.mapping.has_filter() {
+            false if is_pointed_to => format!("DELETE FROM {name}"),
+            _ => emptying(std::iter::once(table)),
+        };
         pipe.simple("emptying a table of the target", empty).await?;
     } else {
         refuse(&rows_in(pipe, table).await?.into_iter().collect::<Vec<_>>())?;
@@ -166,9 +186,10 @@ async fn delete_unseen(pipe: &mut Pipe, names: &FlowNames, table: &TargetTable) 
     pipe.simple(
         "deleting what the source lacks",
         format!(
-            "DELETE FROM {} AS x WHERE NOT EXISTS (SELECT 1 FROM {seen} s WHERE {}); DROP TABLE {seen}",
+            "DELETE FROM {} AS x WHERE NOT EXISTS (SELECT 1 FROM {seen} s WHERE {}) AND {}; DROP TABLE {seen}",
             quote_table(&table.plan.target),
-            same.join(" AND ")
+            same.join(" AND "),
+            table.plan.mapping.target_rows("x").as_deref().unwrap_or("true")
         ),
     )
     .await
@@ -178,7 +199,14 @@ async fn delete_unseen(pipe: &mut Pipe, names: &FlowNames, table: &TargetTable) 
 async fn rows_in(pipe: &Pipe, table: &TargetTable) -> Result<Option<String>, FlowError> {
     let row = pipe
         .session()
-        .query_one(&format!("SELECT count(*) FROM {}", quote_table(&table.plan.target)), &[])
+        .query_one(
+            &format!(
+                "SELECT count(*) FROM {} AS x WHERE {}",
+                quote_table(&table.plan.target),
+                table.plan.mapping.target_rows("x").as_deref().unwrap_or("true")
+            ),
+            &[],
+        )
         .await
         .map_err(|e| FlowError::sql("counting the target's rows", &e))?;
     let rows: i64 = row.get(0);

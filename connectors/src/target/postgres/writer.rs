@@ -17,7 +17,7 @@ use crate::{
     database::postgres::PostgresUrl,
     error::FlowError,
     metrics::FlowMetrics,
-    names::{FlowNames, quote_table},
+    names::FlowNames,
     plan::Plan,
     position::{Phase, Position},
     record::{
@@ -238,13 +238,15 @@ impl Writer {
             return Ok(());
         }
         let truncated = std::mem::take(&mut self.truncated);
-        let names: Vec<String> =
-            truncated.iter().map(|(table, _)| quote_table(&self.tables[*table].plan.target)).collect();
         for (table, _) in &truncated {
             *self.changes.entry((*table, Op::Truncate)).or_default() += 1;
         }
         self.pipe.drain().await?;
-        let emptied = self.pipe.session().batch_execute(&format!("TRUNCATE {}", names.join(", "))).await;
+        let emptied = self
+            .pipe
+            .session()
+            .batch_execute(&load::emptying(truncated.iter().map(|(table, _)| &self.tables[*table])))
+            .await;
         let (table, at) = truncated[0];
         emptied.map_err(|e| FlowError::sql("emptying tables", &e).at(&self.tables[table].plan.target, at))
     }
