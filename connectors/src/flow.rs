@@ -53,7 +53,7 @@ async fn capture(plan: &Plan, owners: &Owners, board: &Board) -> Result<(), Flow
     owners.ensure(plan.names.flow.source()).await?;
     let topic = plan.names.topic();
     topics::ensure(&plan.kafka, &topic).await?.takes_records()?;
-    let mut outlet = Outlet::open(&plan.kafka, &topic, plan.budget / 3)?;
+    let mut outlet = Outlet::open(plan, &topic, board.metrics())?;
     match &plan.source {
         DatabaseUrl::Postgres(url) => postgres::capture(plan, url, &owners.gate, &mut outlet, board).await,
         DatabaseUrl::Mysql(url) => mysql::capture(plan, url, &mut outlet, board).await,

@@ -18,6 +18,7 @@ mod kafka;
 mod mapping;
 pub mod metrics;
 mod names;
+mod outbox;
 mod owner;
 mod parked;
 mod plan;

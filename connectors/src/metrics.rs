@@ -8,6 +8,7 @@ use prometheus::{
 };
 
 use crate::{
+    kafka::events::EventCounts,
     names::{Flow, FlowNames},
     record::envelope::Op,
     status::{CopyProgress, State},
@@ -47,6 +48,12 @@ pub const VERIFIED: &str = "banyan_sync_verified_timestamp_seconds";
 pub const UNEQUAL: &str = "banyan_sync_unequal_rows";
 /// Rows that changed each time the last comparison looked at them; absent until there was one.
 pub const UNDECIDED: &str = "banyan_sync_undecided_rows";
+/// Rows of outboxes that were sent as events.
+pub const OUTBOX_EVENTS: &str = "banyan_outbox_events_total";
+/// Events whose `aggregatetype` names no topic: they stand in the flow's own `….unrouted`.
+pub const OUTBOX_UNROUTED: &str = "banyan_outbox_unrouted_total";
+/// Rows of outboxes that were updated, which makes no event.
+pub const OUTBOX_UPDATES: &str = "banyan_outbox_updates_total";
 /// Tasks that ended and were started again.
 pub const RESTARTS: &str = "banyan_task_restarts_total";
 
@@ -75,6 +82,9 @@ pub(crate) struct Metrics {
     verified: GaugeVec,
     unequal: IntGaugeVec,
     undecided: IntGaugeVec,
+    outbox_events: IntCounterVec,
+    outbox_unrouted: IntCounterVec,
+    outbox_updates: IntCounterVec,
     restarts: IntCounterVec,
 }
 
@@ -125,6 +135,9 @@ impl Metrics {
             verified: GaugeVec::new(Opts::new(VERIFIED, "When both sides were last compared."), &SYNC)?,
             unequal: IntGaugeVec::new(Opts::new(UNEQUAL, "Rows in which both sides differed then."), &SYNC)?,
             undecided: IntGaugeVec::new(Opts::new(UNDECIDED, "Rows that kept changing then."), &SYNC)?,
+            outbox_events: IntCounterVec::new(Opts::new(OUTBOX_EVENTS, "Events sent of outboxes."), &FLOW)?,
+            outbox_unrouted: IntCounterVec::new(Opts::new(OUTBOX_UNROUTED, "Events without a topic."), &FLOW)?,
+            outbox_updates: IntCounterVec::new(Opts::new(OUTBOX_UPDATES, "Updated rows of outboxes."), &FLOW)?,
             restarts: IntCounterVec::new(Opts::new(RESTARTS, "Tasks started again."), &["task"])?,
         };
         registry.register(Box::new(new.changes.clone()))?;
@@ -144,6 +157,9 @@ impl Metrics {
         registry.register(Box::new(new.verified.clone()))?;
         registry.register(Box::new(new.unequal.clone()))?;
         registry.register(Box::new(new.undecided.clone()))?;
+        for counter in [&new.outbox_events, &new.outbox_unrouted, &new.outbox_updates] {
+            registry.register(Box::new(counter.clone()))?;
+        }
         registry.register(Box::new(new.restarts.clone()))?;
         Ok(new)
     }
@@ -213,6 +229,16 @@ impl FlowMetrics {
 
     pub(crate) fn refused(&self) {
         self.all.refused.with_label_values(&self.labels()).inc();
+    }
+
+    /// Of the flow's outbox; from zero on, once they were asked for.
+    pub(crate) fn events(&self) -> EventCounts {
+        let (all, labels) = (&self.all, self.labels());
+        EventCounts {
+            sent: all.outbox_events.with_label_values(&labels),
+            unrouted: all.outbox_unrouted.with_label_values(&labels),
+            updates: all.outbox_updates.with_label_values(&labels),
+        }
     }
 
     /// Of the flow's task; from zero on, once it was asked for.

@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) source: DatabaseUrl,
     pub(crate) target: DatabaseUrl,
     pub(crate) tables: Vec<PlanTable>,
+    /// The source's table of events.
+    pub(crate) outbox: Option<String>,
     pub(crate) apply_as: ApplyAs,
     pub(crate) park: Park,
     pub(crate) violations: OnViolation,
@@ -78,6 +80,7 @@ impl Plan {
         };
         Self {
             tables: PlanTable::all(sync, names.flow),
+            outbox: sync.outbox.on(names.flow.source()).map(str::to_owned),
             names,
             source: source.clone(),
             target: target.clone(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use banyan_connectors::{
     UrlError,
-    config::{KafkaSasl, KafkaTls, Mechanism, Slot},
+    config::{KafkaSasl, KafkaTls, Mechanism, Side, Slot, Table},
 };
 use secrecy::ExposeSecret;
 
@@ -37,6 +37,7 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
     }
     databases(file, &mut found);
     columns(file, &mut found);
+    outboxes(file, &mut found);
     kafka(file, &mut found);
     rollouts(file, &mut found);
     webhook(file, &mut found);
@@ -227,6 +228,34 @@ fn columns(file: &File, found: &mut Vec<Breach>) {
                 }
                 .to_owned();
                 found.push(Breach { path: format!("syncs.{name}.tables[{at}].{key}"), message, hint: Some(hint) });
+            }
+        }
+    }
+}
+
+/// A table is copied, or its rows are events: never both. And one flow publishes them.
+fn outboxes(file: &File, found: &mut Vec<Breach>) {
+    let mut seen: BTreeMap<(&str, &str), String> = BTreeMap::new();
+    for (name, sync) in &file.syncs {
+        for (side, database) in [(Side::Legacy, &sync.legacy), (Side::Modern, &sync.modern)] {
+            let Some(outbox) = sync.outbox.on(side) else { continue };
+            let path = format!("syncs.{name}.outbox.{}", side.as_str());
+            let on = |table: &Table| if side == Side::Legacy { table.legacy == outbox } else { table.modern == outbox };
+            if sync.tables.iter().any(on) {
+                found.push(Breach {
+                    path: path.clone(),
+                    message: format!("`{outbox}` stands in `tables`, too: the rows of an outbox are not copied"),
+                    hint: Some("take it out of `tables`".to_owned()),
+                });
+            }
+            let Some(url) = database.postgres.as_ref().or(database.mysql.as_ref()) else { continue };
+            match seen.get(&(url.expose_secret(), outbox)) {
+                Some(first) => found.push(Breach {
+                    message: format!("`{first}` names this table already: each of its events would be published twice"),
+                    hint: Some("name it in one of the two; the events reach everybody".to_owned()),
+                    path,
+                }),
+                None => drop(seen.insert((url.expose_secret(), outbox), path)),
             }
         }
     }

@@ -159,18 +159,21 @@ impl Role {
                 listener,
                 database,
                 session_key,
+                publishes: false,
                 capacity: None,
             })),
             Self::PaymentsService(place) => runtime.block_on(payments_service::serve(payments_service::Settings {
                 listener,
                 database,
                 session_key,
+                publishes: false,
                 is_bad_build: place.bad_build,
             })),
             _ => runtime.block_on(accounts_service::serve(accounts_service::Settings {
                 listener,
                 database,
                 session_key,
+                publishes: false,
             })),
         }
     }

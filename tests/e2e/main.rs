@@ -32,6 +32,8 @@ mod data_mysql_stops;
 #[cfg(test)]
 mod data_odds;
 #[cfg(test)]
+mod data_outbox;
+#[cfg(test)]
 mod data_parked;
 #[cfg(test)]
 mod data_parked_faults;
@@ -90,6 +92,9 @@ mod page;
 mod preflight;
 #[cfg(test)]
 mod reload_file;
+#[cfg(feature = "demo")]
+#[cfg(test)]
+mod shop_events;
 #[cfg(feature = "demo")]
 #[cfg(test)]
 mod shop_journey;

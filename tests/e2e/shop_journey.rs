@@ -16,17 +16,17 @@ const KEY: &str = "key-of-the-journey";
 const CUSTOMERS: [&str; 8] = ["ann", "ben", "cem", "dora", "eve", "finn", "gus", "hana"];
 
 /// The three programs of the shop, each on its own database, and the file's variables that lead Banyan to them.
-struct Shop {
+pub(crate) struct Shop {
     /// Ends them with the test.
     _programs: JoinSet<anyhow::Result<()>>,
-    legacy: Database,
+    pub(crate) legacy: Database,
     monolith: SocketAddr,
     payments_service: SocketAddr,
     variables: Vec<(&'static str, String)>,
 }
 
 /// A browser: it keeps cookies, follows nothing, and accepts HTML.
-struct Browser {
+pub(crate) struct Browser {
     to: SocketAddr,
     cookies: RefCell<BTreeMap<String, String>>,
 }
@@ -169,6 +169,11 @@ async fn the_monoliths_chat_goes_through_and_knows_who_speaks() {
 
 impl Shop {
     async fn open() -> Self {
+        Self::with(&Kafka::shared().brokers(), false).await
+    }
+
+    /// On another Kafka, or one whose programs publish what happens.
+    pub(crate) async fn with(brokers: &str, publishes: bool) -> Self {
         let legacy = Postgres::shared_legacy().database("journey").await;
         let payments = Postgres::shared_modern().database("journey_payments").await;
         let accounts = Postgres::shared_modern().database("journey_accounts").await;
@@ -180,17 +185,24 @@ impl Shop {
         let ((monolith, first), (payments_service, second), (accounts_service, third)) = (listen(), listen(), listen());
         let key = || KEY.to_owned();
         let mut programs = JoinSet::new();
-        let settings =
-            legacy_app::Settings { listener: first, database: url(&legacy), session_key: key(), capacity: None };
+        let settings = legacy_app::Settings {
+            listener: first,
+            database: url(&legacy),
+            session_key: key(),
+            publishes,
+            capacity: None,
+        };
         programs.spawn(legacy_app::serve(settings));
         let settings = payments_service::Settings {
             listener: second,
             database: url(&payments),
             session_key: key(),
+            publishes,
             is_bad_build: false,
         };
         programs.spawn(payments_service::serve(settings));
-        let settings = accounts_service::Settings { listener: third, database: url(&accounts), session_key: key() };
+        let settings =
+            accounts_service::Settings { listener: third, database: url(&accounts), session_key: key(), publishes };
         programs.spawn(accounts_service::serve(settings));
         for address in [monolith, payments_service, accounts_service] {
             // It listens already; it answers when its tables are made.
@@ -201,7 +213,7 @@ impl Shop {
             ("LEGACY_APP", format!("http://{monolith}")),
             ("PAYMENTS_SERVICE", format!("http://{payments_service}")),
             ("ACCOUNTS_SERVICE", format!("http://{accounts_service}")),
-            ("KAFKA_BROKERS", Kafka::shared().brokers()),
+            ("KAFKA_BROKERS", brokers.to_owned()),
             ("LEGACY_DB_URL", url(&legacy)),
             ("PAYMENTS_DB_URL", url(&payments)),
             ("ACCOUNTS_DB_URL", url(&accounts)),
@@ -211,13 +223,22 @@ impl Shop {
 
     /// Banyan on the repository's own routes.yaml, with another weight of the route `payments`, and a shorter memory of who is who.
     async fn banyan(&self, weight: &str) -> Banyan {
+        self.banyan_with(weight, &[]).await
+    }
+
+    /// The same with other words in place of some of the file's.
+    pub(crate) async fn banyan_with(&self, weight: &str, edits: &[(&str, &str)]) -> Banyan {
         let example = include_str!("../../routes.yaml");
         let rest = &example[example.find("upstreams:").expect("the example has upstreams")..];
         assert!(rest.contains("weight: 0 "), "the example begins with everything on legacy");
         assert!(rest.contains("copy: [x-user-id],"), "the example asks who it is");
         let rest =
             rest.replacen("weight: 0 ", weight, 1).replacen("copy: [x-user-id],", "copy: [x-user-id], cache: 1s,", 1);
-        let mut banyan = Banyan::with(&rest);
+        let edited = edits.iter().fold(rest, |text, (from, to)| {
+            assert!(text.contains(from), "the example has no `{from}`");
+            text.replacen(from, to, 1)
+        });
+        let mut banyan = Banyan::with(&edited);
         for (name, value) in &self.variables {
             banyan = banyan.env(name, value);
         }
@@ -228,20 +249,20 @@ impl Shop {
 // === impl Browser ===
 
 impl Browser {
-    fn new(to: SocketAddr) -> Self {
+    pub(crate) fn new(to: SocketAddr) -> Self {
         Self { to, cookies: RefCell::default() }
     }
 
     /// With everybody's password.
-    async fn sign_in(&self, name: &str) -> Answer {
+    pub(crate) async fn sign_in(&self, name: &str) -> Answer {
         self.post("/login", &[("name", name), ("password", "banyan")]).await
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(&format!("GET {path} HTTP/1.1\r\n"), "").await
     }
 
-    async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let body: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
         self.send(&format!("POST {path} HTTP/1.1\r\n{kind}"), &body.join("&")).await
@@ -267,12 +288,12 @@ impl Browser {
     }
 }
 
-fn side(answer: &Answer) -> &str {
+pub(crate) fn side(answer: &Answer) -> &str {
     answer.header("x-banyan-side").unwrap_or("nobody")
 }
 
 /// The hidden field of a form.
-fn token(page: &Answer) -> String {
+pub(crate) fn token(page: &Answer) -> String {
     let text = page.text();
     let rest = text.split_once("name=form_token value=\"").unwrap_or_else(|| panic!("no form: {text}")).1;
     rest.split('"').next().expect("a split has a first piece").to_owned()

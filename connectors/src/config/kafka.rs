@@ -103,6 +103,24 @@ pub struct KafkaTopics {
     #[garde(custom(a_record))]
     #[schemars(with = "String")]
     pub max_record: ByteSize,
+    /// The topics of the syncs' `outbox`, which are made when the first event for them comes. All else is as for the topics of the syncs.
+    #[garde(dive)]
+    pub outbox: OutboxTopics,
+}
+
+/// The topics `outbox.event.<aggregatetype>`. Every sync that has events for such a topic writes to it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutboxTopics {
+    /// Partitions of a topic that Banyan makes. Events of one aggregate stand in one of them, in order. Default 3.
+    #[garde(range(min = 1, max = 1000))]
+    #[schemars(range(min = 1, max = 1000))]
+    pub partitions: u16,
+    /// Events are kept for so long; who begins later cannot rebuild from them. Left out: for ever.
+    #[serde(with = "humantime_serde")]
+    #[garde(inner(custom(an_hour_of_events)))]
+    #[schemars(with = "Option<String>")]
+    pub retention: Option<Duration>,
 }
 
 /// How records are packed.
@@ -202,7 +220,16 @@ impl Default for KafkaTopics {
             retention: None,
             compression: Compression::None,
             max_record: ByteSize::mib(10),
+            outbox: OutboxTopics::default(),
         }
+    }
+}
+
+// === impl OutboxTopics ===
+
+impl Default for OutboxTopics {
+    fn default() -> Self {
+        Self { partitions: 3, retention: None }
     }
 }
 
@@ -223,6 +250,13 @@ impl KafkaTopics {
 fn an_hour(retention: &Duration, (): &()) -> garde::Result {
     if *retention < Duration::from_hours(1) {
         return Err(garde::Error::new("must be an hour or more; `7d` lets an applier be away for a week"));
+    }
+    Ok(())
+}
+
+fn an_hour_of_events(retention: &Duration, (): &()) -> garde::Result {
+    if *retention < Duration::from_hours(1) {
+        return Err(garde::Error::new("must be an hour or more; left out, events are kept for ever"));
     }
     Ok(())
 }

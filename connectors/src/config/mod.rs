@@ -3,6 +3,7 @@
 //! A key is here only when it works.
 
 mod kafka;
+mod outbox;
 mod slot;
 mod table;
 
@@ -14,7 +15,8 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-pub use kafka::{Compression, Kafka, KafkaSasl, KafkaTls, KafkaTopics, Mechanism};
+pub use kafka::{Compression, Kafka, KafkaSasl, KafkaTls, KafkaTopics, Mechanism, OutboxTopics};
+pub use outbox::Outbox;
 pub use slot::{OnExceed, Slot};
 pub use table::{Constants, LeftOut, Table};
 
@@ -98,6 +100,10 @@ pub struct Sync {
     #[serde(default)]
     #[garde(dive)]
     pub verify: Option<Verify>,
+    /// Tables whose new rows become events in Kafka, for whoever wants to know. They are not copied to the other side.
+    #[serde(default)]
+    #[garde(dive)]
+    pub outbox: Outbox,
     /// How fast tables are copied. Between two PostgreSQL databases alone; others are copied in one piece.
     #[serde(default)]
     #[garde(dive)]

@@ -1,8 +1,10 @@
-//! Kafka between both databases: one topic of one partition a flow.
+//! Kafka between both databases: one topic of one partition a flow; and beside it the topics of events.
 
 pub(crate) mod ask;
 mod client;
 pub(crate) mod consume;
+pub(crate) mod events;
+mod ledger;
 pub(crate) mod produce;
 pub(crate) mod topics;
 

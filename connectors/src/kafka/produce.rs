@@ -1,10 +1,10 @@
-//! The way into Kafka: an idempotent producer whose reports, in order, say what stands there.
+//! The way into Kafka: an idempotent producer whose reports say what stands there.
 //!
 //! One refused message ends it. What was queued behind is thrown away, and capture reads the slot again from what was confirmed.
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,29 +13,44 @@ use std::{
 use rdkafka::{
     ClientContext, Message as _,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{DeliveryResult, Headers as _},
+    message::{DeliveryResult, Header, Headers as _, OwnedHeaders},
     producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
 };
 
 use super::{
     client::{Ear, forbidden},
+    events::{Events, Way},
+    ledger::{Ledger, Ticket},
     most_records,
 };
-use crate::{config::Kafka, error::FlowError, position::Lsn, record::Head};
+use crate::{
+    error::FlowError,
+    metrics::FlowMetrics,
+    outbox::Event,
+    plan::Plan,
+    position::{Lsn, Position},
+    record::Head,
+};
 
 /// Kafka that takes nothing for so long is away.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// A producer of one flow's records.
+/// A producer of one flow's records, and of its source's events.
 pub(crate) struct Outlet {
     producer: ThreadedProducer<Reports>,
     reports: Arc<State>,
     topic: Arc<str>,
+    events: Events,
+    /// The table whose events they are.
+    outbox: Option<String>,
     /// Bytes.
     largest: usize,
     sent: u64,
     /// How many were delivered when it was last looked, and since when no more were.
     looked: (u64, Instant),
+    /// What was confirmed when it was last looked, and since when events have held back all more.
+    held: (Lsn, Instant),
+    is_held: bool,
 }
 
 /// What the delivery reports have said so far.
@@ -43,9 +58,18 @@ pub(crate) struct Outlet {
 struct State {
     confirmed: AtomicU64,
     delivered: AtomicU64,
+    ledger: Mutex<Ledger>,
     failed: AtomicBool,
-    failure: Mutex<Option<(String, KafkaError)>>,
+    failure: Mutex<Option<Failure>>,
     ear: Ear,
+}
+
+/// The first record that Kafka refused.
+#[derive(Clone)]
+struct Failure {
+    topic: String,
+    position: String,
+    error: KafkaError,
 }
 
 struct Reports(Arc<State>);
@@ -62,16 +86,17 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    /// The end that a COMMIT or CHECKPOINT confirms; zero for all other records.
+    /// A ticket of the ledger.
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, end: usize) {
-        let state = &self.0;
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
+        let (state, ticket) = (&self.0, Ticket::of(ticket));
         match result {
-            Ok(_) => {
-                // Reports of one partition come in order, and nothing behind a failure counts.
-                if end != 0 && !state.failed.load(Ordering::Acquire) {
-                    state.confirmed.store(end as u64, Ordering::Release);
+            Ok(message) => {
+                // Nothing behind a failure counts.
+                let counts = ticket != Ticket::NONE && !state.failed.load(Ordering::Acquire);
+                if let Some(end) = counts.then(|| state.ledger().delivered(ticket, message.topic())).flatten() {
+                    state.confirmed.store(end.get(), Ordering::Release);
                 }
                 state.delivered.fetch_add(1, Ordering::Release);
             }
@@ -82,19 +107,29 @@ impl ProducerContext for Reports {
                         .and_then(|headers| headers.iter().find(|header| header.key == "position"))
                         .and_then(|header| header.value)
                         .map(|value| String::from_utf8_lossy(value).into_owned());
-                    let failure = Some((position.unwrap_or_default(), error.clone()));
-                    *state.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
+                    let (topic, position) = (message.topic().to_owned(), position.unwrap_or_default());
+                    let failure = Some(Failure { topic, position, error: error.clone() });
+                    *state.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
                 }
             }
         }
     }
 }
 
+// === impl State ===
+
+impl State {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 // === impl Outlet ===
 
 impl Outlet {
-    /// A producer into partition 0 of `topic` that holds at most `budget` bytes.
-    pub(crate) fn open(kafka: &Kafka, topic: &str, budget: usize) -> Result<Self, FlowError> {
+    /// A producer into partition 0 of `topic`, and into topics of events, that holds at most a third of the flow's memory.
+    pub(crate) fn open(plan: &Plan, topic: &str, metrics: &FlowMetrics) -> Result<Self, FlowError> {
+        let (kafka, budget) = (&plan.kafka, plan.budget / 3);
         let reports = Arc::new(State::default());
         let producer = kafka
             .client()
@@ -110,10 +145,27 @@ impl Outlet {
             .set("queue.buffering.max.messages", most_records(budget).to_string())
             .set("queue.buffering.max.kbytes", (budget / 1024).max(1024).to_string())
             .set("topic.metadata.refresh.interval.ms", "30000")
+            // Of records with a key and without a partition, which events are: as Java's clients choose, so that both agree.
+            .set("partitioner", "murmur2_random")
+            // Behind an event that Kafka refuses none may be written, or those of one aggregate would stand in another order when all are sent
+            // again. A flow's own records tell a hole by `from`, and need it not.
+            .set("enable.gapless.guarantee", plan.outbox.is_some().to_string())
             .create_with_context(Reports(Arc::clone(&reports)))
             .map_err(|source| reports.ear.failed("making a producer", source))?;
         let largest = kafka.topics.max_record();
-        Ok(Self { producer, reports, topic: topic.into(), largest, sent: 0, looked: (0, Instant::now()) })
+        let events = Events::new(kafka, topic, metrics);
+        Ok(Self {
+            producer,
+            reports,
+            topic: topic.into(),
+            events,
+            outbox: plan.outbox.clone(),
+            largest,
+            sent: 0,
+            looked: (0, Instant::now()),
+            held: (Lsn::ZERO, Instant::now()),
+            is_held: false,
+        })
     }
 
     /// Queues one record; waits while the queue is full. `confirms` is the source's end that stands in Kafka with it.
@@ -125,15 +177,56 @@ impl Outlet {
         value: &[u8],
         confirms: Option<Lsn>,
     ) -> Result<(), FlowError> {
-        let opaque = confirms.map_or(0, |end| usize::try_from(end.get()).unwrap_or(0));
+        let ticket = confirms.map_or(Ticket::NONE, |end| self.reports.ledger().end(end));
         let topic = Arc::clone(&self.topic);
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, opaque)
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, ticket.get())
             .partition(0)
             .headers(head.to_headers())
             .payload(value);
         if !key.is_empty() {
             record = record.key(key);
         }
+        self.queue(record, table, head.position).await
+    }
+
+    /// Queues an event; waits while the queue is full. No end that is sent later is confirmed before the event stands in Kafka.
+    pub(crate) async fn publish(&mut self, event: &Event<'_>) -> Result<(), FlowError> {
+        let Way { topic, broken } = self.events.way(event).await?;
+        let (row, position) = (&event.row, event.position.to_string());
+        let mut headers = OwnedHeaders::new_with_capacity(6)
+            .insert(Header { key: "id", value: row.id })
+            .insert(Header { key: "eventType", value: row.kind })
+            .insert(Header { key: "position", value: Some(&position) })
+            .insert(Header { key: "origin", value: Some(event.origin.as_str()) });
+        if let Some(rule) = broken {
+            headers = headers
+                .insert(Header { key: "aggregatetype", value: row.aggregate_type })
+                .insert(Header { key: "unrouted", value: Some(rule) });
+        }
+        let ticket = self.reports.ledger().event(&topic);
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, ticket.get())
+            .headers(headers)
+            .timestamp(event.at / 1_000);
+        if let Some(key) = row.aggregate_id {
+            record = record.key(key);
+        }
+        if let Some(payload) = row.payload {
+            record = record.payload(payload);
+        }
+        self.queue(record, event.table, event.position).await
+    }
+
+    /// A row of an outbox was changed, which is no event.
+    pub(crate) fn outbox_updated(&mut self, table: &str, position: Position) {
+        self.events.updated(table, position);
+    }
+
+    async fn queue(
+        &mut self,
+        mut record: BaseRecord<'_, [u8], [u8], usize>,
+        table: &str,
+        position: Position,
+    ) -> Result<(), FlowError> {
         loop {
             match self.producer.send(record) {
                 Ok(()) => {
@@ -148,8 +241,8 @@ impl Outlet {
                 }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
                     return Err(FlowError::Stop(format!(
-                        "{table} at {}: the change makes a record larger than the {} bytes of `kafka.topics.max_record`",
-                        head.position, self.largest
+                        "{table} at {position}: the change makes a record larger than the {} bytes of `kafka.topics.max_record`",
+                        self.largest
                     )));
                 }
                 Err((source, _)) => {
@@ -166,18 +259,24 @@ impl Outlet {
         }
         // Whatever is queued behind must not reach Kafka any more.
         self.producer.purge(PurgeConfig::default().queue().inflight());
-        let failure = self.reports.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let (position, source) =
-            failure.unwrap_or((String::new(), KafkaError::MessageProduction(RDKafkaErrorCode::Fail)));
-        match source.rdkafka_error_code() {
+        let failure = self.reports.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Failure { topic, position, error } = failure.unwrap_or_else(|| Failure {
+            topic: self.topic.to_string(),
+            position: String::new(),
+            error: KafkaError::MessageProduction(RDKafkaErrorCode::Fail),
+        });
+        match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord) => {
+                let record = match &self.outbox {
+                    Some(outbox) if topic != *self.topic => format!("the event of {outbox}"),
+                    _ => "the one".to_owned(),
+                };
                 Err(FlowError::Stop(format!(
-                    "Kafka takes no record as large as the one at {position}: raise max.message.bytes of the topic `{}`",
-                    self.topic
+                    "Kafka takes no record as large as {record} at {position}: raise max.message.bytes of the topic `{topic}`"
                 )))
             }
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(forbidden("write to", &self.topic, "WRITE")),
-            _ => Err(self.barred().unwrap_or(FlowError::Refused { position, source })),
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(forbidden("write to", &topic, "WRITE")),
+            _ => Err(self.barred().unwrap_or(FlowError::Refused { position, source: error })),
         }
     }
 
@@ -200,6 +299,26 @@ impl Outlet {
         }
         let source = KafkaError::MessageProduction(RDKafkaErrorCode::BrokerTransportFailure);
         Err(self.reports.ear.failed("waiting for Kafka to take records", source))
+    }
+
+    /// To be called now and then: what a person should know when it changes. Kafka may take all records of the flow and not an event, of whose topic
+    /// too few copies stand: then nothing is confirmed any more, and the source keeps its log.
+    pub(crate) fn held(&mut self) -> Option<Option<String>> {
+        let confirmed = self.confirmed();
+        let ledger = self.reports.ledger();
+        let late = ledger.late();
+        if confirmed != self.held.0 || late.is_empty() {
+            self.held = (confirmed, Instant::now());
+        }
+        let is_held = self.held.1.elapsed() >= STALLED;
+        (std::mem::replace(&mut self.is_held, is_held) != is_held).then(|| {
+            is_held.then(|| {
+                format!(
+                    "Kafka takes no events on {}, and nothing behind them is confirmed to the source, which keeps its log",
+                    late.join(", ")
+                )
+            })
+        })
     }
 
     /// Up to which end of the source everything stands in Kafka; zero before the first.

@@ -1,4 +1,5 @@
-//! A flow's topic: made when missing, or waited for, checked before every use, and deleted when its sync is removed.
+//! A flow's topic: made when missing, or waited for, checked before every use, and deleted when its sync is removed. The topics of events are
+//! made, and nothing else.
 
 use std::time::Duration;
 
@@ -24,22 +25,16 @@ pub(crate) struct Ready {
     settings: Option<Settings>,
 }
 
+/// How a topic is made.
+struct Wanted {
+    partitions: i32,
+    /// Nothing is for ever.
+    retention: Option<Duration>,
+}
+
 /// Makes sure that `topic` exists with exactly one partition, and keeps its records long and whole enough.
 pub(crate) async fn ensure(kafka: &Kafka, topic: &str) -> Result<Ready, FlowError> {
-    let asker = Asker::open(kafka)?;
-    let mut found = asker.topic(topic)?.topic;
-    if found == Topic::Missing {
-        make(kafka, topic).await?;
-        for _ in 0..20 {
-            found = asker.topic(topic)?.topic;
-            if found != Topic::Missing {
-                break;
-            }
-            // The controller's word takes a moment to reach the broker that was asked.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-    match found {
+    match find_or_make(kafka, topic, &Wanted { partitions: 1, retention: Some(kafka.topics.retention()) }).await? {
         Topic::Missing => Err(FlowError::Busy(format!("Kafka has not made the topic `{topic}` yet"))),
         Topic::Hidden => Err(ask::hidden(topic)),
         Topic::Stands { partitions: 1, in_sync, .. } => {
@@ -53,21 +48,54 @@ pub(crate) async fn ensure(kafka: &Kafka, topic: &str) -> Result<Ready, FlowErro
     }
 }
 
-async fn make(kafka: &Kafka, topic: &str) -> Result<(), FlowError> {
+/// Makes sure that a topic of events exists, with however many partitions: what it keeps, and for how long, is for who reads it to say.
+pub(crate) async fn ensure_for_events(kafka: &Kafka, topic: &str) -> Result<(), FlowError> {
+    let wish = &kafka.topics.outbox;
+    let wanted = Wanted { partitions: i32::from(wish.partitions), retention: wish.retention };
+    match find_or_make(kafka, topic, &wanted).await? {
+        Topic::Missing => Err(FlowError::Busy(format!("Kafka has not made the topic `{topic}` yet"))),
+        Topic::Hidden => Err(forbidden("see", topic, "WRITE")),
+        Topic::Stands { .. } => Ok(()),
+    }
+}
+
+async fn find_or_make(kafka: &Kafka, topic: &str, wanted: &Wanted) -> Result<Topic, FlowError> {
+    let asker = Asker::open(kafka)?;
+    let mut found = asker.topic(topic)?.topic;
+    if found == Topic::Missing {
+        make(kafka, topic, wanted).await?;
+        for _ in 0..20 {
+            found = asker.topic(topic)?.topic;
+            if found != Topic::Missing {
+                break;
+            }
+            // The controller's word takes a moment to reach the broker that was asked.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(found)
+}
+
+async fn make(kafka: &Kafka, topic: &str, wanted: &Wanted) -> Result<(), FlowError> {
     let doing = "making the topic";
     let wish = &kafka.topics;
     if !wish.create {
+        let partitions = match wanted.partitions {
+            1 => "one partition".to_owned(),
+            more => format!("{more} partitions, say"),
+        };
         return Err(FlowError::Busy(format!(
-            "there is no topic `{topic}`, and `kafka.topics.create: false` leaves making it to others: one partition, cleanup.policy=delete"
+            "there is no topic `{topic}`, and `kafka.topics.create: false` leaves making it to others: {partitions}, cleanup.policy=delete"
         )));
     }
     let admin: AdminClient<Ear> =
         kafka.client().create_with_context(Ear::default()).map_err(|source| Ear::default().failed(doing, source))?;
-    let (size, retention) = ((wish.max_record() + ROOM).to_string(), wish.retention().as_millis().to_string());
+    let size = (wish.max_record() + ROOM).to_string();
+    let retention = wanted.retention.map_or_else(|| "-1".to_owned(), |kept| kept.as_millis().to_string());
     let least = wish.min_insync_replicas.map(|least| least.to_string());
     // -1: the broker's own default.
     let replication = TopicReplication::Fixed(wish.replication.map_or(-1, i32::from));
-    let mut new = NewTopic::new(topic, 1, replication)
+    let mut new = NewTopic::new(topic, wanted.partitions, replication)
         .set("cleanup.policy", "delete")
         .set("retention.ms", &retention)
         .set("retention.bytes", "-1")

@@ -35,6 +35,8 @@ pub(super) struct Place {
     pub(super) database: String,
     /// By their name in the file; a table that is not there has no facts.
     pub(super) tables: BTreeMap<String, Facts>,
+    /// Of the outbox, if the file names one here and it is there.
+    pub(super) outbox: Option<Facts>,
     pub(super) at: At,
 }
 
@@ -228,12 +230,23 @@ impl Place {
                 tables.insert(name.to_owned(), facts);
             }
         }
+        let outbox = match sync.outbox.on(side) {
+            Some(name) => Facts::read(&session, name).await.map_err(sql)?,
+            None => None,
+        };
         let at = At::Postgres(Box::new(PostgresPlace { session, server }));
-        Ok(Self { side, address, database, tables, at })
+        Ok(Self { side, address, database, tables, outbox, at })
     }
 
-    pub(super) fn new(side: Side, address: String, database: String, tables: BTreeMap<String, Facts>, at: At) -> Self {
-        Self { side, address, database, tables, at }
+    pub(super) fn new(
+        side: Side,
+        address: String,
+        database: String,
+        tables: BTreeMap<String, Facts>,
+        outbox: Option<Facts>,
+        at: At,
+    ) -> Self {
+        Self { side, address, database, tables, outbox, at }
     }
 
     /// What is there to ask PostgreSQL further, when it is one.

@@ -10,6 +10,7 @@ mod identity;
 mod kafka;
 mod log;
 mod mysql;
+mod outbox;
 mod privileges;
 mod replication_role;
 mod slots;
@@ -69,6 +70,8 @@ pub enum Check {
     Existing,
     /// What fires when rows are applied.
     Triggers,
+    /// Every outbox is there, can be published, and has the columns of an event.
+    Outbox,
     /// Kafka can be reached; the topic's settings and sizes.
     Kafka,
     /// What others have to give in Kafka: topics that Banyan does not make, and the right to use them.
@@ -133,6 +136,7 @@ async fn inspect<'c>(
     mysql::check(&subject, findings);
     identity::check(&subject, findings);
     columns::check(&subject, findings);
+    outbox::check(&subject, findings);
     let outcomes = [
         (Check::ReplicationRole, replication_role::check(&subject, findings).await),
         (Check::Existing, existing::check(&subject, findings).await),

@@ -30,6 +30,8 @@ pub(super) struct MysqlPlace {
     grants: Grants,
     /// By the table's name in the file.
     tables: BTreeMap<String, TableFacts>,
+    /// Of the outbox.
+    pub(super) outbox_engine: Option<String>,
     /// Whether the flow into this database has begun to fill its tables.
     pub(super) has_begun: Vec<(String, String, String)>,
 }
@@ -100,6 +102,11 @@ pub(super) async fn read(
         tables.insert(name.to_owned(), own);
         facts.insert(name.to_owned(), common);
     }
+    let outbox = match sync.outbox.on(side) {
+        Some(name) => table_facts(&mut session, name, "true", zero_dates).await?,
+        None => None,
+    };
+    let (outbox_engine, outbox) = outbox.map_or((None, None), |(own, common)| (Some(own.engine), Some(common)));
     let has_begun = match session
         .rows(doing, "SELECT install, sync, flow FROM banyan.position WHERE generation > 0")
         .await
@@ -115,8 +122,8 @@ pub(super) async fn read(
         Err(error) => return Err(error),
     };
     let (flavor, version) = (session.flavor, session.version);
-    let place = MysqlPlace { flavor, version, user, settings, grants, tables, has_begun };
-    Ok(Place::new(side, address, url.database().to_owned(), facts, At::Mysql(Box::new(place))))
+    let place = MysqlPlace { flavor, version, user, settings, grants, tables, outbox_engine, has_begun };
+    Ok(Place::new(side, address, url.database().to_owned(), facts, outbox, At::Mysql(Box::new(place))))
 }
 
 async fn table_facts(

@@ -209,6 +209,14 @@ impl<'c> Removal<'c> {
             removal.databases.push(database);
             removal.items.extend(items);
         }
+        for side in [Side::Legacy, Side::Modern] {
+            if let Some(outbox) = found.outbox.on(side) {
+                removal.notes.push(format!(
+                    "the outbox {outbox} of {} and the topics `outbox.event.…` with their events are the services' own, and stay",
+                    side.as_str()
+                ));
+            }
+        }
         if let Some(kafka) = config.kafka.as_ref().filter(|_| !keep.contains(&Part::Topics)) {
             let topics = Topics::new(kafka, &config.install, sync);
             let items = topics.find().map_err(|error| error.in_part(Part::Topics, &topics.place()))?;

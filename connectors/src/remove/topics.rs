@@ -9,18 +9,20 @@ use crate::{
         topics,
     },
     names::{Flow, FlowNames},
+    outbox,
 };
 
 pub(super) struct Topics<'c> {
     kafka: &'c Kafka,
-    names: [String; 2],
+    names: [String; 4],
 }
 
 // === impl Topics ===
 
 impl<'c> Topics<'c> {
     pub(super) fn new(kafka: &'c Kafka, install: &str, sync: &str) -> Self {
-        Self { kafka, names: Flow::BOTH.map(|flow| FlowNames::new(install, sync, flow).topic()) }
+        let [one, other] = Flow::BOTH.map(|flow| FlowNames::new(install, sync, flow).topic());
+        Self { kafka, names: [outbox::unrouted(&one), outbox::unrouted(&other), one, other] }
     }
 
     pub(super) fn place(&self) -> String {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod answer;
+mod outbox;
 mod password;
 mod session;
 mod sign_in;
@@ -27,12 +28,15 @@ pub struct Settings {
     pub database: String,
     /// The key of the session cookie, the same as the monolith's.
     pub session_key: String,
+    /// Writes an event into `outbox` for what others may want to know.
+    pub publishes: bool,
 }
 
 /// What every handler needs.
 struct Service {
     database: Pool,
     sessions: SessionKey,
+    publishes: bool,
 }
 
 /// Serves accounts until the future is dropped.
@@ -43,7 +47,8 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let manager = Manager::new(settings.database.parse()?, NoTls);
     let database = Pool::builder(manager).max_size(8).build()?;
     prepare(&database).await.context("cannot prepare the accounts database")?;
-    let service = Arc::new(Service { database, sessions: SessionKey::new(&settings.session_key) });
+    let service =
+        Arc::new(Service { database, sessions: SessionKey::new(&settings.session_key), publishes: settings.publishes });
     settings.listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(settings.listener)?;
     let pages = Router::new()
@@ -72,7 +77,7 @@ async fn prepare(database: &Pool) -> anyhow::Result<()> {
 // === impl Settings ===
 
 impl Settings {
-    /// From `BIND`, `DATABASE_URL` and `SESSION_KEY`.
+    /// From `BIND`, `DATABASE_URL` and `SESSION_KEY`; with `PUBLISH_EVENTS=true` it publishes.
     ///
     /// # Errors
     /// Names the variable that is missing or wrong, or the address that is taken.
@@ -83,6 +88,7 @@ impl Settings {
             listener: std::net::TcpListener::bind(bind).with_context(|| format!("cannot listen on {bind}"))?,
             database: read("DATABASE_URL")?,
             session_key: read("SESSION_KEY")?,
+            publishes: env::var("PUBLISH_EVENTS").is_ok_and(|word| word == "true"),
         })
     }
 }

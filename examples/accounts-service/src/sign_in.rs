@@ -9,11 +9,12 @@ use axum::{
 };
 use http::header;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::{
     Service,
     answer::{Answer, Refusal, page},
-    password,
+    outbox, password,
     session::Session,
 };
 
@@ -39,13 +40,19 @@ pub(crate) async fn form() -> Answer {
 }
 
 pub(crate) async fn login(State(service): State<Arc<Service>>, Form(login): Form<Login>) -> Answer {
-    let client = service.database.get().await?;
+    let mut client = service.database.get().await?;
     let row = client.query_opt("SELECT id, password_hash FROM accounts WHERE name = $1", &[&login.name]).await?;
     let Some(row) = row.filter(|row| password::fits(&login.password, row.get(1))) else { return Err(Refusal::SignIn) };
     let session = Session::begin(row.get(0), &login.name)?;
     let expires = i64::try_from(session.expires)?;
     let insert = "INSERT INTO sessions (id, account_id, expires_at) VALUES ($1, $2, to_timestamp($3::bigint))";
-    client.execute(insert, &[&session.id, &session.account_id, &expires]).await?;
+    let transaction = client.transaction().await?;
+    transaction.execute(insert, &[&session.id, &session.account_id, &expires]).await?;
+    if service.publishes {
+        let signed_in = json!({ "account_id": session.account_id, "name": login.name });
+        outbox::publish(&transaction, "account", session.account_id, "SignedIn", &signed_in).await?;
+    }
+    transaction.commit().await?;
     let cookie = AppendHeaders([(header::SET_COOKIE, session.cookie(&service.sessions))]);
     Ok((cookie, Redirect::to("/accounts/me")).into_response())
 }

@@ -8,6 +8,7 @@ mod answer;
 mod chat;
 mod inventory;
 mod orders;
+mod outbox;
 mod payments;
 mod reports;
 mod session;
@@ -35,6 +36,8 @@ pub struct Settings {
     pub database: String,
     /// The key of the session cookie, the same as the other services'.
     pub session_key: String,
+    /// Writes an event into `outbox` for what others may want to know.
+    pub publishes: bool,
     /// How many pages it serves at once as fast as ever; beyond that it collapses, as monoliths do. `None`: as many as the machine can.
     pub capacity: Option<usize>,
 }
@@ -43,6 +46,7 @@ pub struct Settings {
 struct Shop {
     database: Pool,
     sessions: SessionKey,
+    publishes: bool,
     chat: broadcast::Sender<String>,
 }
 
@@ -54,8 +58,12 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let manager = Manager::new(settings.database.parse()?, NoTls);
     let database = Pool::builder(manager).max_size(8).build()?;
     prepare(&database).await.context("cannot prepare the monolith's database")?;
-    let shop =
-        Arc::new(Shop { database, sessions: SessionKey::new(&settings.session_key), chat: broadcast::channel(64).0 });
+    let shop = Arc::new(Shop {
+        database,
+        sessions: SessionKey::new(&settings.session_key),
+        publishes: settings.publishes,
+        chat: broadcast::channel(64).0,
+    });
     settings.listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(settings.listener)?;
     wire::serve(listener, strain::under(settings.capacity, pages(shop))).await
@@ -98,7 +106,7 @@ async fn prepare(database: &Pool) -> anyhow::Result<()> {
 // === impl Settings ===
 
 impl Settings {
-    /// From `BIND`, `DATABASE_URL` and `SESSION_KEY`, and `CAPACITY` if there is one.
+    /// From `BIND`, `DATABASE_URL` and `SESSION_KEY`, and `CAPACITY` if there is one; with `PUBLISH_EVENTS=true` it publishes.
     ///
     /// # Errors
     /// Names the variable that is missing or wrong, or the address that is taken.
@@ -109,6 +117,7 @@ impl Settings {
             listener: std::net::TcpListener::bind(bind).with_context(|| format!("cannot listen on {bind}"))?,
             database: read("DATABASE_URL")?,
             session_key: read("SESSION_KEY")?,
+            publishes: env::var("PUBLISH_EVENTS").is_ok_and(|word| word == "true"),
             capacity: env::var("CAPACITY")
                 .ok()
                 .map(|text| text.parse())

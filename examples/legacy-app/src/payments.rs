@@ -15,6 +15,7 @@ use tokio_postgres::Row;
 use crate::{
     Shop,
     answer::{Answer, Refusal, escape, page, see, wants_html},
+    outbox,
     session::Session,
 };
 
@@ -93,11 +94,20 @@ async fn insert(shop: &Shop, account_id: i64, new: &NewPayment) -> Result<Row, R
     if !is_amount(&new.amount) {
         return Err(Refusal::Wrong("an amount is a text such as \"19.90\""));
     }
-    let client = shop.database.get().await?;
+    let mut client = shop.database.get().await?;
+    let transaction = client.transaction().await?;
     let insert = format!(
         "INSERT INTO payments (account_id, amount, note) VALUES ($1, $2::text::numeric, $3) RETURNING {COLUMNS}"
     );
-    Ok(client.query_one(&insert, &[&account_id, &new.amount, &new.note]).await?)
+    let row = transaction.query_one(&insert, &[&account_id, &new.amount, &new.note]).await?;
+    if shop.publishes {
+        let id: i64 = row.get(0);
+        let (amount, currency): (String, String) = (row.get(2), row.get(3));
+        let made = json!({ "payment_id": id, "account_id": account_id, "amount": amount, "currency": currency });
+        outbox::publish(&transaction, "payment", id, "PaymentMade", &made).await?;
+    }
+    transaction.commit().await?;
+    Ok(row)
 }
 
 /// Up to nine digits, and two more behind a point if there is one.

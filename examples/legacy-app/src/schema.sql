@@ -47,3 +47,12 @@ CREATE TABLE IF NOT EXISTS messages (
     text       text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- What happened, for whoever wants to know: written in the transaction of what it tells of, published by Banyan, read by nobody here.
+CREATE TABLE IF NOT EXISTS outbox (
+    id            uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    aggregatetype varchar(255) NOT NULL,
+    aggregateid   varchar(255) NOT NULL,
+    type          varchar(255) NOT NULL,
+    payload       jsonb NOT NULL
+);

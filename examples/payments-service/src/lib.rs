@@ -4,6 +4,7 @@
 //! One difference from the monolith is planted, for a compare to find: see `payments::refunded_amount`.
 
 mod answer;
+mod outbox;
 mod payments;
 mod session;
 
@@ -25,6 +26,8 @@ pub struct Settings {
     pub database: String,
     /// The key of the session cookie, the same as the monolith's.
     pub session_key: String,
+    /// Writes an event into `outbox` for what others may want to know.
+    pub publishes: bool,
     /// For the demo, in which something has to go wrong: every third payment cannot be read.
     pub is_bad_build: bool,
 }
@@ -33,6 +36,7 @@ pub struct Settings {
 struct Service {
     database: Pool,
     sessions: SessionKey,
+    publishes: bool,
     is_bad_build: bool,
 }
 
@@ -48,6 +52,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let service = Arc::new(Service {
         database,
         sessions: SessionKey::new(&settings.session_key),
+        publishes: settings.publishes,
         is_bad_build: settings.is_bad_build,
     });
     settings.listener.set_nonblocking(true)?;
@@ -64,7 +69,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
 // === impl Settings ===
 
 impl Settings {
-    /// From `BIND`, `DATABASE_URL` and `SESSION_KEY`.
+    /// From `BIND`, `DATABASE_URL` and `SESSION_KEY`; with `PUBLISH_EVENTS=true` it publishes.
     ///
     /// # Errors
     /// Names the variable that is missing or wrong, or the address that is taken.
@@ -75,6 +80,7 @@ impl Settings {
             listener: std::net::TcpListener::bind(bind).with_context(|| format!("cannot listen on {bind}"))?,
             database: read("DATABASE_URL")?,
             session_key: read("SESSION_KEY")?,
+            publishes: env::var("PUBLISH_EVENTS").is_ok_and(|word| word == "true"),
             is_bad_build: false,
         })
     }

@@ -55,6 +55,8 @@ pub(crate) struct Record {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) payload: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
+    /// Milliseconds since 1970.
+    pub(crate) timestamp: i64,
 }
 
 // === impl Kafka ===
@@ -295,11 +297,30 @@ impl Kafka {
 
     /// All records that stand in partition 0 now.
     pub(crate) fn records(&self, topic: &str) -> Vec<Record> {
+        self.records_of(topic, 0)
+    }
+
+    /// The same of all partitions, each with its partition's number; none when there is no such topic.
+    pub(crate) fn all_records(&self, topic: &str) -> Vec<(i32, Record)> {
+        let consumer: BaseConsumer = self.client().create().expect("a consumer");
+        let all = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("Kafka answers");
+        let partitions = all.topics().first().map_or(0, |topic| topic.partitions().len());
+        let of = |partition| self.records_of(topic, partition).into_iter().map(move |record| (partition, record));
+        (0..i32::try_from(partitions).expect("a number")).flat_map(of).collect()
+    }
+
+    fn records_of(&self, topic: &str, partition: i32) -> Vec<Record> {
         let consumer: BaseConsumer = self.client().set("group.id", "test").create().expect("a consumer");
-        let (low, end) =
-            consumer.fetch_watermarks(topic, 0, Duration::from_secs(10)).unwrap_or_else(|e| panic!("{topic}: {e}"));
+        let until = Instant::now() + Duration::from_secs(10);
+        let (low, end) = loop {
+            match consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)) {
+                Ok(ends) => break ends,
+                // Of a topic that was just made, some partition may have no leader yet.
+                Err(error) => assert!(Instant::now() < until, "{topic}: {error}"),
+            }
+        };
         let mut all = TopicPartitionList::new();
-        all.add_partition_offset(topic, 0, Offset::Offset(low)).expect("an offset");
+        all.add_partition_offset(topic, partition, Offset::Offset(low)).expect("an offset");
         consumer.assign(&all).expect("an assignment");
         let mut records = Vec::new();
         while records.last().map_or(low, |last: &Record| last.offset + 1) < end {
@@ -312,6 +333,7 @@ impl Kafka {
                 key: message.key().map(<[u8]>::to_vec),
                 payload: message.payload().map(<[u8]>::to_vec),
                 headers: headers.unwrap_or_default(),
+                timestamp: message.timestamp().to_millis().unwrap_or_default(),
             });
         }
         records

@@ -38,7 +38,7 @@ pub(crate) use self::{
     client::Raw,
     eventually::{eventually, secs},
     front::Front,
-    kafka::Kafka,
+    kafka::{Kafka, Record},
     kafka_cluster::Cluster,
     kafka_secured::Secured,
     mariadb::{MariaDb, Schema},

@@ -120,6 +120,11 @@ impl Charsets {
         self.decoders.get(name).cloned().unwrap_or(Charset::Utf8)
     }
 
+    /// Whether text in this set can be read: it is Unicode, or its table was asked for.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        matches!(name, "utf8mb4" | "utf8mb3" | "utf8" | "ascii") || name != "binary" && self.decoders.contains_key(name)
+    }
+
     /// The set that a collation belongs to.
     pub(crate) fn of_collation(&self, collation: Option<u32>) -> &str {
         collation.and_then(|id| self.by_collation.get(&id)).map_or("", String::as_str)

@@ -4,6 +4,7 @@ mod charset;
 mod event;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod outbox;
 pub(crate) mod shape;
 mod snapshot;
 mod statement;

@@ -80,21 +80,28 @@ pub(crate) enum Kind {
 pub(crate) async fn read(session: &mut MysqlSession, plan: &Plan) -> Result<Vec<TableShape>, FlowError> {
     let mut tables = Vec::with_capacity(plan.tables.len());
     for table in &plan.tables {
-        let columns = describe(session, &table.source).await?;
-        if columns.is_empty() {
+        let Some(shape) = read_one(session, &table.source).await? else {
             return Err(FlowError::Stop(format!("the source has no table `{}`", table.source)));
-        }
-        if let Some(other) = spelled_otherwise(session, &table.source).await? {
-            return Err(FlowError::Stop(format!(
-                "the source's table `{}` is called `{other}` in its log: write it so in the file",
-                table.source
-            )));
-        }
-        let flavor = session.flavor;
-        let columns = columns.into_iter().map(|column| ColumnShape::of(column, flavor)).collect();
-        tables.push(TableShape { name: table.source.clone(), columns });
+        };
+        tables.push(shape);
     }
     Ok(tables)
+}
+
+/// Reads the columns of one table, if there is one.
+pub(crate) async fn read_one(session: &mut MysqlSession, table: &str) -> Result<Option<TableShape>, FlowError> {
+    let columns = describe(session, table).await?;
+    if columns.is_empty() {
+        return Ok(None);
+    }
+    if let Some(other) = spelled_otherwise(session, table).await? {
+        return Err(FlowError::Stop(format!(
+            "the source's table `{table}` is called `{other}` in its log: write it so in the file"
+        )));
+    }
+    let flavor = session.flavor;
+    let columns = columns.into_iter().map(|column| ColumnShape::of(column, flavor)).collect();
+    Ok(Some(TableShape { name: table.to_owned(), columns }))
 }
 
 /// As the server spells it, where that is not as the file does: some find a table by any spelling, and the log has theirs.

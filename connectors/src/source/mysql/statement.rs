@@ -22,6 +22,9 @@ pub(crate) enum Statement {
     Other,
 }
 
+/// Why a change of a table cannot be followed whose rows the log does not have.
+pub(crate) const NO_ROWS: &str = "a change of it stands in the binlog as a statement and not as rows";
+
 /// A word of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Word<'s> {
@@ -63,7 +66,7 @@ pub(crate) fn read(sql: &str, database: &str, tables: &[String]) -> Statement {
     match first.as_str() {
         "TRUNCATE" => Statement::Truncate(table),
         "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "LOAD" | "MERGE" | "WITH" | "CALL" | "DO" => {
-            Statement::Unfollowed(table, "a change of it stands in the binlog as a statement and not as rows")
+            Statement::Unfollowed(table, NO_ROWS)
         }
         "DROP" if matches!(second.as_str(), "TABLE" | "TABLES") => Statement::Unfollowed(table, "it was dropped"),
         "RENAME" => Statement::Unfollowed(table, "it was renamed"),

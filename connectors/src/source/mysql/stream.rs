@@ -16,6 +16,7 @@ use super::{
     event::{
         ARTIFICIAL, BadEvent, Change, Cursor, MariadbGtid, Query, Rotate, Rows, TableMap, WireColumn, is_null, kind,
     },
+    outbox::{self, Kept, OutboxReader},
     shape::{self, TableShape},
     snapshot::{Cells, frame, used_charsets},
     statement::{self, Statement},
@@ -60,7 +61,10 @@ struct Stream<'a> {
     generation: Generation,
     charsets: Charsets,
     shape: &'a [TableShape],
+    /// Of the tables; behind them the outbox, if there is one.
     names: Vec<String>,
+    /// The outbox as the catalogue has it.
+    outbox: Option<TableShape>,
     frames: Vec<TableFrame>,
     readers: Vec<Vec<Reader>>,
     maps: HashMap<u64, Announced>,
@@ -77,6 +81,8 @@ struct Stream<'a> {
     /// How far the log was read without anything to send.
     read_to: Lsn,
     read_at: i64,
+    /// Events were sent that no end behind them confirms yet.
+    has_events: bool,
     epoch: i64,
     side_is_open: bool,
     before: Cells,
@@ -90,6 +96,8 @@ struct Announced {
     bytes: Vec<u8>,
     columns: Vec<WireColumn>,
     whose: Whose,
+    /// What reads it, if it is the outbox.
+    events: Option<OutboxReader>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,6 +106,7 @@ enum Whose {
     Ours(usize),
     /// `banyan.mark`.
     Mark,
+    Outbox,
     Other,
 }
 
@@ -107,6 +116,7 @@ struct Transaction {
     /// Microseconds since 1970.
     at: i64,
     ordinal: u64,
+    events: Kept,
     /// Our own opposite flow wrote it.
     echo: bool,
     /// An end follows; else its one statement is the end.
@@ -127,7 +137,16 @@ pub(crate) async fn run(
     let doing = "reading the binlog";
     let names = &plan.names;
     let row = owner::mysql::read(&mut opened.session, &names.install, &names.sync, names.flow.source()).await?;
-    let used = used_charsets(&opened.shape);
+    let outbox = match &plan.outbox {
+        Some(table) => shape::read_one(&mut opened.session, table).await?,
+        None => None,
+    };
+    let mut used = used_charsets(&opened.shape);
+    used.extend(outbox.iter().flat_map(|table| used_charsets(std::slice::from_ref(table))));
+    if plan.outbox.is_some() {
+        // What an outbox's columns were before they were altered, the log alone knows; this was the servers' default for long.
+        used.push("latin1".to_owned());
+    }
     let charsets = Charsets::read(&mut opened.session, used.iter().map(String::as_str)).await?;
     let from = Place { log: opened.log.clone(), lsn: opened.from };
     let mut events = request(plan, url, &from).await?;
@@ -137,7 +156,8 @@ pub(crate) async fn run(
         plan,
         outlet,
         generation: opened.generation,
-        names: shape.iter().map(|table| table.name.clone()).collect(),
+        names: shape.iter().map(|table| table.name.clone()).chain(plan.outbox.clone()).collect(),
+        outbox,
         frames: shape.iter().map(|table| frame(plan, flavor, table)).collect(),
         readers: shape
             .iter()
@@ -154,6 +174,7 @@ pub(crate) async fn run(
         last_gtid: String::new(),
         read_to: from.lsn,
         read_at: 0,
+        has_events: false,
         epoch: row.map_or(0, |row| row.epoch),
         side_is_open: row.is_some_and(|row| row.open),
         before: Cells::default(),
@@ -175,10 +196,13 @@ pub(crate) async fn run(
             _ = tick.tick() => {
                 stream.outlet.check()?;
                 stream.outlet.look()?;
+                if let Some(change) = stream.outlet.held() {
+                    board.waiting(change);
+                }
                 if heard.elapsed() > SILENCE {
                     return Err(FlowError::Lost { doing, kind: Some(std::io::ErrorKind::TimedOut) });
                 }
-                let pause = if stream.side_is_open || stream.read_to.since(stream.last_end) > MUCH {
+                let pause = if stream.side_is_open || stream.has_events || stream.read_to.since(stream.last_end) > MUCH {
                     CHECKPOINT
                 } else {
                     SLOW_CHECKPOINT
@@ -249,6 +273,11 @@ fn refused(doing: &'static str, error: &mysql_async::Error, from: &Place) -> Flo
         ),
         other => other,
     }
+}
+
+/// Where a transaction begins.
+fn first(generation: Generation, lsn: Lsn) -> Position {
+    Position { generation, phase: Phase::Stream, lsn, ordinal: 0 }
 }
 
 fn micros(seconds: u32) -> i64 {
@@ -346,7 +375,16 @@ impl Stream<'_> {
     /// The transaction's place is where its first event begins: the end of the one before, or something between.
     fn begin(&mut self, end: Lsn, size: u32, at: i64, gtid: String) {
         let commit_lsn = Lsn::new(end.get().saturating_sub(u64::from(size)));
-        self.open = Some(Transaction { commit_lsn, at, ordinal: 0, echo: false, begun: false, prepared: false, gtid });
+        self.open = Some(Transaction {
+            commit_lsn,
+            at,
+            ordinal: 0,
+            events: Kept::default(),
+            echo: false,
+            begun: false,
+            prepared: false,
+            gtid,
+        });
     }
 
     async fn query(&mut self, query: Query<'_>, end: Lsn, at: i64) -> Result<(), FlowError> {
@@ -372,10 +410,21 @@ impl Stream<'_> {
                 return Ok(());
             }
             Statement::RollbackTo => {
-                let ours = self.open.as_ref().is_some_and(|open| open.ordinal > 0);
+                let ours = self.open.as_ref().is_some_and(|open| open.ordinal > 0 || !open.events.is_empty());
                 if ours {
                     return Err(FlowError::Stop(format!(
                         "a transaction before {end} changed tables of more than one engine and rolled a part of it back, which cannot be followed"
+                    )));
+                }
+            }
+            // An emptied outbox takes no event back, and nobody reads what was there before it was dropped or made anew.
+            Statement::Truncate(table) if table == self.shape.len() => {}
+            Statement::Unfollowed(table, why) if table == self.shape.len() => {
+                if why == statement::NO_ROWS {
+                    return Err(FlowError::Stop(format!(
+                        "{} at {end}: {why}, so that its event is not known; publish it by hand, and leave `outbox` out of the file until \
+                         the flow is past it",
+                        self.names[table]
                     )));
                 }
             }
@@ -405,7 +454,13 @@ impl Stream<'_> {
         }
         let map = TableMap::decode(data).map_err(bad)?;
         let name = format!("{}.{}", map.database, map.table);
+        let mut events = None;
         let whose = match self.names.iter().position(|own| *own == name) {
+            Some(outbox) if outbox == self.shape.len() => {
+                let at = self.open.as_ref().map_or(self.read_to, |open| open.commit_lsn).to_string();
+                events = Some(OutboxReader::new(&name, &map, self.outbox.as_ref(), &self.charsets, &at)?);
+                Whose::Outbox
+            }
             Some(table) => {
                 self.compare(table, &map)?;
                 Whose::Ours(table)
@@ -413,7 +468,7 @@ impl Stream<'_> {
             None if name == "banyan.mark" => Whose::Mark,
             None => Whose::Other,
         };
-        self.maps.insert(id, Announced { bytes: data.to_vec(), columns: map.columns, whose });
+        self.maps.insert(id, Announced { bytes: data.to_vec(), columns: map.columns, whose, events });
         Ok(())
     }
 
@@ -450,7 +505,12 @@ impl Stream<'_> {
             return Err(self.malformed("rows with another number of columns than their table"));
         }
         let whose = announced.whose;
-        if let Whose::Ours(table) = whose {
+        let table = match whose {
+            Whose::Ours(table) => Some(table),
+            Whose::Outbox => Some(self.shape.len()),
+            _ => None,
+        };
+        if let Some(table) = table {
             let name = &self.names[table];
             if !rows.is_whole {
                 return Err(FlowError::Stop(format!(
@@ -464,6 +524,9 @@ impl Stream<'_> {
                     self.read_to
                 )));
             }
+        }
+        if whose == Whose::Outbox {
+            return self.events(&rows);
         }
         let mut images = Cursor(rows.images);
         while !images.0.is_empty() {
@@ -486,6 +549,37 @@ impl Stream<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Keeps new rows of the outbox until their transaction's end.
+    fn events(&mut self, rows: &Rows<'_>) -> Result<(), FlowError> {
+        let (at, most) = (self.read_to.to_string(), self.plan.budget / 3);
+        let name = &self.names[self.shape.len()];
+        let Some(Announced { columns, events: Some(reader), .. }) = self.maps.get(&rows.table) else { return Ok(()) };
+        let Some(open) = self.open.as_mut() else { return Ok(()) };
+        let mut images = Cursor(rows.images);
+        while !images.0.is_empty() {
+            match rows.change {
+                Change::Insert => open.events.take(reader, columns, &mut images, name, &at, most)?,
+                Change::Update => {
+                    outbox::skip(columns, &mut images, &at)?;
+                    outbox::skip(columns, &mut images, &at)?;
+                    self.outlet.outbox_updated(name, first(self.generation, open.commit_lsn));
+                }
+                // Whoever deletes at once what was inserted has published it all the same.
+                Change::Delete => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the events of the transaction that has committed.
+    async fn publish(&mut self, at: i64) -> Result<(), FlowError> {
+        let Some(open) = self.open.as_mut().filter(|open| !open.events.is_empty() && !open.echo) else { return Ok(()) };
+        self.has_events = true;
+        let (events, first) = (std::mem::take(&mut open.events), first(self.generation, open.commit_lsn));
+        let (table, origin) = (&self.names[self.shape.len()], self.plan.names.flow.source());
+        events.publish(table, first, origin, at, self.outlet).await
     }
 
     fn malformed(&self, what: &'static str) -> FlowError {
@@ -609,6 +703,7 @@ impl Stream<'_> {
     }
 
     async fn commit(&mut self, end: Lsn, at: i64) -> Result<(), FlowError> {
+        self.publish(at).await?;
         let Some(open) = &self.open else { return Ok(()) };
         if open.ordinal > 0 && !open.echo {
             let count = open.ordinal;
@@ -617,6 +712,7 @@ impl Stream<'_> {
             Commit { end, count, at }.write(&mut self.value);
             self.outlet.send(head, "COMMIT", &[], &self.value, Some(end)).await?;
             self.last_end = end;
+            self.has_events = false;
             self.ended();
             self.last_gtid.clone_from(&self.gtid);
         }
@@ -644,6 +740,7 @@ impl Stream<'_> {
         Checkpoint { at: self.read_at }.write(&mut self.value);
         self.outlet.send(head, "CHECKPOINT", &[], &self.value, Some(self.read_to)).await?;
         self.last_end = self.read_to;
+        self.has_events = false;
         self.last_gtid.clone_from(&self.gtid);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod chunks;
 mod line;
+mod outbox;
 pub(crate) mod pgoutput;
 pub(crate) mod retained;
 pub(crate) mod slot;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pgwire_replication::ReplicationClient;
 use tokio_postgres::types::PgLsn;
 
-use super::{chunks::kept, retained};
+use super::{chunks::kept, outbox, retained};
 use crate::{
     database::postgres::{PostgresUrl, Session},
     error::FlowError,
@@ -44,8 +44,8 @@ pub(crate) struct Fresh {
 }
 
 /// What `banyan.capture` says.
-struct Stored {
-    generation: i64,
+pub(super) struct Stored {
+    pub(super) generation: i64,
     since: i64,
     state: String,
     system_id: String,
@@ -111,6 +111,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
             return Err(FlowError::Busy(format!("another session still reads the slot `{slot}`")));
         }
         let shape = take_new_tables(&session, plan, stored, gate).await?;
+        let shape = outbox::take(&session, plan, stored, shape, gate).await?;
         check_publication(&session, plan, false).await?;
         let generation = Generation::new(stored.generation);
         return Ok(Opened { session, replication, generation, shape, fresh: None });
@@ -294,7 +295,7 @@ async fn take_new_tables(session: &Session, plan: &Plan, stored: &Stored, gate: 
 }
 
 /// The tables of the publication.
-async fn published(session: &Session, names: &FlowNames) -> Result<Vec<String>, FlowError> {
+pub(super) async fn published(session: &Session, names: &FlowNames) -> Result<Vec<String>, FlowError> {
     let rows = session
         .query(
             "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = $1",
@@ -322,7 +323,8 @@ pub(super) async fn check_publication(session: &Session, plan: &Plan, may_change
         .map_err(|e| sql(&e))?;
     let is_whole = exists.as_ref().is_some_and(|row| row.get(0));
     let mut published = published(session, &plan.names).await?;
-    let mut wanted: Vec<String> = plan.tables.iter().map(|table| table.source.clone()).collect();
+    let mut wanted: Vec<String> =
+        plan.tables.iter().map(|table| table.source.clone()).chain(plan.outbox.clone()).collect();
     published.sort();
     wanted.sort();
     if is_whole && published == wanted {
@@ -331,10 +333,10 @@ pub(super) async fn check_publication(session: &Session, plan: &Plan, may_change
     if !may_change {
         let cannot = if plan.copies_in_chunks() { "taking a table out of" } else { "adding a table to" };
         return Err(FlowError::Stop(format!(
-            "the publication `{name}` does not hold every change of exactly the sync's tables; {cannot} a running sync is not available in this version"
+            "the publication `{name}` does not hold every change of exactly the sync's tables and its outbox; {cannot} a running sync is not available in this version"
         )));
     }
-    let tables: Vec<String> = plan.tables.iter().map(|table| quote_table(&table.source)).collect();
+    let tables: Vec<String> = wanted.iter().map(|table| quote_table(table)).collect();
     let statement = if exists.is_some() {
         format!(
             "ALTER PUBLICATION {0} SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true); \
@@ -371,6 +373,7 @@ async fn shape(session: &Session, plan: &Plan) -> Result<String, FlowError> {
         let columns = rows.iter().map(|row| (row.get::<_, String>(0), row.get::<_, u32>(1), row.get::<_, i32>(2)));
         lines.push(shape_line(&table.source, columns));
     }
+    lines.extend(outbox::line(plan));
     Ok(lines.join("\n"))
 }
 

@@ -13,6 +13,7 @@ use pgwire_replication::{Lsn as WireLsn, client::ReplicationEvent};
 use super::{
     chunks::{self, Chunks, Fate},
     line::Line,
+    outbox,
     pgoutput::{Message, Old, Relation, Tuple},
     slot::{self, Opened, shape_line},
 };
@@ -20,6 +21,7 @@ use crate::{
     database::postgres::PostgresUrl,
     error::FlowError,
     kafka::produce::Outlet,
+    outbox::{Columns, Event},
     owner,
     plan::Plan,
     position::{Generation, Lsn, Phase, Position},
@@ -56,12 +58,15 @@ struct Stream<'a> {
     generation: Generation,
     shape: Vec<&'a str>,
     frames: HashMap<u32, TableState>,
+    outboxes: HashMap<u32, OutboxState>,
     open: Option<Transaction>,
     /// The last end that was sent as COMMIT or CHECKPOINT.
     last_end: Lsn,
     /// How far the log was read without anything to send.
     read_to: Lsn,
     read_at: i64,
+    /// Events were sent that no end behind them confirms yet.
+    has_events: bool,
     epoch: i64,
     side_is_open: bool,
     key: Vec<u8>,
@@ -76,6 +81,13 @@ struct TableState {
     columns: usize,
 }
 
+/// A table whose rows are events.
+struct OutboxState {
+    name: String,
+    places: Columns,
+    columns: usize,
+}
+
 /// The source transaction that is being read.
 struct Transaction {
     commit_lsn: Lsn,
@@ -83,6 +95,8 @@ struct Transaction {
     /// Microseconds since 1970.
     at: i64,
     ordinal: u64,
+    /// Rows of outboxes, which count by themselves: they stand in other topics, and no COMMIT counts them.
+    events: u64,
     /// Our own opposite flow wrote it.
     echo: bool,
 }
@@ -107,10 +121,12 @@ pub(crate) async fn run(
         generation: opened.generation,
         shape: shape.lines().collect(),
         frames: HashMap::new(),
+        outboxes: HashMap::new(),
         open: None,
         last_end: from,
         read_to: from,
         read_at: 0,
+        has_events: false,
         epoch: row.map_or(0, |row| row.epoch),
         side_is_open: row.is_some_and(|row| row.open),
         key: Vec::with_capacity(256),
@@ -131,6 +147,9 @@ pub(crate) async fn run(
             _ = tick.tick() => {
                 stream.outlet.check()?;
                 stream.outlet.look()?;
+                if let Some(change) = stream.outlet.held() {
+                    board.waiting(change);
+                }
                 let now_confirmed = stream.outlet.confirmed();
                 if copies {
                     chunks.begin_anew(&opened.session, plan).await?;
@@ -154,7 +173,7 @@ pub(crate) async fn run(
                     chunks.take_requests(&opened.session, plan).await?;
                     asked = Instant::now();
                 }
-                let pause = if stream.side_is_open || stream.read_to.since(stream.last_end) > CHECKPOINT_BYTES {
+                let pause = if stream.side_is_open || stream.has_events || stream.read_to.since(stream.last_end) > CHECKPOINT_BYTES {
                     CHECKPOINT
                 } else {
                     SLOW_CHECKPOINT
@@ -181,8 +200,14 @@ impl Stream<'_> {
             ReplicationEvent::XLogData { data, .. } => self.change(&data).await,
             ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
                 let at = commit_time_micros + EPOCH_2000;
-                self.open =
-                    Some(Transaction { commit_lsn: Lsn::new(final_lsn.as_u64()), xid, at, ordinal: 0, echo: false });
+                self.open = Some(Transaction {
+                    commit_lsn: Lsn::new(final_lsn.as_u64()),
+                    xid,
+                    at,
+                    ordinal: 0,
+                    events: 0,
+                    echo: false,
+                });
                 Ok(())
             }
             ReplicationEvent::Commit { end_lsn, .. } => self.commit(Lsn::new(end_lsn.as_u64())).await,
@@ -318,12 +343,24 @@ impl Stream<'_> {
         match message {
             Message::Relation(relation) => self.relation(&relation),
             _ if echo => Ok(()),
+            Message::Insert { relation, new } if self.outboxes.contains_key(&relation) => {
+                self.event(relation, new).await
+            }
+            Message::Update { relation, .. } if self.outboxes.contains_key(&relation) => {
+                let (position, table) = (self.event_position()?, &self.outboxes[&relation].name);
+                self.outlet.outbox_updated(table, position);
+                Ok(())
+            }
+            // Whoever deletes at once what was inserted has published it all the same.
+            Message::Delete { relation, .. } if self.outboxes.contains_key(&relation) => Ok(()),
             Message::Insert { relation, new } => self.row(relation, Op::Create, Old::None, Some(new)).await,
             Message::Update { relation, old, new } => self.row(relation, Op::Update, old, Some(new)).await,
             Message::Delete { relation, old } => self.row(relation, Op::Delete, old, None).await,
             Message::Truncate { relations } => {
                 for relation in relations {
-                    self.row(relation, Op::Truncate, Old::None, None).await?;
+                    if !self.outboxes.contains_key(&relation) {
+                        self.row(relation, Op::Truncate, Old::None, None).await?;
+                    }
                 }
                 Ok(())
             }
@@ -334,9 +371,15 @@ impl Stream<'_> {
     /// Checks the announced shape against the one that was copied, and writes the frame of the table's records.
     fn relation(&mut self, relation: &Relation) -> Result<(), FlowError> {
         let name = format!("{}.{}", relation.schema, relation.table);
+        self.outboxes.remove(&relation.id);
         let Some(index) = self.plan.tables.iter().position(|table| table.source == name) else {
-            // A partition is announced beside its root, by whose name its rows come. Rows by any other name find no frame.
             self.frames.remove(&relation.id);
+            if self.shape.iter().any(|line| outbox::is_of(line, &name)) {
+                let places = Columns::find(relation.columns.iter().map(|column| column.name.as_str()));
+                self.outboxes.insert(relation.id, OutboxState { name, places, columns: relation.columns.len() });
+                return Ok(());
+            }
+            // A partition is announced beside its root, by whose name its rows come. Rows by any other name find no frame.
             return Ok(());
         };
         let line = shape_line(
@@ -359,6 +402,38 @@ impl Stream<'_> {
         );
         self.frames.insert(relation.id, TableState { name, index, frame, columns: relation.columns.len() });
         Ok(())
+    }
+
+    /// Where the next event of the open transaction stands; counts it.
+    fn event_position(&mut self) -> Result<Position, FlowError> {
+        let Some(open) = self.open.as_mut() else {
+            return Err(FlowError::Malformed {
+                what: "an event outside of a transaction",
+                at: self.last_end.to_string(),
+            });
+        };
+        let ordinal = open.events;
+        open.events += 1;
+        Ok(Position { generation: self.generation, phase: Phase::Stream, lsn: open.commit_lsn, ordinal })
+    }
+
+    /// A row of an outbox was inserted. The stream has only what was committed, so it may be sent at once.
+    async fn event(&mut self, relation: u32, new: Tuple<'_>) -> Result<(), FlowError> {
+        let position = self.event_position()?;
+        let outbox = &self.outboxes[&relation];
+        if new.len() != outbox.columns {
+            let what = "a row with another number of columns than its table";
+            return Err(FlowError::Malformed { what, at: position.to_string() });
+        }
+        self.has_events = true;
+        let event = Event {
+            row: outbox.places.row(new.values()),
+            table: &outbox.name,
+            position,
+            origin: self.plan.names.flow.source(),
+            at: self.open.as_ref().map_or(0, |open| open.at),
+        };
+        self.outlet.publish(&event).await
     }
 
     async fn row(&mut self, relation: u32, op: Op, old: Old<'_>, new: Option<Tuple<'_>>) -> Result<(), FlowError> {
@@ -400,6 +475,7 @@ impl Stream<'_> {
             Commit { end, count, at }.write(&mut self.value);
             self.outlet.send(head, "COMMIT", &[], &self.value, Some(end)).await?;
             self.last_end = end;
+            self.has_events = false;
         }
         self.chunks.committed(end);
         self.open = None;
@@ -419,6 +495,7 @@ impl Stream<'_> {
         Checkpoint { at: self.read_at }.write(&mut self.value);
         self.outlet.send(head, "CHECKPOINT", &[], &self.value, Some(self.read_to)).await?;
         self.last_end = self.read_to;
+        self.has_events = false;
         Ok(())
     }
 }
