@@ -24,6 +24,7 @@ use super::{
     most_records,
 };
 use crate::{
+    config::Kafka,
     error::FlowError,
     metrics::FlowMetrics,
     outbox::Event,
@@ -38,6 +39,11 @@ const STALLED: Duration = Duration::from_secs(10);
 /// A producer of one flow's records, and of its source's events.
 pub(crate) struct Outlet {
     producer: ThreadedProducer<Reports>,
+    /// Made with the first event.
+    of_events: Option<ThreadedProducer<Reports>>,
+    kafka: Arc<Kafka>,
+    /// Bytes that `of_events` may hold.
+    room: usize,
     reports: Arc<State>,
     topic: Arc<str>,
     events: Events,
@@ -73,6 +79,44 @@ struct Failure {
 }
 
 struct Reports(Arc<State>);
+
+/// What only events need: a flow's own records tell a hole by `from`, and whoever reads events sees none.
+const OF_EVENTS: [(&str, &str); 3] = [
+    // A partition that has just been made may refuse the first of several requests that are under way and take the second.
+    ("max.in.flight.requests.per.connection", "1"),
+    // Behind an event that Kafka refuses none may be written, or those of one aggregate would stand in another order when all are sent again.
+    ("enable.gapless.guarantee", "true"),
+    // Of records with a key and without a partition: as Java's clients choose, so that both agree.
+    ("partitioner", "murmur2_random"),
+];
+
+/// A producer that holds at most `budget` bytes.
+fn producer(
+    kafka: &Kafka,
+    budget: usize,
+    reports: &Arc<State>,
+    more: &[(&str, &str)],
+) -> Result<ThreadedProducer<Reports>, FlowError> {
+    let mut settings = kafka.client();
+    settings
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        // Never given up: while Kafka is away the queue fills, and capture waits.
+        .set("message.timeout.ms", "0")
+        .set("linger.ms", "5")
+        .set("batch.num.messages", "10000")
+        .set("batch.size", "1000000")
+        .set("message.max.bytes", kafka.topics.max_record().to_string())
+        .set("compression.type", kafka.topics.compression.as_str())
+        .set("queue.buffering.max.messages", most_records(budget).to_string())
+        .set("queue.buffering.max.kbytes", (budget / 1024).max(1024).to_string())
+        .set("topic.metadata.refresh.interval.ms", "30000");
+    for (key, value) in more {
+        settings.set(*key, *value);
+    }
+    let made = settings.create_with_context(Reports(Arc::clone(reports)));
+    made.map_err(|source| reports.ear.failed("making a producer", source))
+}
 
 // === impl Reports ===
 
@@ -130,32 +174,17 @@ impl Outlet {
     /// A producer into partition 0 of `topic`, and into topics of events, that holds at most a third of the flow's memory.
     pub(crate) fn open(plan: &Plan, topic: &str, metrics: &FlowMetrics) -> Result<Self, FlowError> {
         let (kafka, budget) = (&plan.kafka, plan.budget / 3);
+        let room = budget / 3;
         let reports = Arc::new(State::default());
-        let producer = kafka
-            .client()
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            // Never given up: while Kafka is away the queue fills, and capture waits.
-            .set("message.timeout.ms", "0")
-            .set("linger.ms", "5")
-            .set("batch.num.messages", "10000")
-            .set("batch.size", "1000000")
-            .set("message.max.bytes", kafka.topics.max_record().to_string())
-            .set("compression.type", kafka.topics.compression.as_str())
-            .set("queue.buffering.max.messages", most_records(budget).to_string())
-            .set("queue.buffering.max.kbytes", (budget / 1024).max(1024).to_string())
-            .set("topic.metadata.refresh.interval.ms", "30000")
-            // Of records with a key and without a partition, which events are: as Java's clients choose, so that both agree.
-            .set("partitioner", "murmur2_random")
-            // Behind an event that Kafka refuses none may be written, or those of one aggregate would stand in another order when all are sent
-            // again. A flow's own records tell a hole by `from`, and need it not.
-            .set("enable.gapless.guarantee", plan.outbox.is_some().to_string())
-            .create_with_context(Reports(Arc::clone(&reports)))
-            .map_err(|source| reports.ear.failed("making a producer", source))?;
+        let own = if plan.outbox.is_some() { budget - room } else { budget };
+        let producer = producer(kafka, own, &reports, &[])?;
         let largest = kafka.topics.max_record();
         let events = Events::new(kafka, topic, metrics);
         Ok(Self {
             producer,
+            of_events: None,
+            kafka: Arc::clone(kafka),
+            room,
             reports,
             topic: topic.into(),
             events,
@@ -186,11 +215,14 @@ impl Outlet {
         if !key.is_empty() {
             record = record.key(key);
         }
-        self.queue(record, table, head.position).await
+        self.queue(false, record, table, head.position).await
     }
 
     /// Queues an event; waits while the queue is full. No end that is sent later is confirmed before the event stands in Kafka.
     pub(crate) async fn publish(&mut self, event: &Event<'_>) -> Result<(), FlowError> {
+        if self.of_events.is_none() {
+            self.of_events = Some(producer(&self.kafka, self.room, &self.reports, &OF_EVENTS)?);
+        }
         let Way { topic, broken } = self.events.way(event).await?;
         let (row, position) = (&event.row, event.position.to_string());
         let mut headers = OwnedHeaders::new_with_capacity(6)
@@ -213,7 +245,7 @@ impl Outlet {
         if let Some(payload) = row.payload {
             record = record.payload(payload);
         }
-        self.queue(record, event.table, event.position).await
+        self.queue(true, record, event.table, event.position).await
     }
 
     /// A row of an outbox was changed, which is no event.
@@ -223,12 +255,14 @@ impl Outlet {
 
     async fn queue(
         &mut self,
+        is_event: bool,
         mut record: BaseRecord<'_, [u8], [u8], usize>,
         table: &str,
         position: Position,
     ) -> Result<(), FlowError> {
         loop {
-            match self.producer.send(record) {
+            let producer = self.of_events.as_ref().filter(|_| is_event).unwrap_or(&self.producer);
+            match producer.send(record) {
                 Ok(()) => {
                     self.sent += 1;
                     return Ok(());
@@ -258,7 +292,9 @@ impl Outlet {
             return Ok(());
         }
         // Whatever is queued behind must not reach Kafka any more.
-        self.producer.purge(PurgeConfig::default().queue().inflight());
+        for producer in self.producers() {
+            producer.purge(PurgeConfig::default().queue().inflight());
+        }
         let failure = self.reports.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Failure { topic, position, error } = failure.unwrap_or_else(|| Failure {
             topic: self.topic.to_string(),
@@ -280,9 +316,13 @@ impl Outlet {
         }
     }
 
+    fn producers(&self) -> impl Iterator<Item = &ThreadedProducer<Reports>> {
+        std::iter::once(&self.producer).chain(&self.of_events)
+    }
+
     /// A producer that begins where it may write to nothing is told of the cluster, not of its topic: idempotence needs an id first.
     fn barred(&self) -> Option<FlowError> {
-        let (code, _) = self.producer.client().fatal_error()?;
+        let (code, _) = self.producers().find_map(|producer| producer.client().fatal_error())?;
         let is_barred = code == RDKafkaErrorCode::ClusterAuthorizationFailed;
         is_barred.then(|| forbidden("write to", &self.topic, "WRITE"))
     }
