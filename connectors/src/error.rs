@@ -129,6 +129,11 @@ pub(crate) enum FlowError {
     /// Somebody else holds what this task needs; it will be free later.
     #[error("waiting: {0}")]
     Busy(String),
+    /// Kafka refuses to make a topic of this name.
+    #[error(
+        "Kafka refuses to make the topic `{0}`: there is one whose name differs in `.` and `_` alone, or a policy of the cluster forbids it"
+    )]
+    Unnamed(String),
     /// A message that is not as Banyan writes them.
     #[error("{what} at {at}")]
     Malformed {
@@ -258,7 +263,9 @@ impl FlowError {
             Self::Lost { .. } | Self::Kafka { .. } | Self::Refused { .. } | Self::Busy(_) => Verdict::Retry,
             Self::Sql { state, .. } => verdict_of_state(state),
             Self::Mysql { code, .. } => verdict_of_code(*code),
-            Self::Divergence { .. } | Self::Malformed { .. } | Self::Full(_) | Self::Stop(_) => Verdict::Stop,
+            Self::Divergence { .. } | Self::Malformed { .. } | Self::Full(_) | Self::Unnamed(_) | Self::Stop(_) => {
+                Verdict::Stop
+            }
             Self::NeedsSnapshot(_) => Verdict::NeedsSnapshot,
         }
     }

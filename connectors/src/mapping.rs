@@ -33,6 +33,15 @@ struct Only {
     values: BTreeSet<Option<String>>,
 }
 
+/// What of a change concerns the sync.
+#[derive(Debug)]
+pub(crate) enum Part<'e> {
+    Its(Envelope<'e>),
+    Others,
+    /// The record does not tell.
+    Untold,
+}
+
 // === impl Only ===
 
 impl Only {
@@ -93,9 +102,9 @@ impl Mapping {
 
     /// What of a change concerns the sync: a row that comes into it is inserted, and one that leaves it is deleted. Nothing, when neither
     /// the old row nor the new one is the sync's.
-    pub(crate) fn part_of<'e>(&self, envelope: Envelope<'e>) -> Result<Option<Envelope<'e>>, BadJson> {
+    pub(crate) fn part_of<'e>(&self, envelope: Envelope<'e>) -> Result<Part<'e>, BadJson> {
         if self.rows.is_empty() || envelope.op == Op::Truncate {
-            return Ok(Some(envelope));
+            return Ok(Part::Its(envelope));
         }
         let (mut old, mut new) = (vec![None; self.rows.len()], vec![None; self.rows.len()]);
         let judge = |into: &mut Vec<Option<bool>>, name: &str, value: Option<&str>| {
@@ -105,20 +114,25 @@ impl Mapping {
         };
         envelope.before(|name, value| judge(&mut old, name, value))?;
         envelope.after(|name, value| judge(&mut new, name, value))?;
-        // What one of both does not say has not changed.
-        let all = |these: &[Option<bool>], those: &[Option<bool>]| {
-            these.iter().zip(those).all(|(this, that)| this.or(*that).unwrap_or(true))
-        };
-        let (was, is) = (all(&old, &new), all(&new, &old));
-        Ok(match envelope.op {
-            Op::Create | Op::Read => is.then_some(envelope),
-            Op::Delete => was.then_some(envelope),
-            _ => match (was, is) {
+        // What the new row does not say has not changed; what the old one does not say nobody knows.
+        let is = new.iter().zip(&old).map(|(new, old)| new.or(*old)).collect::<Option<Vec<bool>>>();
+        let was = old.into_iter().collect::<Option<Vec<bool>>>();
+        let all = |these: Option<Vec<bool>>| these.map(|these| these.into_iter().all(|fits| fits));
+        let (was, is) = (all(was), all(is));
+        let part = match envelope.op {
+            Op::Create | Op::Read => is.map(|is| is.then_some(envelope)),
+            Op::Delete => was.map(|was| was.then_some(envelope)),
+            _ => was.zip(is).map(|both| match both {
                 (true, true) => Some(envelope),
                 (true, false) => Some(envelope.leaves()),
                 (false, true) => Some(envelope.comes()),
                 (false, false) => None,
-            },
+            }),
+        };
+        Ok(match part {
+            Some(Some(envelope)) => Part::Its(envelope),
+            Some(None) => Part::Others,
+            None => Part::Untold,
         })
     }
 
@@ -136,7 +150,11 @@ impl Mapping {
     pub(crate) fn target_rows_in_mysql(&self) -> Option<String> {
         self.condition(|only| {
             let column = mysql::quote(&only.target);
-            only.condition(&column, &format!("CAST({column} AS CHAR) COLLATE utf8mb4_bin"), mysql::text)
+            only.condition(
+                &column,
+                &format!("CAST(CAST({column} AS CHAR CHARACTER SET utf8mb4) AS BINARY)"),
+                mysql::text,
+            )
         })
     }
 
@@ -194,7 +212,7 @@ impl Mapping {
 
 fn postgres(only: &Only, column: &str, alias: &str) -> String {
     let column = format!("{alias}.{}", quote(column));
-    only.condition(&column, &format!("{column}::text"), literal)
+    only.condition(&column, &format!("{column}::text COLLATE \"C\""), literal)
 }
 
 #[cfg(test)]
@@ -212,7 +230,11 @@ mod tests {
             let record = format!(
                 "{{\"before\":{before},\"after\":{after},\"op\":\"{op}\",\"source\":{{\"schema\":\"a\",\"table\":\"b\"}}}}"
             );
-            mapping.part_of(Envelope::parse(record.as_bytes()).unwrap()).unwrap().map(|envelope| envelope.op)
+            match mapping.part_of(Envelope::parse(record.as_bytes()).unwrap()).unwrap() {
+                Part::Its(envelope) => Some(envelope.op),
+                Part::Others => None,
+                Part::Untold => Some(Op::Truncate),
+            }
         };
         let (of, none, other, half) = (
             r#"{"id":"1","land":"de","kind":"x"}"#,
@@ -229,7 +251,11 @@ mod tests {
             [op("u", of, none), op("u", of, other), op("u", other, of), op("u", other, other), op("u", other, half)];
         assert_eq!(updates, [Some(Op::Update), Some(Op::Delete), Some(Op::Create), None, Some(Op::Create)]);
         assert_eq!(op("t", "null", "null"), Some(Op::Truncate));
-        let condition = r#"(x."kind"::text IN ('x')) AND (x."country"::text IN ('de') OR x."country" IS NULL)"#;
+        // Here it stands for what nobody knows.
+        let untold =
+            [op("u", "null", other), op("u", half, of), op("d", r#"{"id":"1"}"#, "null"), op("c", "null", half)];
+        assert_eq!(untold, [Some(Op::Truncate); 4]);
+        let condition = r#"(x."kind"::text COLLATE "C" IN ('x')) AND (x."country"::text COLLATE "C" IN ('de') OR x."country" IS NULL)"#;
         assert_eq!(mapping.target_rows("x").as_deref(), Some(condition));
     }
 

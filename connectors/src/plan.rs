@@ -12,7 +12,7 @@ use crate::{
     config::{self, ApplyAs, Kafka, OnError, OnViolation, Slot, Snapshot, Sync, Target},
     database::DatabaseUrl,
     error::FlowError,
-    mapping::Mapping,
+    mapping::{Mapping, Part},
     names::{Flow, FlowNames},
     record::{envelope::Envelope, json::BadJson},
 };
@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) source: DatabaseUrl,
     pub(crate) target: DatabaseUrl,
     pub(crate) tables: Vec<PlanTable>,
+    /// Of some table only some rows are the sync's.
+    pub(crate) has_filters: bool,
     /// The source's table of events.
     pub(crate) outbox: Option<String>,
     pub(crate) apply_as: ApplyAs,
@@ -80,6 +82,7 @@ impl Plan {
         };
         Self {
             tables: PlanTable::all(sync, names.flow),
+            has_filters: sync.tables.iter().any(|table| !table.rows.is_empty()),
             outbox: sync.outbox.on(names.flow.source()).map(str::to_owned),
             names,
             source: source.clone(),
@@ -96,13 +99,13 @@ impl Plan {
     }
 
     /// What of a change concerns the sync, by the file's `rows` of its table.
-    pub(crate) fn part_of<'e>(&self, envelope: Envelope<'e>) -> Result<Option<Envelope<'e>>, BadJson> {
+    pub(crate) fn part_of<'e>(&self, envelope: Envelope<'e>) -> Result<Part<'e>, BadJson> {
         let is_its = |table: &&PlanTable| {
             table.mapping.has_filter() && table.source.split_once('.') == Some((&*envelope.schema, &*envelope.table))
         };
         match self.tables.iter().find(is_its) {
             Some(table) => table.mapping.part_of(envelope),
-            None => Ok(Some(envelope)),
+            None => Ok(Part::Its(envelope)),
         }
     }
 

@@ -109,7 +109,7 @@ async fn between_mariadb_and_postgresql_columns_are_renamed_left_out_and_set() {
 async fn rows_whose_columns_differ_are_copied_over_others_compared_repaired_and_parked() {
     let twin = twin("postgres", "postgres").await;
     twin.legacy.batch("INSERT INTO users SELECT n, n || '@x', 'secret', 'old', 'N' || n, '+' || n FROM generate_series(1, 200) AS n").await;
-    twin.modern.batch("INSERT INTO people VALUES ('odd', 5, 'odd@x', 'web', 1, 'words', NULL), ('gone', 900, '77@x', 'web', 1, NULL, NULL)").await;
+    twin.modern.batch("INSERT INTO people VALUES ('odd', 5, 'odd@x', 'web', 1, 'words', NULL), ('gone', 900, 'gone@x', 'web', 1, NULL, NULL)").await;
     let running = start(&twin, "legacy", &json!({"target": "keep_matching", "snapshot": {"chunk": 50}}));
     running.until([State::Applying, State::Watching]).await;
     until_equal(&twin).await;
@@ -263,10 +263,7 @@ async fn others_rows_survive_a_copy_over_them_and_are_not_compared() {
         twin.tables[0].modern.0 = twin.modern.table("parcels");
         twin.legacy.batch("INSERT INTO shipments SELECT n, CASE WHEN n % 2 = 0 THEN 'de' ELSE 'fr' END, 'sent', 'x' FROM generate_series(1, 100) AS n").await;
         twin.modern.batch("INSERT INTO parcels VALUES (-1, 'fr', 'sent', 'own'), (-2, 'de', 'sent', 'stale'), (4, 'de', 'odd', 'stale')").await;
-        let mut sync = twin.sync("legacy");
-        sync["tables"] = json!([{
-            "legacy": twin.tables[0].legacy.0, "modern": twin.tables[0].modern.0, "rename": {"land": "country"}, "rows": {"land": ["de"]},
-        }]);
+        let sync = of_one_country(&twin);
         let running = Running::sync(&twin.install, json!({"brokers": twin.brokers}), sync, &json!({"target": target}));
         running.until([State::Applying, State::Watching]).await;
         let ids = twin.modern.lines("SELECT id FROM parcels WHERE country <> 'de' OR id < 0 OR body = 'stale'").await;
@@ -285,10 +282,81 @@ async fn others_rows_survive_a_copy_over_them_and_are_not_compared() {
         let options = Options { repair: Some("a test".into()), ..Options::default() };
         let outcome = verify::run(&running.config, "shop", &options, &mut |_| {}).await.unwrap();
         let counts = outcome.tables["public.shipments"];
-        assert_eq!((counts.missing, counts.extra, counts.repaired), (2, 1, 3));
-        assert_eq!(twin.modern.text("SELECT count(*) FROM parcels WHERE country = 'de'").await.as_deref(), Some("50"));
+        assert_eq!(
+            (counts.missing, counts.extra, counts.repaired),
+            (2, 1, 2),
+            "a row of somebody else is not written over"
+        );
+        let its = "SELECT count(*) FROM parcels WHERE country = 'de'";
+        assert_eq!(twin.modern.text(its).await.as_deref(), Some("49"));
+
+        // Nor does the stream, which parks what it cannot place.
+        twin.legacy
+            .batch(
+                "UPDATE shipments SET body = 'y' WHERE id = 2; INSERT INTO shipments VALUES (1000, 'de', 'sent', 'x')",
+            )
+            .await;
+        eventually(secs(20), "it is parked", async || running.status().flows[0].parked == Some(1)).await;
+        twin.legacy.batch("INSERT INTO shipments VALUES (1001, 'de', 'sent', 'x')").await;
+        eventually(secs(20), "others flow on", async || twin.modern.text(its).await.as_deref() == Some("50")).await;
+        let others = "SELECT country || ' ' || body FROM parcels WHERE id = 2";
+        assert_eq!(twin.modern.text(others).await.as_deref(), Some("it x"));
         running.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_stops_before_a_row_of_somebody_else() {
+    for (own, target) in [
+        ("(4, 'fr', 'sent', 'own')", "replace"),
+        ("(4, 'fr', 'sent', 'own')", "keep_matching"),
+        ("(900, 'fr', 'sent', 'x4')", "keep_matching"),
+    ] {
+        let whole = |ddl: &str, table: &str| format!("{ddl}; ALTER TABLE {table} REPLICA IDENTITY FULL");
+        let legacy = half("postgres", &whole(SHIPMENTS, "shipments")).await;
+        let modern =
+            half("postgres", &format!("{}; ALTER TABLE parcels ADD UNIQUE (body)", whole(PARCELS, "parcels"))).await;
+        let mut twin = Twin::new(legacy, modern, &[("shipments", "id", "id")]);
+        twin.tables[0].modern.0 = twin.modern.table("parcels");
+        twin.legacy
+            .batch("INSERT INTO shipments SELECT n, 'de', 'sent', 'x' || n FROM generate_series(1, 9) AS n")
+            .await;
+        twin.modern.batch(&format!("INSERT INTO parcels VALUES {own}")).await;
+        let start = || {
+            Running::sync(
+                &twin.install,
+                json!({"brokers": twin.brokers}),
+                of_one_country(&twin),
+                &json!({"target": target}),
+            )
+        };
+        let running = start();
+        running.until([State::Stopped, State::Watching]).await;
+        let why = running.status().flows[0].last_error.clone().unwrap();
+        assert!(why.contains("none of the sync's `rows`") || why.ends_with("SQLSTATE 23505"), "{why}");
+        assert_eq!(
+            twin.modern.text("SELECT country || id FROM parcels").await.as_deref(),
+            own.strip_prefix('(').map(|row| if row.starts_with('4') { "fr4" } else { "fr900" })
+        );
+        twin.modern.batch("DELETE FROM parcels WHERE country = 'fr'").await;
+        running.stop().await;
+        let running = start();
+        running.until([State::Applying, State::Watching]).await;
+        until_equal(&twin).await;
+        // All tables of a TRUNCATE are emptied, whichever of them has others' rows.
+        twin.legacy.batch("TRUNCATE shipments").await;
+        until_equal(&twin).await;
+        running.stop().await;
+    }
+}
+
+/// A sync of the shipments of one country.
+fn of_one_country(twin: &Twin) -> Value {
+    let mut sync = twin.sync("legacy");
+    sync["tables"] = json!([{
+        "legacy": twin.tables[0].legacy.0, "modern": twin.tables[0].modern.0, "rename": {"land": "country"}, "rows": {"land": ["de"]},
+    }]);
+    sync
 }
 
 #[tokio::test]

@@ -490,6 +490,27 @@ async fn events_that_kafka_does_not_take_yet_hold_back_the_source_and_not_the_ro
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_whose_topic_kafka_refuses_to_make_is_put_aside() {
+    let shop = shop().await;
+    let running = Running::start(&shop, "legacy", &json!({"outbox": {"legacy": "public.outbox"}}));
+    running.until(LEGACY_OWNS).await;
+    // Two names that differ in `.` and `_` alone have one name in Kafka's metrics.
+    let (stands, collides) = (format!("{}_paid", shop.install), format!("{}.paid", shop.install));
+    shop.legacy.batch(&event(&stands, "a", 1, "'1'")).await;
+    until_told(&format!("outbox.event.{stands}"), &["1 legacy a 1"]).await;
+    shop.legacy.batch(&event(&collides, "a", 2, "'2'")).await;
+    shop.legacy.batch(&event(&stands, "a", 3, "'3'")).await;
+    shop.legacy.batch(&event(&collides, "a", 4, "'4'")).await;
+    until_told(&format!("outbox.event.{stands}"), &["1 legacy a 1", "3 legacy a 3"]).await;
+    let unrouted = format!("{}.shop.legacy_to_modern.unrouted", shop.install);
+    until_told(&unrouted, &["2 legacy a 2", "4 legacy a 4"]).await;
+    let (_, record) = &Kafka::shared().all_records(&unrouted)[0];
+    assert!(header(record, "unrouted").unwrap().contains("differs in `.` and `_` alone"));
+    assert_eq!(running.status().flows[0].last_error, None);
+    running.stop().await;
+}
+
 /// Writes transactions with events of eight keys until the end, and some that are rolled back. Gives what was committed, by key and in order.
 async fn write(half: &Half, aggregate: &str, seed: u64, end: Instant) -> BTreeMap<String, Vec<u32>> {
     let mut random = StdRng::seed_from_u64(seed);

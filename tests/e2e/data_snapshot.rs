@@ -627,10 +627,10 @@ async fn when_more_rows_move_than_can_be_remembered_the_copy_begins_anew() {
     let ddl =
         "CREATE TABLE blobs (id bigint PRIMARY KEY, body text); ALTER TABLE blobs ALTER body SET STORAGE EXTERNAL";
     let shop = Shop::with(ddl, &["public.blobs"]).await;
-    shop.legacy.batch("INSERT INTO blobs SELECT n, repeat(md5(n::text), 65) FROM generate_series(1, 51000) AS n").await;
-    let running = Running::start(&shop, "legacy", &json!({"snapshot": {"chunk": 2000, "rows_per_second": 8000}}));
+    shop.legacy.batch("INSERT INTO blobs SELECT n, repeat(md5(n::text), 65) FROM generate_series(1, 70000) AS n").await;
+    let running = Running::start(&shop, "legacy", &json!({"snapshot": {"chunk": 1000, "rows_per_second": 4000}}));
     running.until(COPYING).await;
-    eventually(secs(20), "a part is copied", async || shop.modern.count("blobs").await > 2_000).await;
+    eventually(secs(20), "a part is copied", async || shop.modern.count("blobs").await > 1_000).await;
     shop.legacy.batch("UPDATE blobs SET id = -id").await;
     eventually(SETTLED, "the table is copied", async || running.status().flows[0].state == State::Applying).await;
     until_equal(&shop).await;

@@ -13,11 +13,17 @@ use crate::{
     position::Position,
 };
 
+/// A policy of the cluster, or another topic whose name differs in `.` and `_` alone.
+const REFUSED: &str =
+    "Kafka refuses to make its topic: there is one whose name differs in `.` and `_` alone, or a policy forbids it";
+
 /// The topics of one capture's events.
 pub(super) struct Events {
     kafka: Arc<Kafka>,
     /// Those that stand.
     known: HashSet<String>,
+    /// Those that Kafka refuses to make.
+    refused: HashSet<String>,
     /// For events that have no other topic.
     unrouted: String,
     counts: EventCounts,
@@ -47,6 +53,7 @@ impl Events {
         Self {
             kafka: Arc::clone(kafka),
             known: HashSet::new(),
+            refused: HashSet::new(),
             unrouted: outbox::unrouted(topic),
             counts: metrics.events(),
             told: [false; 2],
@@ -55,12 +62,22 @@ impl Events {
 
     /// Finds the topic, and makes sure that it stands.
     pub(super) async fn way(&mut self, event: &Event<'_>) -> Result<Way, FlowError> {
-        let (topic, broken) = match event.row.topic() {
+        let (mut topic, mut broken) = match event.row.topic() {
             Ok(topic) => (topic, None),
             Err(rule) => (self.unrouted.clone(), Some(rule)),
         };
+        if self.refused.contains(&topic) {
+            (topic, broken) = (self.unrouted.clone(), Some(REFUSED));
+        }
         if !self.known.contains(&topic) {
-            topics::ensure_for_events(&self.kafka, &topic).await?;
+            match topics::ensure_for_events(&self.kafka, &topic).await {
+                Err(FlowError::Unnamed(_)) if broken.is_none() => {
+                    self.refused.insert(topic);
+                    (topic, broken) = (self.unrouted.clone(), Some(REFUSED));
+                    topics::ensure_for_events(&self.kafka, &topic).await?;
+                }
+                ensured => ensured?,
+            }
             self.known.insert(topic.clone());
         }
         self.counts.sent.inc();

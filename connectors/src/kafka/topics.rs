@@ -116,6 +116,9 @@ async fn make(kafka: &Kafka, topic: &str, wanted: &Wanted) -> Result<(), FlowErr
                     "Kafka has too few brokers for the topic `{topic}`: start them, or lower `kafka.topics.replication`"
                 )));
             }
+            Err((_, RDKafkaErrorCode::InvalidTopic | RDKafkaErrorCode::PolicyViolation)) => {
+                return Err(FlowError::Unnamed(topic.to_owned()));
+            }
             Err((_, code)) => return Err(FlowError::Kafka { doing, source: KafkaError::AdminOp(code) }),
         }
     }

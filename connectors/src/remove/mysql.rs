@@ -82,7 +82,14 @@ impl Own {
 
     pub(super) async fn remove(&mut self, item: &Item) -> Result<(), FlowError> {
         match item.kind {
-            Kind::Tables => self.remove_tables().await,
+            Kind::Tables => {
+                // No other sync makes tables between the last look and the end of the database.
+                self.session.lock_in(tables::MYSQL_LOCK, 5).await?;
+                let removed = self.remove_tables().await;
+                // The sync's other database may be on the same server.
+                self.session.unlock(tables::MYSQL_LOCK).await?;
+                removed
+            }
             Kind::Rows => {
                 let removed = self.remove_rows(&item.statement).await;
                 if removed.is_err() {
@@ -105,8 +112,6 @@ impl Own {
 
     /// The tables, and the database if nothing of others is in it; nothing when another sync has begun since they were looked at.
     async fn remove_tables(&mut self) -> Result<(), FlowError> {
-        // No other sync makes tables between the last look and the end of the database.
-        self.session.lock_in(tables::MYSQL_LOCK, 5).await?;
         let all = self.tables().await?;
         let own: Vec<String> = all
             .iter()

@@ -39,6 +39,8 @@ struct Writer {
     delete: Statement,
     keys: usize,
     columns: usize,
+    /// The table may hold rows that are none of the sync's.
+    has_filter: bool,
     /// Of the columns behind those.
     constants: Vec<Option<String>>,
 }
@@ -175,6 +177,7 @@ impl Writer {
             delete: prepare(sql(Write::Delete, Vec::new())).await?,
             keys: table.key.len(),
             columns: count,
+            has_filter: target.plan.mapping.has_filter(),
             constants: target.constants().iter().map(|(_, value)| value.clone()).collect(),
         })
     }
@@ -189,13 +192,13 @@ impl Writer {
             }
             other.batch_execute("SAVEPOINT part").await.map_err(|e| sql(&e))?;
             match self.write_all(other, part).await {
-                Ok(()) => {
+                Ok(true) => {
                     other.batch_execute("RELEASE part").await.map_err(|e| sql(&e))?;
                     written.extend(part.iter().map(|change| change.at));
                 }
                 // A lost connection stays lost; only what the database says of a row is worth a second try.
                 Err(error) if error.code().is_none() => return Err(sql(&error)),
-                Err(_) => {
+                Ok(false) | Err(_) => {
                     other.batch_execute("ROLLBACK TO part").await.map_err(|e| sql(&e))?;
                     if part.len() > 1 {
                         let (left, right) = part.split_at(part.len() / 2);
@@ -207,19 +210,21 @@ impl Writer {
         Ok(())
     }
 
-    async fn write_all(&self, other: &Session, part: &[Change<'_>]) -> Result<(), tokio_postgres::Error> {
+    /// Whether all were written: a row with the same key that is none of the sync's is not touched.
+    async fn write_all(&self, other: &Session, part: &[Change<'_>]) -> Result<bool, tokio_postgres::Error> {
         if part.iter().all(|change| change.row.is_none()) {
             let keys: Vec<Key> = part.iter().map(|change| change.key.clone()).collect();
             let arrays = transposed(&keys, self.keys);
             let parameters: Vec<&(dyn ToSql + Sync)> =
                 arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-            return other.execute(&self.delete, &parameters).await.map(drop);
+            return other.execute(&self.delete, &parameters).await.map(|_| true);
         }
         let arrays: Vec<Vec<Option<&str>>> = (0..self.columns)
             .map(|i| part.iter().map(|change| change.row.as_ref().and_then(|row| row.get(i)?.as_deref())).collect())
             .chain(self.constants.iter().map(|value| vec![value.as_deref(); part.len()]))
             .collect();
         let parameters: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-        other.execute(&self.upsert, &parameters).await.map(drop)
+        let hit = other.execute(&self.upsert, &parameters).await?;
+        Ok(!self.has_filter || hit == part.len() as u64)
     }
 }

@@ -52,7 +52,7 @@ impl Kept {
         most: usize,
     ) -> Result<(), FlowError> {
         let cells = reader.read(columns, from, name, at)?;
-        self.size += cells.text.len() + 256;
+        self.size += cells.weight() + 256;
         if self.size > most {
             return Err(FlowError::Stop(format!(
                 "{name} at {at}: one transaction has more events than the {most} bytes that this flow may hold of them; raise `memory`"

@@ -42,6 +42,11 @@ pub(crate) struct Cells {
 // === impl Cells ===
 
 impl Cells {
+    /// Bytes that it holds.
+    pub(crate) fn weight(&self) -> usize {
+        self.text.capacity() + self.places.capacity() * size_of::<Option<(usize, usize)>>() + size_of::<Self>()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.text.clear();
         self.places.clear();

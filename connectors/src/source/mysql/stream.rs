@@ -230,9 +230,12 @@ pub(crate) async fn run(
                 }
             }
             event = events.next() => {
-                heard = Instant::now();
                 match event {
-                    Some(Ok(event)) => stream.take(&event).await?,
+                    Some(Ok(event)) => {
+                        stream.take(&event).await?;
+                        // That may have waited for Kafka, while the server went on sending.
+                        heard = Instant::now();
+                    }
                     Some(Err(error)) => return Err(refused(doing, &error, &from)),
                     None => return Err(FlowError::Lost { doing, kind: None }),
                 }

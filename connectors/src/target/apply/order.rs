@@ -8,6 +8,7 @@ use rdkafka::{Message as _, message::BorrowedMessage};
 use super::{Applier, Next, time};
 use crate::{
     error::FlowError,
+    mapping::Part,
     position::{Phase, Position},
     record::{
         Head, Kind,
@@ -17,6 +18,14 @@ use crate::{
     },
     status::Role,
 };
+
+/// Whether a change concerns the sync cannot be told.
+pub(super) fn untold(table: &str, at: Position) -> FlowError {
+    FlowError::Stop(format!(
+        "{table} at {at}: the record does not say what the row was or is in all columns of the file's `rows`: the table needs REPLICA IDENTITY \
+         FULL, and records from before `rows` was written cannot be judged: copy the tables anew"
+    ))
+}
 
 // === impl Applier ===
 
@@ -62,10 +71,13 @@ impl Applier<'_> {
             self.next.ordinal = 0;
             self.next.source_time = time(end.at);
         } else {
-            let envelope = Envelope::parse(value).and_then(|row| self.plan.part_of(row)).map_err(|_| bad(()))?;
+            let row = Envelope::parse(value).map_err(|_| bad(()))?;
+            let table = self.plan.has_filters.then(|| format!("{}.{}", row.schema, row.table));
             self.open().await?;
-            if let Some(envelope) = envelope {
-                self.put(&envelope, head.position).await?;
+            match self.plan.part_of(row).map_err(|_| bad(()))? {
+                Part::Its(envelope) => self.put(&envelope, head.position).await?,
+                Part::Others => {}
+                Part::Untold => return Err(untold(&table.unwrap_or_default(), head.position)),
             }
             self.next.ordinal += 1;
         }
@@ -167,7 +179,15 @@ impl Applier<'_> {
                 if envelope.op == Op::Read {
                     self.chunk = Some(position.lsn);
                 }
-                let Some(envelope) = self.plan.part_of(envelope).map_err(bad)? else { return Ok(Next::On) };
+                let table = self.plan.has_filters.then(|| format!("{}.{}", envelope.schema, envelope.table));
+                let is_applying = self.next.role == Some(Role::Applying);
+                let envelope = match self.plan.part_of(envelope).map_err(bad)? {
+                    Part::Its(envelope) => envelope,
+                    Part::Others => return Ok(Next::On),
+                    Part::Untold if is_applying => return Err(untold(&table.unwrap_or_default(), position)),
+                    // Whatever it was, somebody should look.
+                    Part::Untold => Envelope::parse(value).map_err(bad)?,
+                };
                 if self.next.role == Some(Role::Applying) {
                     return self.write(&envelope, value, position).await;
                 }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Applier;
+use super::{Applier, order::untold};
 use crate::{
     error::{FlowError, Verdict},
+    mapping::Part,
     position::{Phase, Position},
     record::envelope::Envelope,
     status::Role,
@@ -98,9 +99,12 @@ impl Applier<'_> {
                 let place = record.ordinal.cast_unsigned();
                 let at = Position { generation, phase: Phase::Stream, lsn: commit, ordinal: place };
                 let bad = |_| FlowError::Malformed { what: "a parked record that is not Banyan's", at: at.to_string() };
-                let envelope = Envelope::parse(&record.value).and_then(|row| self.plan.part_of(row)).map_err(bad)?;
-                if let Some(envelope) = envelope {
-                    self.put(&envelope, at).await?;
+                let row = Envelope::parse(&record.value).map_err(bad)?;
+                let table = self.plan.has_filters.then(|| format!("{}.{}", row.schema, row.table));
+                match self.plan.part_of(row).map_err(bad)? {
+                    Part::Its(envelope) => self.put(&envelope, at).await?,
+                    Part::Others => {}
+                    Part::Untold => return Err(untold(&table.unwrap_or_default(), at)),
                 }
             }
         }

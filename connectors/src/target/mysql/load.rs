@@ -37,6 +37,14 @@ pub(crate) async fn start(
     for (i, table) in tables.iter().enumerate() {
         let name = &table.sql_name;
         match table.plan.existing {
+            Target::KeepMatching
+                if table.plan.mapping.has_filter() || table.plan.mapping.untouched().next().is_some() =>
+            {
+                return Err(FlowError::Stop(format!(
+                    "`{}` has rows or columns of its own (`rows`, `leave_out`), which `target: keep_matching` cannot keep apart in MariaDB and MySQL: say `replace`",
+                    table.plan.target
+                )));
+            }
             Target::KeepMatching => {
                 let doing = "making the set of seen keys";
                 let seen = seen_table(names, i);

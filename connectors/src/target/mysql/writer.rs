@@ -287,7 +287,7 @@ fn update(table: &TargetTable, row: &Row, at: Position) -> Result<Option<Vec<u8>
         return Ok(None);
     }
     let names: Vec<&str> = table.key.iter().map(|&key| table.columns[key].sql_name.as_str()).collect();
-    sql.extend_from_slice(format!(" WHERE ({}) = ", names.join(",")).as_bytes());
+    sql.extend_from_slice(format!(" WHERE {} AND ({}) = ", table.own_rows(), names.join(",")).as_bytes());
     key(table, row, at, false, &mut sql)?;
     Ok(Some(sql))
 }
@@ -300,9 +300,11 @@ impl Run {
         let columns: Vec<usize> = if op == Op::Delete { Vec::new() } else { row.columns().collect() };
         let sql = if op == Op::Delete {
             let names: Vec<&str> = target.key.iter().map(|&key| target.columns[key].sql_name.as_str()).collect();
+            // A row that has the same key and is none of the sync's counts as not found.
+            let own = target.own_rows();
             match names.as_slice() {
-                [name] => format!("DELETE FROM {} WHERE {name} IN (", target.sql_name),
-                names => format!("DELETE FROM {} WHERE ({}) IN (", target.sql_name, names.join(",")),
+                [name] => format!("DELETE FROM {} WHERE {own} AND {name} IN (", target.sql_name),
+                names => format!("DELETE FROM {} WHERE {own} AND ({}) IN (", target.sql_name, names.join(",")),
             }
         } else {
             let names: Vec<&str> = columns.iter().map(|&column| target.columns[column].sql_name.as_str()).collect();

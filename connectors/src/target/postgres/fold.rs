@@ -114,7 +114,7 @@ impl Run {
                     && self.same_columns(row)
                     && !self.keys.contains(&row.key_hash(target, write == Write::Merge))
             }
-            Write::Insert | Write::Seen | Write::Free(_) => self.same_columns(row),
+            Write::Insert | Write::Seen | Write::Others | Write::Free(_) => self.same_columns(row),
         }
     }
 

@@ -21,18 +21,17 @@ pub(crate) fn seen_table(names: &FlowNames, table: &TargetTable) -> String {
 /// The statement that takes away all of the sync's rows. Tables that a source empties together must be emptied together, or their foreign
 /// keys forbid it; where others' rows may be in a table, only its own go.
 pub(crate) fn emptying<'t>(tables: impl Iterator<Item = &'t TargetTable>) -> String {
-    let (mut whole, mut parts) = (Vec::new(), Vec::new());
-    for table in tables {
-        let name = quote_table(&table.plan.target);
-        match table.plan.mapping.target_rows("x") {
-            None => whole.push(name),
-            Some(rows) => parts.push(format!("DELETE FROM {name} AS x WHERE {rows}")),
-        }
+    let tables: Vec<&TargetTable> = tables.collect();
+    if tables.iter().any(|table| table.plan.mapping.has_filter()) {
+        // A table that another one points to is truncated with that one or not at all.
+        let delete = |table: &&TargetTable| {
+            let rows = table.plan.mapping.target_rows("x").unwrap_or_else(|| "true".to_owned());
+            format!("DELETE FROM {} AS x WHERE {rows}", quote_table(&table.plan.target))
+        };
+        return tables.iter().map(delete).collect::<Vec<_>>().join("; ");
     }
-    if !whole.is_empty() {
-        parts.insert(0, format!("TRUNCATE {}", whole.join(", ")));
-    }
-    parts.join("; ")
+    let names: Vec<String> = tables.iter().map(|table| quote_table(&table.plan.target)).collect();
+    format!("TRUNCATE {}", names.join(", "))
 }
 
 /// Tables that are being filled.

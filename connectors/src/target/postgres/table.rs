@@ -59,6 +59,8 @@ pub(crate) enum Write {
     Merge,
     /// Notes the key of a snapshot's row.
     Seen,
+    /// Finds rows that have the key of one of these, and are none of the sync's.
+    Others,
     /// Deletes rows from before a copy, not seen in it, that stand in the way of a row by this one of the other unique indexes.
     Free(usize),
 }
@@ -207,7 +209,22 @@ impl TargetTable {
             pairs.join(" AND ")
         };
         let columns = &shape.columns;
+        // A row that has the same key and is none of the sync's is not touched: it counts as not found.
+        let own = self.plan.mapping.target_rows("x").map_or_else(String::new, |rows| format!(" AND {rows}"));
         match shape.write {
+            Write::Others => {
+                let same: Vec<String> = columns
+                    .iter()
+                    .zip(casts("a", columns))
+                    .map(|(&i, cast)| format!("x.{} = {cast}", quote(&self.columns[i].name)))
+                    .collect();
+                let rows = self.plan.mapping.target_rows("x").unwrap_or_else(|| "true".to_owned());
+                format!(
+                    "SELECT FROM {name} AS x JOIN {} ON {} WHERE ({rows}) IS NOT TRUE LIMIT 1",
+                    unnest(&[], columns),
+                    same.join(" AND ")
+                )
+            }
             Write::Insert => format!(
                 "INSERT INTO {name} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",
                 names(columns).join(", "),
@@ -230,7 +247,7 @@ impl TargetTable {
                 let action = if settable.is_empty() {
                     "NOTHING".to_owned()
                 } else {
-                    format!("UPDATE SET {} WHERE {}", settable.join(", "), differ.join(" OR "))
+                    format!("UPDATE SET {} WHERE ({}){own}", settable.join(", "), differ.join(" OR "))
                 };
                 format!(
                     "INSERT INTO {name} AS x ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT ({}) DO {action}",
@@ -254,7 +271,7 @@ impl TargetTable {
                 };
                 let seen_key: Vec<String> = names(&self.key).iter().map(|key| format!("s.{key} = x.{key}")).collect();
                 format!(
-                    "DELETE FROM {name} AS x USING {} WHERE {} AND NOT ({}) AND NOT EXISTS (SELECT FROM {seen} s WHERE {})",
+                    "DELETE FROM {name} AS x USING {} WHERE {} AND NOT ({}) AND NOT EXISTS (SELECT FROM {seen} s WHERE {}){own}",
                     unnest(&[], columns),
                     equal(unique, if *nulls_are_equal { "IS NOT DISTINCT FROM" } else { "=" }).join(" AND "),
                     equal(&self.key, "=").join(" AND "),
@@ -272,14 +289,16 @@ impl TargetTable {
                     .filter(|i| self.columns[**i].identity_always)
                     .map(|&i| format!(" AND x.{} = u.a{i}::{}", quote(&self.columns[i].name), self.columns[i].cast));
                 format!(
-                    "UPDATE {name} AS x SET {} FROM {} WHERE {}{}",
+                    "UPDATE {name} AS x SET {} FROM {} WHERE {}{}{own}",
                     set.join(", "),
                     unnest(&self.key, columns),
                     same_key(),
                     fixed.collect::<String>()
                 )
             }
-            Write::Delete => format!("DELETE FROM {name} AS x USING {} WHERE {}", unnest(&self.key, &[]), same_key()),
+            Write::Delete => {
+                format!("DELETE FROM {name} AS x USING {} WHERE {}{own}", unnest(&self.key, &[]), same_key())
+            }
         }
     }
 }

@@ -195,7 +195,10 @@ impl Writer {
         match op {
             Op::Create | Op::Read => self.put(table, Write::Merge, merge, op, at, folds).await,
             Op::Update if is_whole => {
-                if moves {
+                if moves && self.tables[table].plan.mapping.untouched().next().is_some() {
+                    // What the row has of its own goes with it; where it is not there yet, it is merged.
+                    self.put(table, Write::Update, Ways { clears: None, ..lenient }, op, at, folds).await?;
+                } else if moves {
                     self.put(table, Write::Delete, Ways { clears: Some(false), ..lenient }, op, at, folds).await?;
                 }
                 self.put(table, Write::Merge, merge, op, at, folds).await
@@ -275,7 +278,13 @@ impl Writer {
         let Ways { keeps, lenient, .. } = run.ways;
         let mut columns = run.columns;
         // The row itself stands under its old key where the key moves: its table's copy brings it once more.
-        if keeps && self.is_replica && !shape.moves_key && shape.write != Write::Delete {
+        let mapping = &table.plan.mapping;
+        if shape.write == Write::Merge && mapping.has_filter() {
+            no_others(&mut self.pipe, table, &shape, &seen, &columns, run.first).await?;
+        }
+        // What a row has of its own would go with it.
+        let may_go = self.is_replica && table.plan.mapping.untouched().next().is_none();
+        if keeps && may_go && !shape.moves_key && shape.write != Write::Delete {
             free(&mut self.pipe, table, &shape, &seen, &columns).await?;
         }
         if keeps && shape.write == Write::Merge {
@@ -334,6 +343,33 @@ impl Writer {
     }
 }
 
+/// A copy must not write over a row that is none of the sync's, though it has the key of one that is.
+async fn no_others(
+    pipe: &mut Pipe,
+    table: &mut TargetTable,
+    run: &Shape,
+    seen: &str,
+    columns: &[TextArray],
+    first: Position,
+) -> Result<(), FlowError> {
+    let shape = Shape { write: Write::Others, columns: table.key.clone(), moves_key: false };
+    let keys: Vec<&TextArray> = table
+        .key
+        .iter()
+        .filter_map(|key| run.columns.iter().position(|own| own == key).map(|at| &columns[at]))
+        .collect();
+    let statement = statement(pipe, table, &shape, seen).await?;
+    match now(pipe, "looking for others' rows", &statement, keys).await? {
+        0 => Ok(()),
+        _ => Err(FlowError::Divergence {
+            table: table.plan.target.clone(),
+            position: first.to_string(),
+            what: "the target has a row with this key that is none of the sync's `rows`".into(),
+            of_data: true,
+        }),
+    }
+}
+
 /// Rows from before a copy that stand in the way of this run's go: if their row is still there, it comes as it is now.
 async fn free(
     pipe: &mut Pipe,
@@ -355,18 +391,21 @@ async fn free(
     Ok(())
 }
 
-/// Sends a statement whose parameters are needed once more, and waits for it.
+/// Sends a statement whose parameters are needed once more, and gives how many rows it hit or found.
 async fn now(
     pipe: &mut Pipe,
     doing: &'static str,
     statement: &Statement,
     columns: Vec<&TextArray>,
-) -> Result<(), FlowError> {
-    let sent = pipe.session().execute_raw(statement, columns).await;
-    let Err(error) = sent else { return Ok(()) };
-    // An earlier statement's failure is the reason, if there was one.
-    pipe.drain().await?;
-    Err(FlowError::sql(doing, &error))
+) -> Result<u64, FlowError> {
+    match pipe.session().execute_raw(statement, columns).await {
+        Ok(rows) => Ok(rows),
+        Err(error) => {
+            // An earlier statement's failure is the reason, if there was one.
+            pipe.drain().await?;
+            Err(FlowError::sql(doing, &error))
+        }
+    }
 }
 
 async fn statement(

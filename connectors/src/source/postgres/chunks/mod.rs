@@ -181,6 +181,8 @@ impl Chunks {
         };
         let mut inner = self.inner.borrow_mut();
         inner.loads.retain(|other| other.index != index);
+        // What was read of the copy before is of no use any more, and would keep the reader waiting.
+        inner.pending.retain(|chunk| chunk.load != index);
         inner.loads.push(load);
         inner.loads.sort_by_key(|load| load.index);
         drop(inner);
