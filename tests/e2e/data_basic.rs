@@ -6,7 +6,7 @@ use banyan_connectors::{Connectors, ParkedDesk, State, SyncReader, SyncStatus, c
 use prometheus::Registry;
 use serde_json::json;
 
-use crate::harness::{Shop, eventually, secs};
+use crate::harness::{Postgres, Shop, eventually, secs};
 
 /// The data half alone, in this process.
 pub(crate) struct Running {
@@ -114,7 +114,10 @@ const EVERYTHING: [&str; 8] = [
 ];
 
 async fn both_ways(owner: &str) {
-    let shop = Shop::fresh().await;
+    changes_arrive(Shop::fresh().await, owner).await;
+}
+
+async fn changes_arrive(shop: Shop, owner: &str) {
     let (from, to) = if owner == "legacy" { (&shop.legacy, &shop.modern) } else { (&shop.modern, &shop.legacy) };
     from.batch("INSERT INTO accounts VALUES (1, 'a@x', 'Ann'), (2, 'b@x', 'Bö\tb'); INSERT INTO payments VALUES (1, 1, 9.99, 'first', '2026-01-02 03:04:05.678+00')").await;
     let running = Running::start(&shop, owner, &json!({}));
@@ -149,4 +152,12 @@ async fn every_change_of_a_legacy_owner_arrives() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_of_a_modern_owner_arrives() {
     both_ways("modern").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_arrives_between_the_distributions_version_and_the_newest() {
+    let newest = Postgres::newest();
+    for owner in ["legacy", "modern"] {
+        changes_arrive(Shop::fresh_with_modern_on(&newest).await, owner).await;
+    }
 }

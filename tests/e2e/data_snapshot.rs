@@ -356,7 +356,7 @@ async fn a_commit_that_stands_in_the_log_and_is_not_seen_yet_is_not_overwritten(
 async fn after_a_restart_the_copy_waits_for_commits_that_were_sent_before_and_are_not_seen_yet() {
     let server = Postgres::with_settings(SLOW);
     let shop = slow_shop(&server).await;
-    let keys = json!({"snapshot": {"chunk": 100, "rows_per_second": 200}});
+    let keys = json!({"snapshot": {"chunk": 100, "rows_per_second": 100}});
     let running = Running::start(&shop, "legacy", &keys);
     running.until(COPYING).await;
     let committing = commit_unseen(&shop).await;
@@ -367,8 +367,9 @@ async fn after_a_restart_the_copy_waits_for_commits_that_were_sent_before_and_ar
     running.stop().await;
     let running = Running::start(&shop, "legacy", &keys);
     eventually(secs(20), "it is told what the copy waits for", async || {
-        let waiting = running.status().flows[0].waiting_for.clone().unwrap_or_default();
-        if waiting.contains("the copy waits for open transactions") { Ok(()) } else { Err(waiting) }
+        let flow = running.status().flows.remove(0);
+        let waiting = flow.waiting_for.clone().unwrap_or_default();
+        if waiting.contains("the copy waits for open transactions") { Ok(()) } else { Err(format!("{flow:?}")) }
     })
     .await;
     let rows = shop.modern.count("rows").await;
@@ -528,8 +529,10 @@ async fn while_the_target_stands_still_the_copy_does_and_tells_how_far_it_is() {
     let lock = shop.modern.session().await;
     lock.batch_execute("BEGIN; LOCK TABLE rows IN SHARE MODE").await.unwrap();
     let running = Running::start(&shop, "legacy", &json!({"snapshot": {"chunk": 2000}}));
-    let copy = eventually(secs(30), "the copy has gone ahead", async || {
-        running.status().flows[0].copies.first().filter(|copy| copy.rows >= 50_000).cloned()
+    let copy = eventually(SETTLED, "the copy has gone ahead", async || {
+        let status = running.status();
+        let copy = status.flows[0].copies.first().filter(|copy| copy.rows >= 50_000).cloned();
+        copy.ok_or_else(|| format!("{status:?}"))
     })
     .await;
     // What is on its way arrives.

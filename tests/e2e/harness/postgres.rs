@@ -50,7 +50,7 @@ host replication all 127.0.0.1/32 scram-sha-256
 ";
 
 static SHARED: LazyLock<[Postgres; 2]> = LazyLock::new(|| {
-    let starting = [Postgres::dedicated, Postgres::newest].map(std::thread::spawn);
+    let starting = [(); 2].map(|()| std::thread::spawn(Postgres::dedicated));
     starting.map(|server| server.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
 });
 
@@ -81,8 +81,7 @@ impl Postgres {
         &SHARED[0]
     }
 
-    /// The server that all tests of this process share for modern databases: of the newest version, so that each test between two databases is one
-    /// between two versions.
+    /// The server that all tests of this process share for modern databases.
     pub(crate) fn shared_modern() -> &'static Self {
         &SHARED[1]
     }

@@ -69,7 +69,13 @@ pub(crate) struct Shop {
 impl Shop {
     /// The shop's tables, on the shared servers and the shared Kafka.
     pub(crate) async fn fresh() -> Self {
-        Self::with(TABLES, &["public.accounts", "public.payments"]).await
+        Self::fresh_with_modern_on(Postgres::shared_modern()).await
+    }
+
+    /// The same with the modern database on a server of the test's choice.
+    pub(crate) async fn fresh_with_modern_on(modern: &Postgres) -> Self {
+        let tables = ["public.accounts", "public.payments"];
+        Self::on(Postgres::shared_legacy(), modern, &Kafka::shared().brokers(), TABLES, &tables).await
     }
 
     /// Tables of the test's own, made on both sides.
