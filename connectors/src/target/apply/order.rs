@@ -188,7 +188,7 @@ impl Applier<'_> {
                     // Whatever it was, somebody should look.
                     Part::Untold => Envelope::parse(value).map_err(bad)?,
                 };
-                if self.next.role == Some(Role::Applying) {
+                if is_applying {
                     return self.write(&envelope, value, position).await;
                 }
                 self.violation(&envelope, position).await?;

@@ -277,13 +277,12 @@ impl Writer {
         }
         let Ways { keeps, lenient, .. } = run.ways;
         let mut columns = run.columns;
-        // The row itself stands under its old key where the key moves: its table's copy brings it once more.
-        let mapping = &table.plan.mapping;
-        if shape.write == Write::Merge && mapping.has_filter() {
+        if shape.write == Write::Merge && table.plan.mapping.has_filter() {
             no_others(&mut self.pipe, table, &shape, &seen, &columns, run.first).await?;
         }
         // What a row has of its own would go with it.
         let may_go = self.is_replica && table.plan.mapping.untouched().next().is_none();
+        // Where the key moves the row itself stands under its old key: its table's copy brings it once more.
         if keeps && may_go && !shape.moves_key && shape.write != Write::Delete {
             free(&mut self.pipe, table, &shape, &seen, &columns).await?;
         }
