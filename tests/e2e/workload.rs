@@ -41,10 +41,10 @@ pub(crate) fn ddl(prefix: &str) -> String {
 
 /// What the triggers of [`ddl`] need, once a database.
 pub(crate) const AUDIT: &str = "
-CREATE TABLE audit (n bigserial PRIMARY KEY, place text NOT NULL, op text NOT NULL, before text, after text);
+CREATE TABLE audit (n bigserial PRIMARY KEY, place text NOT NULL, op text NOT NULL, before bigint, after bigint);
 CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   INSERT INTO public.audit (place, op, before, after) VALUES (TG_TABLE_NAME, TG_OP,
-    CASE WHEN TG_OP <> 'INSERT' THEN md5(OLD::text) END, CASE WHEN TG_OP <> 'DELETE' THEN md5(NEW::text) END);
+    CASE WHEN TG_OP <> 'INSERT' THEN hash_record_extended(OLD, 0) END, CASE WHEN TG_OP <> 'DELETE' THEN hash_record_extended(NEW, 0) END);
   RETURN NULL;
 END $$;
 ";

@@ -5,8 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often a condition is looked at.
+/// How long a condition is left alone at least before it is looked at again.
 const POLL: Duration = Duration::from_millis(25);
+/// The same as a multiple of what the last look took: one that is costly must not take the cores from what it waits for.
+const REST: u32 = 3;
+
+/// Limits are what a quiet machine needs; a busy one gets so many times as long.
+const PATIENCE: u32 = 3;
 
 /// What a polled condition may answer with: `bool`, `Option<T>` or `Result<T, E>`.
 pub(crate) trait Outcome {
@@ -15,7 +20,7 @@ pub(crate) trait Outcome {
     fn settle(self) -> Result<Self::Value, String>;
 }
 
-/// Polls `condition` until it holds; panics with `what` and the last reason after `at_most`.
+/// Polls `condition` until it holds; panics with `what` and the last reason after [`PATIENCE`] times `at_most`.
 #[track_caller]
 pub(crate) fn eventually<T: Outcome>(
     at_most: Duration,
@@ -24,12 +29,14 @@ pub(crate) fn eventually<T: Outcome>(
 ) -> impl Future<Output = T::Value> {
     let caller = std::panic::Location::caller();
     async move {
+        let at_most = at_most * PATIENCE;
         let end = Instant::now() + at_most;
         loop {
+            let look = Instant::now();
             match condition().await.settle() {
                 Ok(value) => return value,
                 Err(why) if Instant::now() >= end => panic!("{caller}: after {at_most:?} still not: {what}{why}"),
-                Err(_) => tokio::time::sleep(POLL).await,
+                Err(_) => tokio::time::sleep(POLL.max(look.elapsed() * REST)).await,
             }
         }
     }
