@@ -345,7 +345,7 @@ async fn an_event_that_kafka_refuses_holds_all_that_is_behind_it() {
     }
     eventually(secs(30), "the flow stops", async || running.status().flows[0].state == State::Stopped).await;
     let error = running.status().flows[0].last_error.clone().unwrap();
-    for word in ["the event of public.outbox at 1:stream:", "raise max.message.bytes of the topic", &topic] {
+    for word in ["the event of public.outbox at 1:stream:", "too large: raise max.message.bytes of the topic", &topic] {
         assert!(error.contains(word), "no {word:?} in {error}");
     }
     assert!(!error.contains("xxx"));
@@ -375,6 +375,40 @@ async fn an_event_that_kafka_refuses_holds_all_that_is_behind_it() {
     assert_eq!(order, (1..60).collect::<Vec<_>>());
     assert_eq!(shop.modern.count("items").await, 2);
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_takes_no_event_like_this_is_told_with_what_to_change() {
+    for (setting, value) in [("message.timestamp.before.max.ms", "0"), ("cleanup.policy", "compact")] {
+        let shop = shop().await;
+        for side in [&shop.legacy, &shop.modern] {
+            side.batch("ALTER TABLE outbox ALTER aggregateid DROP NOT NULL").await;
+        }
+        let aggregate = format!("{}_order", shop.install);
+        let topic = format!("outbox.event.{aggregate}");
+        Kafka::shared().create_topic(&topic, 1, &[(setting, value)]).await;
+        let with = json!({"outbox": {"legacy": "public.outbox"}});
+        let running = Running::start(&shop, "legacy", &with);
+        running.until(LEGACY_OWNS).await;
+        // More than one, so that one may meet the producer that the first has ended.
+        for n in 1..20 {
+            shop.legacy.batch(&event(&aggregate, "no key", n, "'[1]'").replace("'no key'", "NULL")).await;
+        }
+        let error = eventually(secs(30), "the flow stops", async || {
+            let flow = running.status().flows.remove(0);
+            if flow.state == State::Stopped { Ok(flow.last_error.unwrap()) } else { Err(flow.last_error) }
+        })
+        .await;
+        for word in ["the event of public.outbox at 1:stream:", setting, &topic] {
+            assert!(error.contains(word), "no {word:?} in {error}");
+        }
+        running.stop().await;
+        Kafka::shared().alter_topic(&topic, &[]).await;
+        let running = Running::start(&shop, "legacy", &with);
+        running.until(LEGACY_OWNS).await;
+        eventually(secs(30), "the events arrive", async || told(Kafka::shared(), &topic).len() == 19).await;
+        running.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

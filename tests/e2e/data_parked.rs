@@ -375,6 +375,31 @@ async fn a_new_copy_of_the_tables_clears_what_is_parked_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_whose_change_is_parked_while_their_table_is_copied_over_them_stay() {
+    let shop = Shop::with("CREATE TABLE rows (id bigint PRIMARY KEY, word text NOT NULL)", &["public.rows"]).await;
+    let fill = "INSERT INTO rows SELECT n, 'old' FROM generate_series(1, 4000) AS n";
+    shop.legacy.batch(&format!("{fill}; ANALYZE rows")).await;
+    shop.modern.batch(&format!("{fill}; ALTER TABLE rows ADD CONSTRAINT good CHECK (word <> 'bad')")).await;
+    let keys = json!({"target": "keep_matching", "snapshot": {"chunk": 500, "rows_per_second": 1000}});
+    let running = Running::start(&shop, "legacy", &keys);
+    running.until([State::Snapshot, State::Watching]).await;
+    eventually(secs(20), "a part is copied", async || {
+        running.status().flows[0].copies.first().is_some_and(|copy| copy.rows >= 500)
+    })
+    .await;
+    // Some of the rows are read already and on their way: the stream has them as they are now.
+    shop.legacy.batch("UPDATE rows SET word = CASE WHEN id = 1 THEN 'bad' ELSE 'new' END").await;
+    let [one] = &parked(&running, 1).await[..] else { panic!() };
+    running.until(LEGACY_OWNS).await;
+    assert_eq!(shop.modern.count("rows").await, 4_000);
+    shop.modern.batch("ALTER TABLE rows DROP CONSTRAINT good").await;
+    retry(&running, one.id).await;
+    parked(&running, 0).await;
+    until_equal(&shop).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_something_is_parked_whoever_wrote_since_is_not_shown_the_other_side() {
     let (shop, running) = healthy(&json!({})).await;
     let mut reader = running.reader();

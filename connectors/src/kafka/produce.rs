@@ -36,6 +36,9 @@ use crate::{
 /// Kafka that takes nothing for so long is away.
 const STALLED: Duration = Duration::from_secs(10);
 
+/// A report comes so soon behind what it is about.
+const REPORTED: Duration = Duration::from_secs(2);
+
 /// A producer of one flow's records, and of its source's events.
 pub(crate) struct Outlet {
     producer: ThreadedProducer<Reports>,
@@ -280,6 +283,7 @@ impl Outlet {
                     )));
                 }
                 Err((source, _)) => {
+                    self.until_reported().await?;
                     return Err(self.barred().unwrap_or_else(|| self.reports.ear.failed("queueing a record", source)));
                 }
             }
@@ -301,19 +305,33 @@ impl Outlet {
             position: String::new(),
             error: KafkaError::MessageProduction(RDKafkaErrorCode::Fail),
         });
+        let record = match &self.outbox {
+            Some(outbox) if topic != *self.topic => format!("the event of {outbox}"),
+            _ => "the record".to_owned(),
+        };
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord) => {
-                let record = match &self.outbox {
-                    Some(outbox) if topic != *self.topic => format!("the event of {outbox}"),
-                    _ => "the one".to_owned(),
-                };
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Err(FlowError::Stop(format!(
+                "Kafka does not take {record} at {position}, which is too large: raise max.message.bytes of the topic `{topic}`"
+            ))),
+            // The broker says the same of both.
+            Some(RDKafkaErrorCode::InvalidTimestamp | RDKafkaErrorCode::InvalidRecord) => {
                 Err(FlowError::Stop(format!(
-                    "Kafka takes no record as large as {record} at {position}: raise max.message.bytes of the topic `{topic}`"
+                    "Kafka calls {record} at {position} invalid: its time is outside of message.timestamp.before.max.ms and after.max.ms of the topic `{topic}`, or it has no key and the topic's cleanup.policy is compact"
                 )))
             }
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(forbidden("write to", &topic, "WRITE")),
             _ => Err(self.barred().unwrap_or(FlowError::Refused { position, source: error })),
         }
+    }
+
+    /// After a refusal that ends a producer nothing more can be queued, before the report of the record that was refused has said what to do.
+    async fn until_reported(&self) -> Result<(), FlowError> {
+        let end = Instant::now() + REPORTED;
+        while self.producers().any(|producer| producer.client().fatal_error().is_some()) && Instant::now() < end {
+            self.check()?;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.check()
     }
 
     fn producers(&self) -> impl Iterator<Item = &ThreadedProducer<Reports>> {

@@ -9,7 +9,10 @@ use crate::{
     error::FlowError,
     plan::Plan,
     position::{Lsn, Position},
-    record::{control::Commit, envelope::Envelope},
+    record::{
+        control::Commit,
+        envelope::{Envelope, Op},
+    },
     target::{
         Writer,
         postgres::parking::{
@@ -142,8 +145,12 @@ impl Applier<'_> {
         // What was written before it goes first.
         self.writer.flush().await?;
         self.rows += 1;
+        let loading = self.next.loading(&envelope.schema, &envelope.table);
         let Parking { keys, book, scratch, draft, .. } = &mut self.parking;
         let (Some(draft), Writer::Postgres(writer)) = (draft, &mut self.writer) else { return Ok(()) };
+        if envelope.op != Op::Truncate && loading.is_some_and(|loading| loading.keeps) {
+            writer.keep(table).await?;
+        }
         draft.follows = [draft.follows, follows].into_iter().flatten().min();
         let Parked { count, bytes, .. } = book.parked();
         let limit = self.plan.park.limit;

@@ -214,6 +214,35 @@ impl Writer {
         }
     }
 
+    /// The row that was just read is not applied now, and its table is copied over rows that were there: what stands under its keys is noted as
+    /// seen, or the copy's end would delete what the change is to find.
+    pub(crate) async fn keep(&mut self, table: usize) -> Result<(), FlowError> {
+        let (target, row) = (&mut self.tables[table], &self.row);
+        let seen = load::seen_table(&self.names, target);
+        let whole = |value: &dyn Fn(usize) -> Option<Option<Vec<u8>>>| -> Option<Vec<TextArray>> {
+            let one = |key: &usize| {
+                let mut array = TextArray::default();
+                array.push(Some(&value(*key)??));
+                Some(array)
+            };
+            target.key.iter().map(one).collect()
+        };
+        let old = whole(&|key| row.old_key(key).map(|text| text.map(<[u8]>::to_vec)));
+        let new = whole(&|key| row.after(key).map(|text| text.map(<[u8]>::to_vec))).filter(|_| row.moves_key());
+        let shape = Shape { write: Write::Seen, columns: target.key.clone(), moves_key: false };
+        let statement = statement(&mut self.pipe, target, &shape, &seen).await?;
+        for key in [old, new].into_iter().flatten() {
+            self.pipe.simple("noting a key seen", "SAVEPOINT banyan_keep".into()).await?;
+            // A key that the target cannot have is why some rows are parked: nothing stands under it.
+            let after = match now(&mut self.pipe, "noting a key seen", &statement, key.iter().collect()).await {
+                Ok(_) => "RELEASE banyan_keep",
+                Err(_) => "ROLLBACK TO banyan_keep; RELEASE banyan_keep",
+            };
+            self.pipe.simple("noting a key seen", after.into()).await?;
+        }
+        Ok(())
+    }
+
     /// Puts the row that was just read into the run.
     async fn put(
         &mut self,
