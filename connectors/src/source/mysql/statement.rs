@@ -23,7 +23,9 @@ pub(crate) enum Statement {
 }
 
 /// Why a change of a table cannot be followed whose rows the log does not have.
-pub(crate) const NO_ROWS: &str = "a change of it stands in the binlog as a statement and not as rows";
+const NO_ROWS: &str = "a change of it stands in the binlog as a statement and not as rows";
+/// The same where the change may have brought rows.
+pub(crate) const NO_NEW_ROWS: &str = "new rows of it stand in the binlog as a statement and not as rows";
 
 /// A word of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,9 +67,8 @@ pub(crate) fn read(sql: &str, database: &str, tables: &[String]) -> Statement {
     let says = |wanted: &[&str]| (1..words.len()).any(|at| wanted.contains(&keyword(at).as_str()));
     match first.as_str() {
         "TRUNCATE" => Statement::Truncate(table),
-        "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "LOAD" | "MERGE" | "WITH" | "CALL" | "DO" => {
-            Statement::Unfollowed(table, NO_ROWS)
-        }
+        "UPDATE" | "DELETE" => Statement::Unfollowed(table, NO_ROWS),
+        "INSERT" | "REPLACE" | "LOAD" | "MERGE" | "WITH" | "CALL" | "DO" => Statement::Unfollowed(table, NO_NEW_ROWS),
         "DROP" if matches!(second.as_str(), "TABLE" | "TABLES") => Statement::Unfollowed(table, "it was dropped"),
         "RENAME" => Statement::Unfollowed(table, "it was renamed"),
         "CREATE"

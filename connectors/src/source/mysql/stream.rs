@@ -420,10 +420,10 @@ impl Stream<'_> {
                     )));
                 }
             }
-            // An emptied outbox takes no event back, and nobody reads what was there before it was dropped or made anew.
+            // What empties or tidies an outbox takes no event back, and nobody reads what was there before it was dropped or made anew.
             Statement::Truncate(table) if table == self.shape.len() => {}
             Statement::Unfollowed(table, why) if table == self.shape.len() => {
-                if why == statement::NO_ROWS {
+                if why == statement::NO_NEW_ROWS {
                     return Err(FlowError::Stop(format!(
                         "{} at {end}: {why}, so that its event is not known; publish it by hand, and leave `outbox` out of the file until \
                          the flow is past it",
