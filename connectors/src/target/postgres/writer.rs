@@ -231,6 +231,8 @@ impl Writer {
         let new = whole(&|key| row.after(key).map(|text| text.map(<[u8]>::to_vec))).filter(|_| row.moves_key());
         let shape = Shape { write: Write::Seen, columns: target.key.clone(), moves_key: false };
         let statement = statement(&mut self.pipe, target, &shape, &seen).await?;
+        // What was sent before has its own reason to fail, which must not be taken for the key's.
+        self.pipe.drain().await?;
         for key in [old, new].into_iter().flatten() {
             self.pipe.simple("noting a key seen", "SAVEPOINT banyan_keep".into()).await?;
             // A key that the target cannot have is why some rows are parked: nothing stands under it.
