@@ -67,6 +67,8 @@ pub(crate) enum Verdict {
     Retry,
     /// No retry mends it: stop, with the reason in `status`.
     Stop,
+    /// A person is asked first: the task waits for them when it is started again.
+    Pause,
     /// The way from the source to here has a hole that nothing closes: stop until the tables are copied anew.
     NeedsSnapshot,
 }
@@ -148,6 +150,12 @@ pub(crate) enum FlowError {
     /// A reason that no retry mends.
     #[error("{0}")]
     Stop(String),
+    /// A change of a table's columns that a person must see to; it is noted where the flow goes on from.
+    #[error("{0}")]
+    Paused(String),
+    /// The target's tables are not as the rows are: one that is altered may take them.
+    #[error("{0}")]
+    Misfit(String),
     /// The tables must be copied anew. A person decides when: it is they who know what reads the target meanwhile.
     #[error(
         "{0}; to copy the tables anew, say `target: keep_matching`, run `UPDATE banyan.capture SET state = 'abandoned'` for this flow in its source, and restart"
@@ -263,10 +271,29 @@ impl FlowError {
             Self::Lost { .. } | Self::Kafka { .. } | Self::Refused { .. } | Self::Busy(_) => Verdict::Retry,
             Self::Sql { state, .. } => verdict_of_state(state),
             Self::Mysql { code, .. } => verdict_of_code(*code),
-            Self::Divergence { .. } | Self::Malformed { .. } | Self::Full(_) | Self::Unnamed(_) | Self::Stop(_) => {
-                Verdict::Stop
-            }
+            Self::Divergence { .. }
+            | Self::Malformed { .. }
+            | Self::Full(_)
+            | Self::Unnamed(_)
+            | Self::Stop(_)
+            | Self::Misfit(_) => Verdict::Stop,
+            Self::Paused(_) => Verdict::Pause,
             Self::NeedsSnapshot(_) => Verdict::NeedsSnapshot,
+        }
+    }
+
+    /// Whether another table in the target might take what was refused.
+    #[must_use]
+    pub(crate) fn is_of_schema(&self) -> bool {
+        match self {
+            Self::Misfit(_) => true,
+            // No such column, no such table, no default.
+            Self::Mysql { code, .. } => matches!(code, 1054 | 1146 | 1364),
+            Self::Sql { state, .. } => state.starts_with("42") && state != "42501",
+            Self::Divergence { what, of_data: false, .. } => {
+                what.starts_with("SQLSTATE 42") && !what.ends_with("42501")
+            }
+            _ => false,
         }
     }
 

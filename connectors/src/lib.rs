@@ -27,6 +27,7 @@ pub mod preflight;
 mod reader;
 mod record;
 pub mod remove;
+mod resume;
 mod snapshot;
 mod source;
 mod status;
@@ -42,6 +43,7 @@ pub use crate::{
     parked::{ParkedAct, ParkedChange, ParkedDesk, ParkedDetail, ParkedError, ParkedKey, ParkedTransaction},
     position::{Generation, Lsn},
     reader::{SyncReader, SyncReading},
+    resume::{ResumeDesk, ResumeError, Resumed},
     snapshot::{SnapshotDesk, SnapshotError, TableCopy},
     status::{CopyProgress, FlowStatus, Role, State, SyncStatus},
 };

@@ -42,6 +42,8 @@ pub const COPY_BYTES: &str = "banyan_sync_copy_bytes";
 pub const COPY_ETA: &str = "banyan_sync_copy_eta_seconds";
 /// Times that the target refused a transaction which stood alone; each try is one.
 pub const REFUSED: &str = "banyan_sync_refused_total";
+/// Tables whose rows may have changed without an event.
+pub const NEEDS_VERIFY: &str = "banyan_sync_needs_verify";
 /// When the last comparison of both sides ended, of the table for which that is longest ago; absent until all were compared.
 pub const VERIFIED: &str = "banyan_sync_verified_timestamp_seconds";
 /// Rows of which the last comparison found that both sides differ; absent until there was one.
@@ -75,6 +77,7 @@ pub(crate) struct Metrics {
     parked: IntGaugeVec,
     parked_total: IntCounterVec,
     refused: IntCounterVec,
+    needs_verify: IntGaugeVec,
     copy_rows: IntGaugeVec,
     copy_rows_total: IntGaugeVec,
     copy_bytes: IntGaugeVec,
@@ -125,6 +128,7 @@ impl Metrics {
             parked: IntGaugeVec::new(Opts::new(PARKED, "Transactions that are parked."), &FLOW)?,
             parked_total: IntCounterVec::new(Opts::new(PARKED_TOTAL, "Transactions that were parked."), &FLOW)?,
             refused: IntCounterVec::new(Opts::new(REFUSED, "Tries that the target refused."), &FLOW)?,
+            needs_verify: IntGaugeVec::new(Opts::new(NEEDS_VERIFY, "Tables that should be verified."), &FLOW)?,
             copy_rows: IntGaugeVec::new(Opts::new(COPY_ROWS, "Rows of a copy so far."), &with(&["table"]))?,
             copy_rows_total: IntGaugeVec::new(
                 Opts::new(COPY_ROWS_TOTAL, "Rows of its table, a guess."),
@@ -150,6 +154,7 @@ impl Metrics {
         registry.register(Box::new(new.parked.clone()))?;
         registry.register(Box::new(new.parked_total.clone()))?;
         registry.register(Box::new(new.refused.clone()))?;
+        registry.register(Box::new(new.needs_verify.clone()))?;
         for gauge in [&new.copy_rows, &new.copy_rows_total, &new.copy_bytes] {
             registry.register(Box::new(gauge.clone()))?;
         }
@@ -221,6 +226,10 @@ impl FlowMetrics {
         self.all.parked.with_label_values(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
         drop(self.all.parked_total.with_label_values(&labels));
         drop(self.all.refused.with_label_values(&labels));
+    }
+
+    pub(crate) fn needs_verify(&self, tables: usize) {
+        self.all.needs_verify.with_label_values(&self.labels()).set(i64::try_from(tables).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn parked_one(&self) {

@@ -31,6 +31,8 @@ pub enum State {
     Watching,
     /// A record before the present one is missing; it will be sent again.
     Gap,
+    /// A table's columns changed: a person must see to it. All before the change is applied.
+    Paused,
     /// Stopped with a reason that no retry mends.
     Stopped,
     /// Stopped until the tables are copied anew.
@@ -89,6 +91,9 @@ pub struct FlowStatus {
     pub parked: Option<u64>,
     /// Since when the oldest of them is parked: seconds since 1970.
     pub parked_since_unix: Option<u64>,
+    /// Tables of the source whose rows may have changed without an event: it is not known whether both sides are equal before they are
+    /// verified.
+    pub needs_verify: Vec<String>,
     /// Tables that are being copied; none where another process reads the source.
     pub copies: Vec<CopyProgress>,
     /// What it waits for at this moment.
@@ -119,6 +124,7 @@ enum Part {
     Snapshot,
     Running,
     Gap,
+    Paused,
     Ended(Verdict),
 }
 
@@ -145,6 +151,7 @@ struct Inner {
     given_up: Option<String>,
     violations: u64,
     parked: Option<Parked>,
+    needs_verify: Vec<String>,
     copies: Vec<CopyProgress>,
     waiting_for: Option<String>,
     errors: [Option<String>; 2],
@@ -161,8 +168,16 @@ pub(crate) enum Task {
 
 impl State {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 7] =
-        [Self::Starting, Self::Snapshot, Self::Applying, Self::Watching, Self::Gap, Self::Stopped, Self::NeedsSnapshot];
+    pub const ALL: [Self; 8] = [
+        Self::Starting,
+        Self::Snapshot,
+        Self::Applying,
+        Self::Watching,
+        Self::Gap,
+        Self::Paused,
+        Self::Stopped,
+        Self::NeedsSnapshot,
+    ];
 
     /// As metrics write it.
     #[must_use]
@@ -173,6 +188,7 @@ impl State {
             Self::Applying => "applying",
             Self::Watching => "watching",
             Self::Gap => "gap",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
             Self::NeedsSnapshot => "needs_snapshot",
         }
@@ -218,6 +234,7 @@ impl Board {
             given_up: None,
             violations: 0,
             parked: None,
+            needs_verify: Vec::new(),
             copies: Vec::new(),
             waiting_for: None,
             errors: [None, None],
@@ -283,6 +300,12 @@ impl Board {
         self.change(|inner| inner.set(task, Part::Ended(verdict), error));
     }
 
+    /// Capture waits for a person.
+    pub(crate) fn paused(&self, why: &str) {
+        self.stands_still(Task::Capture);
+        self.change(|inner| inner.set(Task::Capture, Part::Paused, why));
+    }
+
     fn stands_still(&self, task: Task) {
         if task == Task::Capture {
             self.copying(&[]);
@@ -323,6 +346,11 @@ impl Board {
         let before = std::mem::replace(&mut inner.copies, copies.to_vec());
         drop(inner);
         self.metrics.copies(&before, copies);
+    }
+
+    pub(crate) fn needs_verify(&self, tables: Vec<String>) {
+        self.metrics.needs_verify(tables.len());
+        self.lock().needs_verify = tables;
     }
 
     pub(crate) fn parked(&self, parked: Parked) {
@@ -369,6 +397,7 @@ impl Board {
             violations: inner.violations,
             parked: inner.parked.map(|parked| parked.count),
             parked_since_unix: inner.parked.and_then(|parked| parked.since).map(unix),
+            needs_verify: inner.needs_verify.clone(),
             copies: inner.copies.clone(),
             waiting_for: inner.waiting_for.clone(),
             last_error: inner.given_up.iter().chain(inner.errors.iter().flatten()).next().cloned(),
@@ -400,8 +429,10 @@ impl Inner {
         let any = |part| parts.contains(&part);
         if self.given_up.is_some() || any(Part::Ended(Verdict::NeedsSnapshot)) {
             State::NeedsSnapshot
-        } else if any(Part::Ended(Verdict::Stop)) || any(Part::Ended(Verdict::Retry)) {
+        } else if parts.iter().any(|part| matches!(part, Part::Ended(_))) {
             State::Stopped
+        } else if any(Part::Paused) {
+            State::Paused
         } else if self.apply == Part::Gap {
             State::Gap
         } else if any(Part::Starting) {

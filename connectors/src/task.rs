@@ -69,6 +69,14 @@ where
             // A defect of ours. The databases are consistent whenever a task ends; the other tasks go on.
             Err(_) => (Verdict::Retry, "the task panicked".to_owned()),
         };
+        if verdict == Verdict::Pause {
+            tracing::warn!(task = label, reason = error, "the flow waits for a person");
+            board.paused(&error);
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => continue,
+            }
+        }
         if verdict != Verdict::Retry {
             tracing::error!(task = label, error, "the flow stopped");
             board.ended(*task, verdict, &error);

@@ -13,6 +13,7 @@ mod page;
 mod parked;
 mod paths;
 mod record;
+mod resume;
 mod rollout;
 mod running;
 mod server;

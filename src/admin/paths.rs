@@ -11,7 +11,7 @@ use axum::{
 
 use super::{
     gate::{self, Gate, problem},
-    handlers, live, page, parked, record, rollout, running, session, snapshot,
+    handlers, live, page, parked, record, resume, rollout, running, session, snapshot,
 };
 use crate::app::App;
 
@@ -31,7 +31,7 @@ pub(super) enum Takes {
 }
 
 /// Method, path and what it takes.
-pub(super) const PATHS: [(Method, &str, Takes); 26] = [
+pub(super) const PATHS: [(Method, &str, Takes); 27] = [
     (Method::GET, "/livez", Takes::Nothing),
     (Method::GET, "/readyz", Takes::Nothing),
     (Method::GET, "/", Takes::Page),
@@ -58,6 +58,7 @@ pub(super) const PATHS: [(Method, &str, Takes); 26] = [
     (Method::POST, "/api/v1/syncs/{sync}/parked/{id}/retry", Takes::Operate),
     (Method::POST, "/api/v1/syncs/{sync}/parked/{id}/skip", Takes::Operate),
     (Method::POST, "/api/v1/syncs/{sync}/snapshot", Takes::Operate),
+    (Method::POST, "/api/v1/syncs/{sync}/resume", Takes::Operate),
 ];
 
 /// All of them.
@@ -108,6 +109,7 @@ fn handler(method: &Method, path: &str) -> Option<MethodRouter<Arc<App>>> {
         (_, "/api/v1/syncs/{sync}/parked/{id}/retry") => on(filter, parked::retry),
         (_, "/api/v1/syncs/{sync}/parked/{id}/skip") => on(filter, parked::skip),
         (_, "/api/v1/syncs/{sync}/snapshot") => on(filter, snapshot::ask),
+        (_, "/api/v1/syncs/{sync}/resume") => on(filter, resume::ask),
         ("GET", "/api/v1/session") => on(filter, session::show),
         ("POST", "/api/v1/session") => on(filter, session::begin),
         ("DELETE", "/api/v1/session") => on(filter, session::end),

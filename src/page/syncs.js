@@ -4,7 +4,7 @@ import { NONE, bytes, grouped, seconds } from './numbers.js'
 import { Side } from './split.js'
 
 const FLOWS = { legacy_to_modern: ['legacy', 'modern'], modern_to_legacy: ['modern', 'legacy'] }
-const ILL = ['gap', 'stopped', 'needs_snapshot']
+const ILL = ['gap', 'paused', 'stopped', 'needs_snapshot']
 const FROM = { file: 'as the file says; no database has answered', kept: 'as it was before; no database has answered' }
 
 function Flow({ flow }) {
@@ -21,10 +21,11 @@ function Flow({ flow }) {
       <td data-label="Parked" class="right"><span class=${flow.parked ? 'bad' : ''} title=${flow.parked ? `since ${new Date(flow.parked_since_unix * 1000).toLocaleString()}: banyan sync parked list` : ''}>${flow.parked ? '! ' : ''}${Number.isInteger(flow.parked) ? grouped(flow.parked) : NONE}</span></td>
       <td data-label="Violations" class="right"><span class=${flow.violations ? 'bad' : ''}>${flow.violations ? '! ' : ''}${grouped(flow.violations)}</span></td>
     </tr>
-    ${(flow.last_error || flow.waiting_for) &&
+    ${(flow.last_error || flow.waiting_for || flow.needs_verify?.length > 0) &&
     html`<tr class="why">
       <td colspan="8">
         ${flow.waiting_for && html`<div>waits for ${flow.waiting_for}</div>`}
+        ${flow.needs_verify?.map((table) => html`<div class="bad">${table}: rows may have changed without an event; verify it</div>`)}
         ${flow.last_error && html`<div class=${ill ? 'bad' : ''}>last error: ${flow.last_error}</div>`}
       </td>
     </tr>`}

@@ -36,7 +36,7 @@ export function parts(status) {
   for (const sync of status.syncs || []) {
     if (sync.parked) bad.push({ text: `sync ${sync.name}: ${plural(sync.parked, 'transaction')} parked`, to: link('syncs') })
     for (const flow of sync.flows) {
-      if (['gap', 'stopped', 'needs_snapshot'].includes(flow.state)) {
+      if (['gap', 'paused', 'stopped', 'needs_snapshot'].includes(flow.state)) {
         bad.push({ text: `sync ${sync.name} ${flow.flow.replaceAll('_', ' ')} ${flow.state.replace('_', ' ')}`, to: link('syncs') })
       }
     }

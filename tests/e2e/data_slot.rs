@@ -152,7 +152,7 @@ async fn a_stalled_kafka_takes_nobody_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_slot_of_a_flow_that_stopped_is_dropped_too_and_one_that_is_to_be_kept_is_kept() {
+async fn the_slot_of_a_flow_that_stands_still_is_dropped_too_and_one_that_is_to_be_kept_is_kept() {
     for (end, dropped) in [("drop", true), ("warn", false)] {
         let shop = Shop::with(ROWS, &["public.rows"]).await;
         let keys = json!({"slot": {"max_retained": TINY, "on_exceed": "warn"}});
@@ -161,7 +161,7 @@ async fn the_slot_of_a_flow_that_stopped_is_dropped_too_and_one_that_is_to_be_ke
         running.stop().await;
         shop.legacy.batch("ALTER TABLE rows ADD COLUMN more text; INSERT INTO rows VALUES (1, 'a', 'b')").await;
         let running = Running::start(&shop, "legacy", &keys);
-        running.until([State::Stopped, State::Watching]).await;
+        running.until([State::Paused, State::Watching]).await;
         write_log(&shop.legacy, 8).await;
         running.stop().await;
 
@@ -169,10 +169,10 @@ async fn the_slot_of_a_flow_that_stopped_is_dropped_too_and_one_that_is_to_be_ke
         if dropped {
             is_dropped(&running, &shop.legacy, &shop, (0, "l2m"), 4).await;
         } else {
-            running.until([State::Stopped, State::Watching]).await;
+            running.until([State::Paused, State::Watching]).await;
             tokio::time::sleep(secs(4)).await;
             let flow = running.status().flows.remove(0);
-            assert!(flow.retained_wal_bytes > Some(8 << 20) && flow.state == State::Stopped, "{flow:?}");
+            assert!(flow.retained_wal_bytes > Some(8 << 20) && flow.state == State::Paused, "{flow:?}");
             assert_eq!(slots(&shop.legacy, &shop, "l2m").await, 1);
         }
         running.stop().await;

@@ -28,6 +28,8 @@ mod data_mysql;
 #[cfg(test)]
 mod data_mysql_faults;
 #[cfg(test)]
+mod data_mysql_schema;
+#[cfg(test)]
 mod data_mysql_stops;
 #[cfg(test)]
 mod data_odds;
@@ -41,6 +43,9 @@ mod data_parked_faults;
 mod data_remove;
 #[cfg(test)]
 mod data_rows;
+#[cfg(test)]
+mod data_schema;
+mod data_schema_mapped;
 #[cfg(test)]
 mod data_slot;
 #[cfg(test)]

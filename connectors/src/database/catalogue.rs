@@ -1,6 +1,6 @@
 //! What MariaDB's and MySQL's catalogue says of a table's columns.
 
-use super::mysql::{MysqlSession, cell, text};
+use super::mysql::{Flavor, MysqlSession, cell, text};
 use crate::error::FlowError;
 
 /// A row of `information_schema.columns`.
@@ -26,13 +26,17 @@ pub(crate) struct Described {
 /// The catalogue's word on a table's columns; none when there is no such table, or none that may be seen.
 pub(crate) async fn describe(session: &mut MysqlSession, table: &str) -> Result<Vec<Described>, FlowError> {
     let (database, name) = table.split_once('.').unwrap_or(("", table));
+    // MariaDB writes out that there is none; MySQL writes the text of a default without its quotes.
+    let none = if session.flavor == Flavor::Mariadb { "NULL" } else { "" };
     let sql = format!(
         "SELECT c.COLUMN_NAME, c.DATA_TYPE, c.COLUMN_TYPE, c.CHARACTER_OCTET_LENGTH, c.NUMERIC_PRECISION, c.NUMERIC_SCALE, \
          c.DATETIME_PRECISION, coalesce(c.CHARACTER_SET_NAME, ''), coalesce(c.GENERATION_EXPRESSION, '') <> '', \
          EXISTS (SELECT 1 FROM information_schema.STATISTICS s WHERE s.TABLE_SCHEMA = c.TABLE_SCHEMA AND s.TABLE_NAME = c.TABLE_NAME \
              AND s.INDEX_NAME = 'PRIMARY' AND s.COLUMN_NAME = c.COLUMN_NAME), \
-         c.IS_NULLABLE = 'YES', c.COLUMN_DEFAULT IS NOT NULL OR c.EXTRA LIKE '%auto_increment%', coalesce(c.COLLATION_NAME, ''), c.CHARACTER_MAXIMUM_LENGTH \
+         c.IS_NULLABLE = 'YES', (c.COLUMN_DEFAULT IS NOT NULL AND (c.COLUMN_DEFAULT <> {} OR {} = '')) OR c.EXTRA LIKE '%auto_increment%', coalesce(c.COLLATION_NAME, ''), c.CHARACTER_MAXIMUM_LENGTH \
          FROM information_schema.COLUMNS c WHERE c.TABLE_SCHEMA = {} AND c.TABLE_NAME = {} ORDER BY c.ORDINAL_POSITION",
+        text(none),
+        text(none),
         text(database),
         text(name)
     );

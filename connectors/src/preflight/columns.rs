@@ -30,7 +30,7 @@ pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
 }
 
 /// What of `source` does not fit into `target`, and how it could.
-fn misfits(source: &[Column], target: &[Column], mapping: &Mapping) -> Vec<(Severity, String, String)> {
+pub(super) fn misfits(source: &[Column], target: &[Column], mapping: &Mapping) -> Vec<(Severity, String, String)> {
     let mut found = Vec::new();
     named(source, target, mapping, &mut found);
     for column in source.iter().filter(|column| !column.is_generated && !mapping.leaves_out(&column.name)) {

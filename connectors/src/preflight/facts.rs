@@ -279,7 +279,7 @@ impl Place {
 // === impl Facts ===
 
 impl Facts {
-    async fn read(session: &Session, name: &str) -> Result<Option<Self>, tokio_postgres::Error> {
+    pub(super) async fn read(session: &Session, name: &str) -> Result<Option<Self>, tokio_postgres::Error> {
         let Some(row) = session.query_opt(TABLE, &[&quote_table(name), &ACTIONS.as_slice()]).await? else {
             return Ok(None);
         };

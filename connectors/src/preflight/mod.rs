@@ -5,6 +5,7 @@
 mod columns;
 mod existing;
 mod facts;
+mod fitting;
 mod gate;
 mod identity;
 mod kafka;
@@ -26,6 +27,7 @@ use crate::{
 };
 use facts::Subject;
 
+pub(crate) use fitting::{Source, is_null_throughout, misfits, takes_no_default};
 pub(crate) use gate::Gate;
 
 /// Something that stands in a sync's way, or will.

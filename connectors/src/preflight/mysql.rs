@@ -37,7 +37,7 @@ pub(super) struct MysqlPlace {
 }
 
 /// What only these servers have of a table.
-struct TableFacts {
+pub(super) struct TableFacts {
     engine: String,
     kind: String,
     /// Foreign keys of this table whose action changes its rows when their parent changes.
@@ -126,7 +126,7 @@ pub(super) async fn read(
     Ok(Place::new(side, address, url.database().to_owned(), facts, outbox, At::Mysql(Box::new(place))))
 }
 
-async fn table_facts(
+pub(super) async fn table_facts(
     session: &mut MysqlSession,
     name: &str,
     own_rows: &str,

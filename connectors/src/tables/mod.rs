@@ -24,6 +24,20 @@ CREATE TABLE IF NOT EXISTS banyan.capture (
     system_id text NOT NULL, timeline int NOT NULL, shape text NOT NULL, reason text,
     PRIMARY KEY (install, sync, flow));
 ALTER TABLE banyan.capture ADD COLUMN IF NOT EXISTS reason text;
+-- What the catalogue said of the tables when the shape was stored: numbers of columns, files of rows.
+ALTER TABLE banyan.capture ADD COLUMN IF NOT EXISTS facts jsonb;
+-- Changes of this database's tables that a flow has met in its stream, at the record with `lsn` and `ordinal`. `state` is paused (the flow waits
+-- before it), resumed (a person has said that it may go on), taken, unverified (rows may have changed without an event) or verified.
+-- `drained` is the end of the transaction before, `split`: rows of the table stand in the same transaction before it, `target` is the other
+-- side's table at that moment, `copies`: the table was copied again. The row stays as the record of who did what and why.
+CREATE TABLE IF NOT EXISTS banyan.schema_change (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    install text NOT NULL, sync text NOT NULL, flow text NOT NULL, generation bigint NOT NULL, source_table text NOT NULL,
+    lsn pg_lsn NOT NULL, ordinal bigint NOT NULL, before text NOT NULL, after text NOT NULL, what text NOT NULL,
+    drained pg_lsn NOT NULL, split boolean NOT NULL DEFAULT false, target jsonb, copies boolean NOT NULL DEFAULT false,
+    state text NOT NULL, seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    who text, why text, resumed_at timestamptz, ended_at timestamptz);
+CREATE INDEX IF NOT EXISTS schema_change_of ON banyan.schema_change (install, sync, flow, generation);
 -- How far a flow has written into this database; moves in the transaction that writes the rows. `tables` names, as a JSON array, the
 -- tables of the source whose copy has at least begun here.
 CREATE TABLE IF NOT EXISTS banyan.position (
@@ -88,7 +102,7 @@ CREATE TABLE IF NOT EXISTS banyan.repair (
 
 /// The same for MariaDB and MySQL, where a database is the server's: rows of two databases of one server differ by side and flow.
 /// Positions are numbers: the file's in the upper half, the offset in the lower. Names compare byte by byte, as they do in PostgreSQL.
-const MYSQL: [&str; 6] = [
+const MYSQL: [&str; 7] = [
     "CREATE DATABASE IF NOT EXISTS banyan CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "CREATE TABLE IF NOT EXISTS banyan.owner (
         install varchar(16), sync varchar(64), side varchar(8),
@@ -114,6 +128,15 @@ const MYSQL: [&str; 6] = [
         generation bigint, lsn bigint unsigned, ordinal bigint unsigned,
         source_table varchar(255) NOT NULL, op char(1) NOT NULL, epoch bigint NOT NULL, seen_at timestamp(6) NOT NULL DEFAULT current_timestamp(6),
         PRIMARY KEY (install, sync, flow, generation, lsn, ordinal)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    // The same as in PostgreSQL, without what no proof and no copy needs there. `before` and `after` are words of the language.
+    "CREATE TABLE IF NOT EXISTS banyan.schema_change (
+        id bigint unsigned AUTO_INCREMENT PRIMARY KEY,
+        install varchar(16) NOT NULL, sync varchar(64) NOT NULL, flow varchar(20) NOT NULL, generation bigint NOT NULL,
+        source_table varchar(255) NOT NULL, lsn bigint unsigned NOT NULL, ordinal bigint unsigned NOT NULL,
+        shape_before longtext NOT NULL, shape_after longtext NOT NULL, what text NOT NULL, drained bigint unsigned NOT NULL,
+        state varchar(16) NOT NULL, seen_at timestamp(6) NOT NULL DEFAULT current_timestamp(6),
+        who varchar(255), why text, resumed_at timestamp(6) NULL, ended_at timestamp(6) NULL,
+        KEY schema_change_of (install, sync, flow, generation)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     // What PostgreSQL's log has messages for: a row that a transaction changes so that whoever reads the log finds the word in it.
     "CREATE TABLE IF NOT EXISTS banyan.mark (
         install varchar(16), sync varchar(64), flow varchar(20), word varchar(16),
@@ -153,6 +176,7 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
              AND to_regclass('banyan.snapshot') IS NOT NULL AND to_regclass('banyan.loading') IS NOT NULL \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'reason') \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'tables') \
+             AND to_regclass('banyan.schema_change') IS NOT NULL \
              AND to_regclass('banyan.verified') IS NOT NULL AND to_regclass('banyan.repair') IS NOT NULL",
             &[],
         )
@@ -190,11 +214,11 @@ pub(crate) async fn mysql(session: &mut MysqlSession) -> Result<(), FlowError> {
 /// Whether all tables are there, and all columns that came later.
 async fn are_there(session: &mut MysqlSession) -> Result<(bool, bool), FlowError> {
     let ask = "SELECT (SELECT count(*) FROM information_schema.tables WHERE table_schema = 'banyan' \
-             AND table_name IN ('owner', 'capture', 'position', 'violation', 'mark')), \
+             AND table_name IN ('owner', 'capture', 'position', 'violation', 'schema_change', 'mark')), \
          (SELECT count(*) FROM information_schema.columns WHERE table_schema = 'banyan' AND table_name = 'position' AND column_name = 'tables')";
     let row = session.first("looking for Banyan's tables", ask).await?;
     let count = |at| row.as_ref().and_then(|row| cell::<i64>(row, at)).unwrap_or(0);
-    Ok((count(0) == 5, count(1) == 1))
+    Ok((count(0) == 6, count(1) == 1))
 }
 
 #[cfg(test)]
@@ -204,9 +228,9 @@ mod tests {
     #[test]
     fn every_table_is_known_by_name() {
         let names: Vec<_> = of_postgres().collect();
-        assert!(names.starts_with(&["owner", "capture", "position", "violation", "snapshot"]), "{names:?}");
+        assert!(names.starts_with(&["owner", "capture", "schema_change", "position", "violation"]), "{names:?}");
         assert_eq!(names.len(), POSTGRES.matches("CREATE TABLE").count());
         let names: Vec<_> = of_mysql().collect();
-        assert_eq!(names, ["owner", "capture", "position", "violation", "mark"]);
+        assert_eq!(names, ["owner", "capture", "position", "violation", "schema_change", "mark"]);
     }
 }

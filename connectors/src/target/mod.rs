@@ -7,7 +7,7 @@ pub(crate) mod mysql;
 pub(crate) mod postgres;
 pub(crate) mod row;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use applied::{Applied, Loading};
 
@@ -22,6 +22,10 @@ use crate::{
     },
     status::Board,
 };
+
+/// A target transaction looks whether its tables were altered when the last look is older. Whoever lets a flow go on behind a change of a table
+/// waits longer than this first.
+pub(crate) const AGE: Duration = Duration::from_millis(250);
 
 const NO_CHUNKS: &str = "a target of this kind takes no chunks";
 
@@ -49,6 +53,14 @@ impl Writer {
                 (Self::Mysql(writer), applied)
             }
         })
+    }
+
+    /// The sum of the tables' columns as they were looked up.
+    pub(crate) fn sum(&self) -> &str {
+        match self {
+            Self::Postgres(writer) => writer.catalogue.sum(),
+            Self::Mysql(writer) => writer.catalogue.sum(),
+        }
     }
 
     /// Opens a target transaction: the position row is ours and where we left it, and our mark comes before the first row.

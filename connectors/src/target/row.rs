@@ -120,7 +120,10 @@ impl Row {
         let bad = |_: BadJson| FlowError::Malformed { what: "a row record that is not Banyan's", at: at.to_string() };
         read.map_err(bad)?;
         if let Some(name) = missing {
-            return Err(FlowError::Stop(format!("{} at {at}: the target has no column `{name}`", table.name())));
+            return Err(FlowError::Misfit(format!(
+                "{} at {at}: the target has no column `{name}`, which a row on its way has: keep it, or add it again, until all rows from before are applied",
+                table.name()
+            )));
         }
         self.moves_key = !self.before.is_empty()
             && !self.after.is_empty()

@@ -9,7 +9,7 @@ use super::{
     table::{CHUNK, Key, Table},
     throttle::Throttle,
 };
-use crate::{config::ApplyAs, error::FlowError, plan::PlanTable};
+use crate::{config::ApplyAs, error::FlowError, plan::PlanTable, source::postgres::schema::changes};
 
 /// Rows between two waits for the other side.
 const BATCH: usize = 10 * CHUNK;
@@ -59,6 +59,9 @@ pub(super) async fn table(
         kept::keep(run.sides, &run.name, &progress).await?;
     }
     kept::end(run.sides, &run.name, run.counts).await?;
+    if run.counts.unequal() == 0 && run.counts.undecided == 0 {
+        changes::verified(&run.sides.owner, &run.sides.names, &run.name, began).await?;
+    }
     Ok(run.counts)
 }
 

@@ -183,6 +183,14 @@ fn syncs(status: &Value, out: &mut String) {
         ]);
         for flow in both.iter().flatten() {
             copies.extend(list(&flow["copies"]).iter().map(|copy| copy_bar(name, copy)));
+            for table in list(&flow["needs_verify"]) {
+                errors.push(format!(
+                    "{name} {}: rows of {} may have changed without an event: see `banyan sync verify {name} --table {}`",
+                    text(&flow["flow"]).replace('_', " "),
+                    text(table),
+                    text(table)
+                ));
+            }
             for key in ["last_error", "waiting_for"] {
                 if let Some(why) = flow[key].as_str() {
                     let word = if key == "last_error" { "" } else { "waits for " };

@@ -2,6 +2,7 @@
 
 mod parked;
 mod remove;
+mod resume;
 mod snapshot;
 mod verify;
 
@@ -25,6 +26,8 @@ enum Verb {
     Parked(parked::Verb),
     /// Copy one table again, while all others stream on.
     Snapshot(snapshot::Args),
+    /// Let a flow go on that waits before a change of a table's columns, once the other side has followed.
+    Resume(resume::Args),
     /// Compare both sides row by row while the stream goes on, and make them equal if asked to.
     Verify(verify::Args),
     /// Take away all that Banyan made for a sync in both databases and in Kafka.
@@ -35,6 +38,7 @@ pub(super) fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::Parked(verb) => parked::run(path, verb),
         Verb::Snapshot(args) => snapshot::run(path, args),
+        Verb::Resume(args) => resume::run(path, args),
         Verb::Verify(args) => verify::run(path, args),
         Verb::Remove(args) => remove::run(path, args),
     }

@@ -5,6 +5,7 @@ mod event;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod outbox;
+pub(crate) mod schema;
 pub(crate) mod shape;
 mod snapshot;
 mod statement;
@@ -18,7 +19,7 @@ use crate::{database::mysql::MysqlUrl, error::FlowError, kafka::produce::Outlet,
 
 /// Copies the tables if that was not done, and reads the log until something ends it.
 pub(crate) async fn capture(plan: &Plan, url: &MysqlUrl, outlet: &mut Outlet, board: &Board) -> Result<(), FlowError> {
-    let mut opened = stored::open(plan, url).await?;
+    let mut opened = stored::open(plan, url, board).await?;
     if let Some(fresh) = opened.fresh.take() {
         snapshot::run(plan, &mut opened, fresh, outlet, board).await?;
         stored::complete(&mut opened, plan).await?;

@@ -16,6 +16,8 @@ pub(crate) enum Statement {
     XaStart,
     /// Our tables that it empties, by their index.
     Truncate(usize),
+    /// Our table that it may have given other columns; whether rows of before have no value in them for certain.
+    Altered(usize, bool),
     /// Something that our copy cannot follow, and why.
     Unfollowed(usize, &'static str),
     /// Nothing to us.
@@ -84,7 +86,12 @@ pub(crate) fn read(sql: &str, database: &str, tables: &[String]) -> Statement {
         "ALTER" if says(&["PARTITION"]) && says(&["DROP", "TRUNCATE", "EXCHANGE", "CONVERT"]) => {
             Statement::Unfollowed(table, "rows went or came with a partition, which the binlog does not show")
         }
-        // Whatever else it does, its columns are compared before the next row.
+        // Its columns are compared before the next row.
+        "ALTER" => {
+            const GIVES: [&str; 9] =
+                ["DEFAULT", "NOT", "AS", "GENERATED", "AUTO_INCREMENT", "SERIAL", "TIMESTAMP", "MODIFY", "CHANGE"];
+            Statement::Altered(table, !says(&GIVES))
+        }
         _ => Statement::Other,
     }
 }
@@ -209,6 +216,14 @@ mod tests {
         assert_eq!(says("BEGIN"), Statement::Begin);
         assert_eq!(says("ROLLBACK TO `a`"), Statement::RollbackTo);
         assert_eq!(says("ROLLBACK"), Statement::Rollback);
+        for (sql, is_plain) in [
+            ("ALTER TABLE payments ADD COLUMN x int", true),
+            ("ALTER TABLE payments RENAME COLUMN a TO b", true),
+            ("ALTER TABLE payments ADD COLUMN x int DEFAULT 5", false),
+            ("alter table payments add x int not null", false),
+        ] {
+            assert_eq!(says(sql), Statement::Altered(0, is_plain), "{sql}");
+        }
         for sql in ["TRUNCATE payments", "truncate table `shop`.`payments`", "/* x */ TRUNCATE TABLE shop.PAYMENTS"] {
             assert_eq!(says(sql), Statement::Truncate(0), "{sql}");
         }
@@ -227,8 +242,6 @@ mod tests {
             assert!(unfollowed(sql), "{sql}");
         }
         for sql in [
-            "ALTER TABLE payments ADD COLUMN x int",
-            "ALTER TABLE payments RENAME COLUMN a TO b",
             "CREATE TABLE payments_log (a int)",
             "CREATE TABLE other.payments (a int)",
             "INSERT INTO log VALUES ('TRUNCATE payments')",

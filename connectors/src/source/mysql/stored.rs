@@ -5,7 +5,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::shape::{self, TableShape};
+use super::{
+    schema,
+    shape::{self, TableShape},
+};
 use crate::{
     database::mysql::{Flavor, MysqlSession, MysqlUrl, cell, text},
     error::FlowError,
@@ -14,8 +17,12 @@ use crate::{
     plan::Plan,
     position::{Generation, Lsn},
     source::{Measured, Remembered},
+    status::Board,
     tables,
 };
+
+/// How often a flow that waits for a person asks whether it may go on.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A capture that may begin: the session holds the lock.
 pub(crate) struct Opened {
@@ -60,12 +67,13 @@ struct Stored {
 }
 
 /// Takes the lock, and finds where to go on, or begins a generation.
-pub(crate) async fn open(plan: &Plan, url: &MysqlUrl) -> Result<Opened, FlowError> {
+pub(crate) async fn open(plan: &Plan, url: &MysqlUrl, board: &Board) -> Result<Opened, FlowError> {
     let names = &plan.names;
     let mut session = url.connect(&names.application("capture")).await?;
     tables::mysql(&mut session).await?;
     let lock = names.application("capture");
     session.lock(&lock, "capture").await?;
+    wait_for_a_person(&mut session, plan, &lock, board).await?;
     check_settings(&mut session).await?;
     let system_id = system_id(&mut session).await?;
     let stored = stored(&mut session, names).await?;
@@ -116,6 +124,24 @@ pub(crate) async fn open(plan: &Plan, url: &MysqlUrl) -> Result<Opened, FlowErro
     note(&mut session, names, generation, since, &nonce, &system_id, &place, last_of(&gtid), &text).await?;
     let fresh = Some(Fresh { since, snapshot, nonce, system_id });
     Ok(Opened { session, lock, generation: Generation::new(generation), shape, log: place.log, from: place.lsn, fresh })
+}
+
+/// While the flow waits before a change of a table's columns: until somebody says that it may go on.
+async fn wait_for_a_person(
+    session: &mut MysqlSession,
+    plan: &Plan,
+    lock: &str,
+    board: &Board,
+) -> Result<(), FlowError> {
+    while let Some(stored) = stored(session, &plan.names).await?.filter(|stored| stored.state == "streaming") {
+        match schema::waits(session, &plan.names, Generation::new(stored.generation)).await? {
+            Some(why) => board.paused(&why.to_string()),
+            None => break,
+        }
+        tokio::time::sleep(LOOK).await;
+        session.still_locked(lock).await?;
+    }
+    Ok(())
 }
 
 /// Notes that START (and the snapshot) stand in Kafka: from here on the generation is kept.

@@ -17,6 +17,7 @@ use super::{
         ARTIFICIAL, BadEvent, Change, Cursor, MariadbGtid, Query, Rotate, Rows, TableMap, WireColumn, is_null, kind,
     },
     outbox::{self, Kept, OutboxReader},
+    schema::{Altered, Announced as AnnouncedColumn, Here, Schema},
     shape::{self, TableShape},
     snapshot::{Cells, frame, used_charsets},
     statement::{self, Statement},
@@ -24,7 +25,7 @@ use super::{
     value::{self, Reader},
 };
 use crate::{
-    database::mysql::MysqlUrl,
+    database::mysql::{MysqlSession, MysqlUrl},
     error::FlowError,
     kafka::produce::Outlet,
     owner,
@@ -60,7 +61,9 @@ struct Stream<'a> {
     outlet: &'a mut Outlet,
     generation: Generation,
     charsets: Charsets,
-    shape: &'a [TableShape],
+    schema: Schema,
+    /// By which the rows that come are read.
+    shape: Vec<TableShape>,
     /// Of the tables; behind them the outbox, if there is one.
     names: Vec<String>,
     /// The outbox as the catalogue has it.
@@ -150,7 +153,7 @@ pub(crate) async fn run(
     let charsets = Charsets::read(&mut opened.session, used.iter().map(String::as_str)).await?;
     let from = Place { log: opened.log.clone(), lsn: opened.from };
     let mut events = request(plan, url, &from).await?;
-    let shape = opened.shape.clone();
+    let (shape, schema) = (opened.shape.clone(), Schema::open(opened, plan).await?);
     let flavor = opened.session.flavor;
     let mut stream = Stream {
         plan,
@@ -164,7 +167,8 @@ pub(crate) async fn run(
             .map(|table| table.columns.iter().map(|column| Reader::new(column, &charsets)).collect())
             .collect(),
         charsets,
-        shape: &shape,
+        schema,
+        shape,
         maps: HashMap::new(),
         file: from.lsn.get() >> 32,
         begun: false,
@@ -232,7 +236,7 @@ pub(crate) async fn run(
             event = events.next() => {
                 match event {
                     Some(Ok(event)) => {
-                        stream.take(&event).await?;
+                        stream.take(&event, &mut opened.session).await?;
                         // That may have waited for Kafka, while the server went on sending.
                         heard = Instant::now();
                     }
@@ -290,7 +294,7 @@ fn micros(seconds: u32) -> i64 {
 // === impl Stream ===
 
 impl Stream<'_> {
-    async fn take(&mut self, event: &Event) -> Result<(), FlowError> {
+    async fn take(&mut self, event: &Event, session: &mut MysqlSession) -> Result<(), FlowError> {
         let header = event.header();
         let (type_id, data) = (header.event_type_raw(), event.data());
         let at = micros(header.timestamp());
@@ -346,7 +350,7 @@ impl Stream<'_> {
             kind::XID => self.commit(end, at).await?,
             // The transaction's second half comes later, as a statement; what it changed of ours would be known only then.
             kind::XA_PREPARE => self.ended(),
-            kind::TABLE_MAP => self.table_map(data)?,
+            kind::TABLE_MAP => self.table_map(data, session).await?,
             kind::WRITE_ROWS
             | kind::UPDATE_ROWS
             | kind::DELETE_ROWS
@@ -421,7 +425,7 @@ impl Stream<'_> {
                 }
             }
             // What empties or tidies an outbox takes no event back, and nobody reads what was there before it was dropped or made anew.
-            Statement::Truncate(table) if table == self.shape.len() => {}
+            Statement::Truncate(table) | Statement::Altered(table, _) if table == self.shape.len() => {}
             Statement::Unfollowed(table, why) if table == self.shape.len() => {
                 if why == statement::NO_NEW_ROWS {
                     return Err(FlowError::Stop(format!(
@@ -441,12 +445,19 @@ impl Stream<'_> {
                     )));
                 }
             }
+            Statement::Altered(table, is_plain) => {
+                let so_far = &mut self.schema.altered[table];
+                *so_far = match (*so_far, is_plain) {
+                    (Altered::Plainly, true) => Altered::Plainly,
+                    _ => Altered::Otherwise,
+                };
+            }
             Statement::Other => {}
         }
         if begun { Ok(()) } else { self.commit(end, at).await }
     }
 
-    fn table_map(&mut self, data: &[u8]) -> Result<(), FlowError> {
+    async fn table_map(&mut self, data: &[u8], session: &mut MysqlSession) -> Result<(), FlowError> {
         let bad = |_: BadEvent| FlowError::Malformed {
             what: "a table that is not the binlog's",
             at: self.read_to.to_string(),
@@ -465,7 +476,7 @@ impl Stream<'_> {
                 Whose::Outbox
             }
             Some(table) => {
-                self.compare(table, &map)?;
+                self.announced(table, &map, session).await?;
                 Whose::Ours(table)
             }
             None if name == "banyan.mark" => Whose::Mark,
@@ -475,8 +486,8 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// The announced columns against those that were copied.
-    fn compare(&self, table: usize, map: &TableMap) -> Result<(), FlowError> {
+    /// Rows are read by the announced columns from here on, if the flow can carry them.
+    async fn announced(&mut self, table: usize, map: &TableMap, session: &mut MysqlSession) -> Result<(), FlowError> {
         let name = &self.names[table];
         let at = self.open.as_ref().map_or(self.read_to, |open| open.commit_lsn);
         if !map.is_full {
@@ -484,17 +495,24 @@ impl Stream<'_> {
                 "{name} at {at}: the binlog does not name the columns; set `binlog_row_metadata = FULL`"
             )));
         }
-        let shape = &self.shape[table].columns;
-        let same = shape.len() == map.columns.len()
-            && shape.iter().zip(&map.columns).all(|(copied, announced)| {
-                copied.name == announced.name && copied.wire == shape::wire(announced, &self.charsets)
-            });
-        if same {
-            return Ok(());
+        let columns: Vec<AnnouncedColumn> =
+            map.columns.iter().map(|column| (column.name.clone(), shape::wire(column, &self.charsets))).collect();
+        let place = self.open.as_ref().map_or((self.read_to, 0), |open| (open.commit_lsn, open.ordinal));
+        let plan = self.plan;
+        let here = Here { at: place, drained: self.last_end, is_open: self.side_is_open };
+        if !self.schema.is_known(table, place, &columns) {
+            // All before it gets to the target, should the flow have to wait.
+            self.outlet.settle().await?;
         }
-        Err(FlowError::Stop(format!(
-            "{name} at {at}: the table's columns changed; going on after a schema change is not available in this version"
-        )))
+        let shape = self.schema.announced(session, plan, table, here, &columns).await?;
+        if shape != self.shape[table] {
+            let used = used_charsets(std::slice::from_ref(&shape));
+            let charsets = Charsets::read(session, used.iter().map(String::as_str)).await?;
+            self.readers[table] = shape.columns.iter().map(|column| Reader::new(column, &charsets)).collect();
+            self.frames[table] = frame(plan, session.flavor, &shape);
+            self.shape[table] = shape;
+        }
+        Ok(())
     }
 
     async fn rows(&mut self, rows: Rows<'_>) -> Result<(), FlowError> {

@@ -5,6 +5,7 @@ mod line;
 mod outbox;
 pub(crate) mod pgoutput;
 pub(crate) mod retained;
+pub(crate) mod schema;
 pub(crate) mod slot;
 pub(crate) mod snapshot;
 pub(crate) mod stream;

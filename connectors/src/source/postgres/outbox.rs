@@ -19,6 +19,12 @@ pub(super) fn line(plan: &Plan) -> Option<String> {
     plan.outbox.as_ref().map(|table| format!("{NOW} {table:?}"))
 }
 
+/// The lines of a stored shape that are about outboxes.
+pub(super) fn lines(shape: &str) -> impl Iterator<Item = &str> {
+    let is_its = |line: &&str| line.split_once(' ').is_some_and(|(word, _)| word == NOW || word == BEFORE);
+    shape.lines().filter(is_its)
+}
+
 /// Whether a line of a stored shape says that `table` is or was an outbox.
 pub(super) fn is_of(line: &str, table: &str) -> bool {
     line.split_once(' ').is_some_and(|(word, name)| (word == NOW || word == BEFORE) && *name == *format!("{table:?}"))

@@ -7,11 +7,15 @@ use std::time::Duration;
 use pgwire_replication::ReplicationClient;
 use tokio_postgres::types::PgLsn;
 
-use super::{chunks::kept, outbox, retained};
+use super::{
+    chunks::kept,
+    outbox, retained,
+    schema::{self, Shape},
+};
 use crate::{
     database::postgres::{PostgresUrl, Session},
     error::FlowError,
-    names::{FlowNames, literal, quote, quote_table},
+    names::{FlowNames, quote, quote_table},
     owner,
     plan::{Plan, PlanTable},
     position::{Generation, Lsn},
@@ -21,6 +25,9 @@ use crate::{
     status::Board,
     tables,
 };
+
+/// How often a flow that waits for a person asks whether it may go on.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A capture that may begin: the SQL session holds the lock, the replication session has not started to stream.
 pub(crate) struct Opened {
@@ -60,6 +67,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
     let session = url.connect(&names.application("capture")).await?;
     tables::postgres(&session).await?;
     lock(&session, names.lock("capture"), "capture").await?;
+    wait_for_a_person(&session, plan, board).await?;
     let slot = names.slot();
     let config = url
         .replication(&quote(&slot), &names.publication(), &names.application("slot"))
@@ -131,23 +139,40 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
             .map_err(|e| FlowError::sql("dropping the slot of an unfinished snapshot", &e))?;
     }
     check_publication(&session, plan, true).await?;
-    let shape = shape(&session, plan).await?;
+    let facts = serde_json::json!(schema::all_facts(&session, plan).await?).to_string();
+    let mut shape = Shape::lines(&shape(&session, plan).await?);
+    if let Some(line) = outbox::line(plan) {
+        shape = format!("{shape}\n{line}");
+    }
     let nonce = owner::nonce();
     let generation = stored.as_ref().map_or(0, |stored| stored.generation) + 1;
     let since = stored.filter(|stored| stored.state == "creating").map_or(generation, |stored| stored.since);
     session
         .execute(
-            "INSERT INTO banyan.capture (install, sync, flow, generation, nonce, state, slot, system_id, timeline, shape, since) \
-             VALUES ($1, $2, $3, $4, $5, 'creating', $6, $7, $8, $9, $10) ON CONFLICT (install, sync, flow) DO UPDATE SET \
-             generation = excluded.generation, nonce = excluded.nonce, state = excluded.state, slot = excluded.slot, \
+            "INSERT INTO banyan.capture (install, sync, flow, generation, nonce, state, slot, system_id, timeline, shape, since, facts) \
+             VALUES ($1, $2, $3, $4, $5, 'creating', $6, $7, $8, $9, $10, $11::text::jsonb) ON CONFLICT (install, sync, flow) DO UPDATE SET \
+             generation = excluded.generation, nonce = excluded.nonce, state = excluded.state, slot = excluded.slot, facts = excluded.facts, \
              system_id = excluded.system_id, timeline = excluded.timeline, shape = excluded.shape, since = excluded.since, reason = NULL",
-            &[&names.install, &names.sync, &names.flow.as_str(), &generation, &nonce, &slot, &system.system_id, &timeline, &shape, &since],
+            &[&names.install, &names.sync, &names.flow.as_str(), &generation, &nonce, &slot, &system.system_id, &timeline, &shape, &since, &facts],
         )
         .await
         .map_err(|e| FlowError::sql("noting the next generation", &e))?;
     let (consistent_point, snapshot) = create(&session, &mut replication, &slot, board).await?;
     let fresh = Some(Fresh { since, snapshot, consistent_point, nonce, system_id: system.system_id, timeline });
     Ok(Opened { session, replication, generation: Generation::new(generation), shape, fresh })
+}
+
+/// While the flow waits before a change of a table's columns: until somebody says that it may go on. The slot keeps the log meanwhile, but no
+/// longer than it may.
+async fn wait_for_a_person(session: &Session, plan: &Plan, board: &Board) -> Result<(), FlowError> {
+    while let Some(stored) = stored(session, plan).await?.filter(|stored| stored.state == "streaming") {
+        match schema::waits(session, &plan.names, Generation::new(stored.generation)).await? {
+            Some(why) => board.paused(&why.to_string()),
+            None => break,
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// Notes that START (and the snapshot) stand in Kafka: from here on the slot is kept.
@@ -172,7 +197,8 @@ pub(crate) async fn complete(opened: &Opened, plan: &Plan, loads: &[Load]) -> Re
 
 /// The first copies of all tables.
 pub(crate) fn loads(opened: &Opened, plan: &Plan) -> Vec<Load> {
-    let columns = |table: &str| shape_of(&opened.shape, table).map_or(0, shape_columns);
+    let shapes = Shape::parse_all(&opened.shape);
+    let columns = |table: &str| shapes.iter().find(|shape| shape.table == table).map_or(0, |shape| shape.columns.len());
     let one = |table: &PlanTable| Load { table: table.source.clone(), number: 1, columns: columns(&table.source) };
     plan.tables.iter().map(one).collect()
 }
@@ -251,7 +277,9 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
 async fn take_new_tables(session: &Session, plan: &Plan, stored: &Stored, gate: &Gate) -> Result<String, FlowError> {
     let (doing, names) = ("adding tables to the publication", &plan.names);
     let sql = |e: &tokio_postgres::Error| FlowError::sql(doing, e);
-    let is_new = |table: &&PlanTable| shape_of(&stored.shape, &table.source).is_none();
+    let mut shapes = Shape::parse_all(&stored.shape);
+    let known: Vec<String> = shapes.iter().map(|shape| shape.table.clone()).collect();
+    let is_new = |table: &&PlanTable| !known.contains(&table.source);
     let new: Vec<&PlanTable> = plan.tables.iter().filter(is_new).collect();
     if new.is_empty() || !plan.copies_in_chunks() {
         return Ok(stored.shape.clone());
@@ -265,33 +293,31 @@ async fn take_new_tables(session: &Session, plan: &Plan, stored: &Stored, gate: 
     gate.pass().await?;
     let whole = shape(session, plan).await?;
     let mut statements = vec!["BEGIN".to_owned()];
-    let mut grown = stored.shape.clone();
+    let mut facts = schema::facts::noted(session, names).await?;
     let is_open = owner::postgres::read(session, &names.install, &names.sync, names.flow.source())
         .await?
         .is_some_and(|row| row.open);
     for table in new {
-        let Some(line) = shape_of(&whole, &table.source) else { continue };
-        grown = format!("{grown}\n{line}");
+        let Some(shape) = whole.iter().find(|shape| shape.table == table.source) else { continue };
+        shapes.push(shape.clone());
+        facts.extend(schema::facts::read(session, &table.source).await?.map(|facts| (table.source.clone(), facts)));
         if !published.contains(&table.source) {
             let name = quote_table(&table.source);
             statements.push(format!("ALTER PUBLICATION {} ADD TABLE {name}", quote(&names.publication())));
         }
         if is_open {
-            let load = Load { table: table.source.clone(), number: 1, columns: shape_columns(line) };
+            let load = Load { table: table.source.clone(), number: 1, columns: shape.columns.len() };
             statements.push(kept::begin(names, &load));
             statements.push(kept::announce(names, &load));
         }
     }
-    statements.push(format!(
-        "UPDATE banyan.capture SET shape = {} WHERE install = {} AND sync = {} AND flow = '{}'",
-        literal(&grown),
-        literal(&names.install),
-        literal(&names.sync),
-        names.flow
-    ));
+    let generation = Generation::new(stored.generation);
+    statements.push(schema::changes::store(names, generation, &shapes, &facts));
     statements.push("COMMIT".to_owned());
     session.batch_execute(&statements.join("; ")).await.map_err(|e| sql(&e))?;
-    Ok(grown)
+    let tables = Shape::lines(&shapes);
+    let lines: Vec<&str> = tables.lines().chain(outbox::lines(&stored.shape)).collect();
+    Ok(lines.join("\n"))
 }
 
 /// The tables of the publication.
@@ -331,6 +357,17 @@ pub(super) async fn check_publication(session: &Session, plan: &Plan, may_change
         return Ok(());
     }
     if !may_change {
+        if let Some(outbox) = plan.outbox.as_ref().filter(|outbox| !published.contains(outbox)) {
+            return Err(FlowError::Stop(format!(
+                "the publication `{name}` does not hold the rows of its outbox `{outbox}` any more: the table was dropped, renamed, made anew, or taken out, and events since then are not sent; \
+                 take it out of the file, restart, name it again, and publish by hand what is missing"
+            )));
+        }
+        if let Some(gone) = wanted.iter().find(|table| !published.contains(table)).filter(|_| plan.copies_in_chunks()) {
+            return Err(FlowError::Stop(format!(
+                "the publication `{name}` does not hold every change of `{gone}` any more: the table was dropped, renamed, made anew, or taken out; copy the tables anew when it is back"
+            )));
+        }
         let cannot = if plan.copies_in_chunks() { "taking a table out of" } else { "adding a table to" };
         return Err(FlowError::Stop(format!(
             "the publication `{name}` does not hold every change of exactly the sync's tables and its outbox; {cannot} a running sync is not available in this version"
@@ -355,13 +392,16 @@ pub(super) async fn check_publication(session: &Session, plan: &Plan, may_change
 }
 
 /// The tables' columns as pgoutput announces them; a stream whose announcement differs has met a schema change.
-async fn shape(session: &Session, plan: &Plan) -> Result<String, FlowError> {
+async fn shape(session: &Session, plan: &Plan) -> Result<Vec<Shape>, FlowError> {
     let doing = "reading the tables' columns";
-    let mut lines = Vec::new();
+    let mut shapes = Vec::new();
     for table in &plan.tables {
         let rows = session
             .query(
-                "SELECT a.attname::text, a.atttypid, a.atttypmod FROM pg_attribute a \
+                "SELECT a.attname::text, a.atttypid, a.atttypmod, c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i \
+                     WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) \
+                     AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END) \
+                 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
                  WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
                 &[&quote_table(&table.source)],
             )
@@ -370,42 +410,9 @@ async fn shape(session: &Session, plan: &Plan) -> Result<String, FlowError> {
         if rows.is_empty() {
             return Err(FlowError::Stop(format!("the source has no table `{}`", table.source)));
         }
-        let columns = rows.iter().map(|row| (row.get::<_, String>(0), row.get::<_, u32>(1), row.get::<_, i32>(2)));
-        lines.push(shape_line(&table.source, columns));
+        shapes.push(Shape::new(&table.source, rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3)))));
     }
-    lines.extend(outbox::line(plan));
-    Ok(lines.join("\n"))
-}
-
-/// The line of `table` in a stored shape.
-fn shape_of<'s>(shape: &'s str, table: &str) -> Option<&'s str> {
-    let head = format!("{table:?} ");
-    shape.lines().find(|line| line.starts_with(&head))
-}
-
-/// How many columns a line of a shape has.
-fn shape_columns(line: &str) -> usize {
-    // A name may hold anything, but its quotes are escaped.
-    let (mut columns, mut inside, mut escaped) = (0, false, false);
-    for c in line.chars() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => {
-                columns += usize::from(!inside);
-                inside = !inside;
-            }
-            _ => {}
-        }
-    }
-    columns - 1
-}
-
-/// One table's line of the stored shape.
-pub(crate) fn shape_line(table: &str, columns: impl Iterator<Item = (String, u32, i32)>) -> String {
-    let columns: Vec<String> =
-        columns.map(|(name, type_id, modifier)| format!("{name:?}:{type_id}:{modifier}")).collect();
-    format!("{table:?} {}", columns.join(" "))
+    Ok(shapes)
 }
 
 /// Makes the slot. It waits for every open writer of the server, so meanwhile it is shown whom.
@@ -459,18 +466,4 @@ async fn blockers(session: &Session, pid: i32) -> Result<Option<String>, FlowErr
     } else {
         format!("the slot waits for open transactions of the server processes {pids} of the source")
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_a_shape_tells_its_table_and_how_many_columns_it_has() {
-        let line =
-            |table: &str, columns: &[&str]| shape_line(table, columns.iter().map(|name| ((*name).to_owned(), 25, -1)));
-        let shape = [line("public.a", &["id"]), line("public.a b", &["id", "odd \" name", "a:b \\"])].join("\n");
-        let columns = |table: &str| shape_of(&shape, table).map(shape_columns);
-        assert_eq!([columns("public.a"), columns("public.a b"), columns("public")], [Some(1), Some(3), None]);
-    }
 }

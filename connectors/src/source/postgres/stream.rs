@@ -15,10 +15,11 @@ use super::{
     line::Line,
     outbox,
     pgoutput::{Message, Old, Relation, Tuple},
-    slot::{self, Opened, shape_line},
+    schema::{Decision, Here, Judged, Schema, Shape, facts},
+    slot::{self, Opened},
 };
 use crate::{
-    database::postgres::PostgresUrl,
+    database::postgres::{PostgresUrl, Session},
     error::FlowError,
     kafka::produce::Outlet,
     outbox::{Columns, Event},
@@ -41,7 +42,7 @@ const TICK: Duration = Duration::from_millis(100);
 const CHECKPOINT: Duration = Duration::from_secs(1);
 /// The same of the other side, where mostly our own writes move the log: two flows must not keep each other busy.
 const SLOW_CHECKPOINT: Duration = Duration::from_secs(10);
-/// How often the publication is looked at: what somebody takes out of it is missing without a word, as a table that was made anew.
+/// How often the publication and the tables' files are looked at: what somebody takes out of it is missing without a word, as a table that was made anew.
 const PUBLICATION_CHECK: Duration = Duration::from_secs(10);
 /// How often it is asked which tables are to be copied again.
 const REQUESTS: Duration = Duration::from_secs(1);
@@ -55,8 +56,11 @@ struct Stream<'a> {
     plan: &'a Plan,
     outlet: &'a mut Outlet,
     chunks: &'a Chunks,
+    session: &'a Session,
     generation: Generation,
-    shape: Vec<&'a str>,
+    schema: Schema,
+    /// What the stored shape says of outboxes.
+    outbox_lines: Vec<&'a str>,
     frames: HashMap<u32, TableState>,
     outboxes: HashMap<u32, OutboxState>,
     open: Option<Transaction>,
@@ -99,6 +103,8 @@ struct Transaction {
     events: u64,
     /// Our own opposite flow wrote it.
     echo: bool,
+    /// Of which tables it has changed rows so far, by their place in the plan.
+    changed: Vec<usize>,
 }
 
 /// Reads the slot until something ends it.
@@ -113,13 +119,16 @@ pub(crate) async fn run(
 ) -> Result<(), FlowError> {
     let row =
         owner::postgres::read(&opened.session, &plan.names.install, &plan.names.sync, plan.names.flow.source()).await?;
+    let schema = Schema::open(&opened.session, &plan.names, opened.generation, &opened.shape).await?;
     let shape = opened.shape.clone();
     let mut stream = Stream {
         plan,
         outlet,
         chunks,
+        session: &opened.session,
         generation: opened.generation,
-        shape: shape.lines().collect(),
+        schema,
+        outbox_lines: outbox::lines(&shape).collect(),
         frames: HashMap::new(),
         outboxes: HashMap::new(),
         open: None,
@@ -135,8 +144,8 @@ pub(crate) async fn run(
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut shown, mut is_shown) = (Instant::now(), false);
-    let (mut confirmed, mut checkpoint, mut published, mut asked) =
-        (Lsn::ZERO, Instant::now(), Instant::now(), Instant::now());
+    let (mut confirmed, mut checkpoint, mut asked) = (Lsn::ZERO, Instant::now(), Instant::now());
+    let mut published: Option<Instant> = None;
     // Nobody asks for copies of a side that is closed for writes.
     let copies = plan.copies_in_chunks() && stream.side_is_open;
     let mut reader = Box::pin(chunks::run(plan, url, opened.generation, chunks, board));
@@ -159,9 +168,10 @@ pub(crate) async fn run(
                     chunks.settle(&opened.session, &plan.names, confirmed).await?;
                     opened.replication.update_applied_lsn(WireLsn::from_u64(confirmed.get()));
                 }
-                if published.elapsed() >= PUBLICATION_CHECK {
+                if published.is_none_or(|last| last.elapsed() >= PUBLICATION_CHECK) {
                     slot::check_publication(&opened.session, plan, false).await?;
-                    published = Instant::now();
+                    stream.look(board).await?;
+                    published = Some(Instant::now());
                 }
                 if (is_shown || chunks.is_busy()) && shown.elapsed() >= SHOW {
                     let progress = chunks.progress();
@@ -200,14 +210,9 @@ impl Stream<'_> {
             ReplicationEvent::XLogData { data, .. } => self.change(&data).await,
             ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
                 let at = commit_time_micros + EPOCH_2000;
-                self.open = Some(Transaction {
-                    commit_lsn: Lsn::new(final_lsn.as_u64()),
-                    xid,
-                    at,
-                    ordinal: 0,
-                    events: 0,
-                    echo: false,
-                });
+                let commit_lsn = Lsn::new(final_lsn.as_u64());
+                let changed = Vec::new();
+                self.open = Some(Transaction { commit_lsn, xid, at, ordinal: 0, events: 0, echo: false, changed });
                 Ok(())
             }
             ReplicationEvent::Commit { end_lsn, .. } => self.commit(Lsn::new(end_lsn.as_u64())).await,
@@ -279,6 +284,12 @@ impl Stream<'_> {
     async fn chunk(&mut self, id: &str) -> Result<(), FlowError> {
         // Of an earlier process: its rows are gone, and will be read anew.
         let Some((chunk, fates, table)) = self.chunks.take(id) else { return Ok(()) };
+        if self.schema.latest(&table.name).is_none_or(|latest| !latest.has_columns_of(&table.shape))
+            && let Some(index) = self.plan.tables.iter().position(|own| own.source == table.name)
+        {
+            // No row has told of the change yet. Once it is taken the copy begins anew, without this chunk.
+            return self.announced(index, &table.shape, true).await;
+        }
         let (mut line, mut own, mut start, mut rows, mut again) = (Line::default(), Vec::new(), 0, 0, Vec::new());
         for (at, end) in chunk.ends.iter().enumerate() {
             if at % 1_000 == 999 {
@@ -341,7 +352,7 @@ impl Stream<'_> {
             self.touch(&message, !echo);
         }
         match message {
-            Message::Relation(relation) => self.relation(&relation),
+            Message::Relation(relation) => self.relation(&relation).await,
             _ if echo => Ok(()),
             Message::Insert { relation, new } if self.outboxes.contains_key(&relation) => {
                 self.event(relation, new).await
@@ -369,12 +380,13 @@ impl Stream<'_> {
     }
 
     /// Checks the announced shape against the one that was copied, and writes the frame of the table's records.
-    fn relation(&mut self, relation: &Relation) -> Result<(), FlowError> {
-        let name = format!("{}.{}", relation.schema, relation.table);
+    async fn relation(&mut self, relation: &Relation) -> Result<(), FlowError> {
+        let shape = Shape::of(relation);
+        let name = shape.table.clone();
         self.outboxes.remove(&relation.id);
         let Some(index) = self.plan.tables.iter().position(|table| table.source == name) else {
             self.frames.remove(&relation.id);
-            if self.shape.iter().any(|line| outbox::is_of(line, &name)) {
+            if self.outbox_lines.iter().any(|line| outbox::is_of(line, &name)) {
                 let places = Columns::find(relation.columns.iter().map(|column| column.name.as_str()));
                 self.outboxes.insert(relation.id, OutboxState { name, places, columns: relation.columns.len() });
                 return Ok(());
@@ -382,16 +394,7 @@ impl Stream<'_> {
             // A partition is announced beside its root, by whose name its rows come. Rows by any other name find no frame.
             return Ok(());
         };
-        let line = shape_line(
-            &name,
-            relation.columns.iter().map(|column| (column.name.clone(), column.type_id, column.type_modifier)),
-        );
-        if !self.shape.contains(&line.as_str()) {
-            let at = self.open.as_ref().map_or(self.last_end, |open| open.commit_lsn);
-            return Err(FlowError::Stop(format!(
-                "{name} at {at}: the table's columns changed; going on after a schema change is not available in this version"
-            )));
-        }
+        self.announced(index, &shape, true).await?;
         let frame = TableFrame::new(
             Connector::Postgres,
             &self.plan.names.topic(),
@@ -401,6 +404,75 @@ impl Stream<'_> {
             relation.columns.iter().map(|column| (column.name.as_str(), column.is_key)),
         );
         self.frames.insert(relation.id, TableState { name, index, frame, columns: relation.columns.len() });
+        Ok(())
+    }
+
+    /// A table is as `shape` says from here on. `has_rows`: what cannot be carried has come; else it may be waited for.
+    async fn announced(&mut self, index: usize, shape: &Shape, has_rows: bool) -> Result<(), FlowError> {
+        let table = &self.plan.tables[index];
+        let (at, is_split) = self.open.as_ref().map_or(((self.last_end, 0), false), |open| {
+            ((open.commit_lsn, open.ordinal), open.changed.contains(&index))
+        });
+        let before = match self.schema.judge(at, shape) {
+            Some(Judged::Known) => return Ok(()),
+            Some(Judged::Keyed) => return self.schema.learn(self.session, self.plan, shape).await,
+            Some(Judged::Other(before)) => before,
+            None => return Err(FlowError::Stop(format!("{} at {}: the table was never copied", shape.table, at.0))),
+        };
+        let here = Here { at, drained: self.last_end, is_split };
+        let decision = if self.side_is_open {
+            self.schema.decide(self.session, self.plan, table, here, &before, shape).await?
+        } else {
+            // Nobody applies what stands here: people change this side first.
+            Decision::Take { facts: facts::read(self.session, &shape.table).await?, copies: false }
+        };
+        let (facts, copies) = match decision {
+            Decision::Take { facts, copies } => (facts, copies),
+            Decision::Pause(_) if !has_rows => return Ok(()),
+            Decision::Pause(wants) => {
+                // All before it gets to the target while the flow waits, and a copy that ends there is known to have ended.
+                self.outlet.settle().await?;
+                self.chunks.settle(self.session, &self.plan.names, self.outlet.confirmed()).await?;
+                return Err(self.schema.pause(self.session, self.plan, table, here, (before, shape), &wants).await?);
+            }
+        };
+        let mut load = None;
+        // What was read of it until now has not all of its columns.
+        if copies || self.chunks.is_loading(index) {
+            let number = chunks::kept::next(self.session, &self.plan.names, &shape.table).await?;
+            load = self.chunks.again(self.session, self.plan, &shape.table, number).await?;
+        }
+        let what = self.schema.take(self.session, self.plan, here, (before, shape), facts, load.as_ref()).await?;
+        let names = &self.plan.names;
+        let (sync, flow, copied_again) = (&names.sync, names.flow.as_str(), load.is_some());
+        tracing::warn!(sync, flow, table = shape.table, at = %at.0, what, copied_again, "a table's columns changed");
+        Ok(())
+    }
+
+    /// Looks at the catalogue for what no event tells.
+    async fn look(&mut self, board: &Board) -> Result<(), FlowError> {
+        if !self.side_is_open {
+            return Ok(());
+        }
+        let (session, plan) = (self.session, self.plan);
+        let found = self.schema.look(session, plan, self.read_to).await?;
+        if self.open.is_none() {
+            for (index, shape) in found.ahead {
+                self.announced(index, &shape, false).await?;
+            }
+        }
+        for (index, why) in found.again {
+            let table = &plan.tables[index].source;
+            if !plan.copies_in_chunks() {
+                return Err(FlowError::Stop(format!("{table}: {why}, which no event tells of; copy the tables anew")));
+            }
+            let number = chunks::kept::next(session, &plan.names, table).await?;
+            let Some(load) = self.chunks.again(session, plan, table, number).await? else { continue };
+            self.schema.comes_again(session, plan, index, why, self.read_to, &load).await?;
+            let (sync, flow) = (&plan.names.sync, plan.names.flow.as_str());
+            tracing::warn!(sync, flow, table, why, "a table is copied again");
+        }
+        board.needs_verify(self.schema.needs_verify(session, plan).await?);
         Ok(())
     }
 
@@ -443,6 +515,12 @@ impl Stream<'_> {
         let Some(table) = self.frames.get(&relation) else {
             return Err(malformed("a row of a table that the file does not name"));
         };
+        if op == Op::Truncate {
+            self.schema.looks.emptied.insert(table.name.clone());
+        }
+        if let Some(open) = self.open.as_mut().filter(|open| !open.changed.contains(&table.index)) {
+            open.changed.push(table.index);
+        }
         let (before, whole) = match old {
             Old::None => (None, false),
             Old::Key(tuple) => (Some(tuple), false),

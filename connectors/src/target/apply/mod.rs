@@ -4,6 +4,7 @@
 //! once. `order` judges each record, a `Writer` writes what it says, `start` begins a generation. `refused` is what follows when the target
 //! does not take a row, `parking` keeps transactions aside, and `requests` does with them what people ask for.
 
+mod altered;
 mod order;
 mod parking;
 mod refused;
@@ -129,7 +130,14 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         settings_shown,
         last_commit: Instant::now(),
     };
-    applier.follow(&inlet).await
+    let error = match applier.follow(&inlet).await {
+        Err(error) if error.is_of_schema() => error,
+        ended => return ended,
+    };
+    let seen = applier.writer.sum().to_owned();
+    // Whoever alters a table must not wait for what is half applied.
+    drop(applier);
+    Err(altered::altered(plan, board, &seen, error).await)
 }
 
 /// Under `violations: stop` nothing is applied while a violation of this sync stands in either database.

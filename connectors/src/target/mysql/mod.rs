@@ -1,6 +1,7 @@
 //! MariaDB and MySQL as a target: rows, the applied position and our mark in one transaction.
 
 mod batch;
+pub(crate) mod catalogue;
 mod literal;
 mod load;
 mod position;

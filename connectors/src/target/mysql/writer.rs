@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     batch::{Batch, Wanted},
+    catalogue::Catalogue,
     literal::Unfit,
     load,
     position::{self, Holder},
@@ -34,6 +35,7 @@ pub(crate) struct Writer {
     metrics: FlowMetrics,
     session: MysqlSession,
     holder: Holder,
+    pub(crate) catalogue: Catalogue,
     tables: Vec<TargetTable>,
     batch: Batch,
     run: Option<Run>,
@@ -67,6 +69,7 @@ impl Writer {
         if plan.apply_as == ApplyAs::Replica {
             session.run("setting foreign_key_checks", "SET foreign_key_checks = 0").await?;
         }
+        let catalogue = Catalogue::take(&mut session, &plan.tables).await?;
         let mut tables = Vec::with_capacity(plan.tables.len());
         for table in &plan.tables {
             tables.push(TargetTable::load(&mut session, table).await?);
@@ -78,6 +81,7 @@ impl Writer {
             metrics: board.metrics().clone(),
             session,
             holder,
+            catalogue,
             tables,
             batch: Batch::default(),
             run: None,
@@ -88,11 +92,8 @@ impl Writer {
         Ok((writer, applied))
     }
 
-    #[expect(
-        clippy::unused_async,
-        reason = "as the writer of the other kind of database; it is sent with the first rows"
-    )]
     pub(crate) async fn begin(&mut self, at: &Applied) -> Result<(), FlowError> {
+        self.catalogue.check(&mut self.session).await?;
         self.holder.begin(&mut self.batch, at);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! PostgreSQL as a target: rows, the applied position and our mark in one transaction.
 
+pub(crate) mod catalogue;
 pub(crate) mod fold;
 pub(crate) mod load;
 mod origin;

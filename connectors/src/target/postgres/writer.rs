@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use tokio_postgres::{Statement, types::PgLsn};
 
 use super::{
+    catalogue::Catalogue,
     fold::{Run, Ways},
     load,
     pipe::Pipe,
@@ -37,6 +38,7 @@ pub(crate) struct Writer {
     metrics: FlowMetrics,
     pub(crate) pipe: Pipe,
     holder: Holder,
+    pub(crate) catalogue: Catalogue,
     pub(crate) tables: Vec<TargetTable>,
     run: Option<Run>,
     /// What was read last.
@@ -65,6 +67,7 @@ impl Writer {
                 }
             })?;
         }
+        let catalogue = Catalogue::take(&session, &plan.tables).await?;
         let mut tables = Vec::with_capacity(plan.tables.len());
         for table in &plan.tables {
             tables.push(TargetTable::load(&session, table).await?);
@@ -75,6 +78,7 @@ impl Writer {
             metrics: board.metrics().clone(),
             pipe,
             holder,
+            catalogue,
             tables,
             run: None,
             row: Row::default(),
@@ -86,7 +90,8 @@ impl Writer {
     }
 
     pub(crate) async fn begin(&mut self, at: &Applied) -> Result<(), FlowError> {
-        self.holder.begin(&mut self.pipe, at).await
+        self.holder.begin(&mut self.pipe, at).await?;
+        self.catalogue.check(&mut self.pipe).await
     }
 
     pub(crate) async fn commit(&mut self, old: &Applied, new: &Applied) -> Result<(), FlowError> {

@@ -98,6 +98,15 @@ pub(super) async fn asked(session: &Session, names: &FlowNames) -> Result<Vec<(S
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// The number of the next copy of a table. Never the first: what the target holds of it came from here.
+pub(crate) async fn next(session: &Session, names: &FlowNames, table: &str) -> Result<i64, FlowError> {
+    let sql = format!(
+        "SELECT greatest(coalesce(max(number), 0) + 1, 2) FROM banyan.snapshot WHERE {MINE} AND source_table = $4"
+    );
+    let row = session.query_one(&sql, &[&names.install, &names.sync, &names.flow.as_str(), &table]).await;
+    Ok(row.map_err(|e| FlowError::sql("asking what is to be copied again", &e))?.get(0))
+}
+
 /// Keeps that all up to here stands in Kafka. Without a key the one before stays.
 pub(super) async fn keep(session: &Session, names: &FlowNames, kept: &Kept, is_end: bool) -> Result<(), FlowError> {
     let doing = "keeping how far the copy is";
@@ -125,6 +134,19 @@ pub(super) async fn keep(session: &Session, names: &FlowNames, kept: &Kept, is_e
         )
         .await
         .map_err(|e| FlowError::sql(doing, &e))?;
+    if is_end {
+        // All rows came as they were after it.
+        let sql = format!(
+            "UPDATE banyan.schema_change c SET state = 'verified', ended_at = clock_timestamp() FROM banyan.snapshot s \
+             WHERE (s.install, s.sync, s.flow, s.source_table) = (c.install, c.sync, c.flow, c.source_table) AND c.seen_at < s.began_at \
+             AND c.state = 'unverified' AND s.{} AND s.source_table = $4",
+            MINE.replace(" AND ", " AND s.")
+        );
+        session
+            .execute(&sql, &[&names.install, &names.sync, &names.flow.as_str(), &kept.table])
+            .await
+            .map_err(|e| FlowError::sql(doing, &e))?;
+    }
     Ok(())
 }
 

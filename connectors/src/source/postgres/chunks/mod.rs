@@ -181,8 +181,9 @@ impl Chunks {
         };
         let mut inner = self.inner.borrow_mut();
         inner.loads.retain(|other| other.index != index);
-        // What was read of the copy before is of no use any more, and would keep the reader waiting.
+        // What was read of a copy that was under way is of no use any more, and would keep the reader waiting.
         inner.pending.retain(|chunk| chunk.load != index);
+        drop(inner.sent.take_if(|sent| sent.load == index));
         inner.loads.push(load);
         inner.loads.sort_by_key(|load| load.index);
         drop(inner);
@@ -193,6 +194,25 @@ impl Chunks {
     /// Whether any table is being copied.
     pub(crate) fn is_busy(&self) -> bool {
         self.inner.borrow().loads.iter().any(|load| !load.is_over)
+    }
+
+    /// Whether this table is being copied.
+    pub(crate) fn is_loading(&self, index: usize) -> bool {
+        self.inner.borrow().loads.iter().any(|load| load.index == index && !load.is_over)
+    }
+
+    /// Prepares one more copy of a table, in place of one that is under way; it begins where its word stands in the log.
+    pub(crate) async fn again(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        table: &str,
+        number: i64,
+    ) -> Result<Option<control::Load>, FlowError> {
+        let kept = Kept { table: table.to_owned(), number, after: None, again: Vec::new(), rows: 0, bytes: 0 };
+        // Before the table's changes can supersede anything they must be remembered.
+        let columns = self.add(session, plan, kept).await?;
+        Ok(columns.map(|columns| control::Load { table: table.to_owned(), number, columns }))
     }
 
     /// Begins the copies that people ask for.
@@ -218,10 +238,7 @@ impl Chunks {
     }
 
     async fn begin(&self, session: &Session, plan: &Plan, table: String, number: i64) -> Result<(), FlowError> {
-        let kept = Kept { table: table.clone(), number, after: None, again: Vec::new(), rows: 0, bytes: 0 };
-        // Before the table's changes can supersede anything they must be remembered.
-        let Some(columns) = self.add(session, plan, kept).await? else { return Ok(()) };
-        let load = control::Load { table, number, columns };
+        let Some(load) = self.again(session, plan, &table, number).await? else { return Ok(()) };
         let (begin, announce) = (kept::begin(&plan.names, &load), kept::announce(&plan.names, &load));
         session
             .batch_execute(&format!("BEGIN; {begin} {announce} COMMIT"))

@@ -139,7 +139,12 @@ impl Reader<'_> {
 
     /// Opens the chunk's snapshot and reads. `is_last` says that the server gave all that it was asked for.
     async fn chunk(&self, statement: Option<&str>, table: &ChunkTable) -> Result<Chunk, FlowError> {
-        let sql = |e: &tokio_postgres::Error| FlowError::sql(DOING, e);
+        let sql = |e: &tokio_postgres::Error| match FlowError::sql(DOING, e) {
+            FlowError::Sql { state, .. } if state.starts_with("42") => {
+                FlowError::Busy(format!("`{}` was altered while it is copied: its columns are read anew", table.name))
+            }
+            other => other,
+        };
         // The lock first, which is no more than what reading takes: to a snapshot from before an ALTER that rewrites the table it is empty.
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE; SELECT pg_current_snapshot()::text",

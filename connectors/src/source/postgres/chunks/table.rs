@@ -6,6 +6,7 @@ use crate::{
     names::{literal, quote, quote_table},
     plan::Plan,
     record::envelope::{Connector, TableFrame, Value},
+    source::postgres::schema::Shape,
 };
 
 /// A row's key, each column as text, in the key's order.
@@ -17,6 +18,8 @@ pub(crate) struct ChunkTable {
     /// `schema.table` of the source.
     pub(crate) name: String,
     pub(crate) frame: TableFrame,
+    /// Its columns when it was looked up.
+    pub(crate) shape: Shape,
     columns: Vec<String>,
     /// Places in `columns`, and the types, in the key's order.
     key: Vec<(usize, String)>,
@@ -33,7 +36,7 @@ impl ChunkTable {
         let rows = session
             .query(
                 "SELECT a.attname::text, format_type(a.atttypid, -1), \
-                     coalesce(array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum)::int, -1) \
+                     coalesce(array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum)::int, -1), a.atttypid, a.atttypmod \
                  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
                  LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END \
                  WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
@@ -73,7 +76,9 @@ impl ChunkTable {
             table,
             columns.iter().enumerate().map(|(at, column)| (column.as_str(), is_key(at))),
         );
-        Ok(Self { name: name.to_owned(), frame, columns, key, guess })
+        let described = rows.iter().enumerate().map(|(at, row)| (row.get(0), row.get(3), row.get(4), is_key(at)));
+        let shape = Shape::new(name, described);
+        Ok(Self { name: name.to_owned(), frame, shape, columns, key, guess })
     }
 
     pub(crate) fn columns(&self) -> usize {

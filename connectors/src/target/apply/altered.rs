@@ -1,0 +1,41 @@
+//! A flow that the target's tables stop goes on by itself when one of them is altered.
+
+use std::time::Duration;
+
+use crate::{
+    database::DatabaseUrl,
+    error::{FlowError, Verdict},
+    plan::Plan,
+    status::{Board, Task},
+    target::{mysql, postgres},
+};
+
+const LOOK: Duration = Duration::from_secs(1);
+
+/// After `error`, which another table would not have: waits until one is altered. `sum` is of the tables that it was met with.
+pub(super) async fn altered(plan: &Plan, board: &Board, sum: &str, error: FlowError) -> FlowError {
+    let mut is_told = false;
+    loop {
+        // A database that is away is asked again.
+        match now(plan).await {
+            Ok(now) if now != sum => {
+                return FlowError::Busy("a table of the target was altered: its columns are read anew".into());
+            }
+            Ok(_) if !std::mem::replace(&mut is_told, true) => {
+                let (sync, flow, error) = (&plan.names.sync, plan.names.flow.as_str(), error.to_string());
+                tracing::error!(sync, flow, error, "the flow stopped until a table of the target is altered");
+                board.ended(Task::Apply, Verdict::Stop, &error);
+            }
+            _ => {}
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn now(plan: &Plan) -> Result<String, FlowError> {
+    let application = plan.names.application("altered");
+    match &plan.target {
+        DatabaseUrl::Postgres(url) => postgres::catalogue::read(&url.connect(&application).await?, &plan.tables).await,
+        DatabaseUrl::Mysql(url) => mysql::catalogue::read(&mut url.connect(&application).await?, &plan.tables).await,
+    }
+}
