@@ -1,5 +1,7 @@
 //! What MariaDB's and MySQL's catalogue says of a table's columns.
 
+use std::time::Duration;
+
 use super::mysql::{Flavor, MysqlSession, cell, text};
 use crate::error::FlowError;
 
@@ -23,6 +25,11 @@ pub(crate) struct Described {
     pub(crate) collation: String,
 }
 
+/// The server may leave a table out of its answer, or its keys alone, while somebody alters, locks or flushes it: so often it is asked again, and
+/// after so long.
+pub(crate) const TRIES: u32 = 10;
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
+
 /// The catalogue's word on a table's columns; none when there is no such table, or none that may be seen.
 pub(crate) async fn describe(session: &mut MysqlSession, table: &str) -> Result<Vec<Described>, FlowError> {
     let (database, name) = table.split_once('.').unwrap_or(("", table));
@@ -33,16 +40,27 @@ pub(crate) async fn describe(session: &mut MysqlSession, table: &str) -> Result<
          c.DATETIME_PRECISION, coalesce(c.CHARACTER_SET_NAME, ''), coalesce(c.GENERATION_EXPRESSION, '') <> '', \
          EXISTS (SELECT 1 FROM information_schema.STATISTICS s WHERE s.TABLE_SCHEMA = c.TABLE_SCHEMA AND s.TABLE_NAME = c.TABLE_NAME \
              AND s.INDEX_NAME = 'PRIMARY' AND s.COLUMN_NAME = c.COLUMN_NAME), \
-         c.IS_NULLABLE = 'YES', (c.COLUMN_DEFAULT IS NOT NULL AND (c.COLUMN_DEFAULT <> {} OR {} = '')) OR c.EXTRA LIKE '%auto_increment%', coalesce(c.COLLATION_NAME, ''), c.CHARACTER_MAXIMUM_LENGTH \
+         c.COLUMN_KEY = 'PRI', c.IS_NULLABLE = 'YES', (c.COLUMN_DEFAULT IS NOT NULL AND (c.COLUMN_DEFAULT <> {} OR {} = '')) OR c.EXTRA LIKE '%auto_increment%', coalesce(c.COLLATION_NAME, ''), c.CHARACTER_MAXIMUM_LENGTH \
          FROM information_schema.COLUMNS c WHERE c.TABLE_SCHEMA = {} AND c.TABLE_NAME = {} ORDER BY c.ORDINAL_POSITION",
         text(none),
         text(none),
         text(database),
         text(name)
     );
-    let rows = session.rows("reading the tables' columns", &sql).await?;
     let number = |row: &mysql_async::Row, at| cell::<u64>(row, at).unwrap_or(0);
     let word = |row: &mysql_async::Row, at| cell::<String>(row, at).unwrap_or_default();
+    let mut tries = 0;
+    let rows = loop {
+        let rows = session.rows("reading the tables' columns", &sql).await?;
+        let has = |at| rows.iter().any(|row| number(row, at) == 1);
+        // Called a key in one place, and none in the other.
+        let is_whole = !rows.is_empty() && (has(9) || !has(10));
+        tries += 1;
+        if is_whole || tries == TRIES {
+            break rows;
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
     Ok(rows
         .iter()
         .map(|row| Described {
@@ -56,10 +74,10 @@ pub(crate) async fn describe(session: &mut MysqlSession, table: &str) -> Result<
             charset: word(row, 7),
             is_generated: number(row, 8) == 1,
             is_key: number(row, 9) == 1,
-            is_nullable: number(row, 10) == 1,
-            has_default: number(row, 11) == 1,
-            collation: word(row, 12),
-            characters: number(row, 13),
+            is_nullable: number(row, 11) == 1,
+            has_default: number(row, 12) == 1,
+            collation: word(row, 13),
+            characters: number(row, 14),
         })
         .collect())
 }

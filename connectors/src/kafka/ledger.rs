@@ -7,25 +7,29 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::position::Lsn;
 
+/// So many sections are kept apart. Where an event holds back more, the last ones become one, and are confirmed together.
+const MOST: usize = 4096;
+
 /// What was sent, in sections that each close with an end.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// The last one is open.
+    /// By their numbers; the last one is open.
     sections: VecDeque<Section>,
-    /// The number of the first.
-    first: usize,
+    most: usize,
     /// By topic, how many events were sent and not yet delivered.
     under_way: BTreeMap<String, u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Section {
+    /// The number that its records carry; of one that was several, the highest.
+    number: usize,
     /// Events that were sent and not yet delivered.
     events: u64,
-    /// Once it was sent.
+    /// The same of ends.
+    ends: u64,
+    /// The last one that was sent.
     end: Option<Lsn>,
-    /// The end was delivered.
-    stands: bool,
 }
 
 /// What a record's report says about it, in the one word that librdkafka carries along.
@@ -45,53 +49,83 @@ impl Ticket {
     pub(super) fn of(word: usize) -> Self {
         Self(word)
     }
+
+    fn is_end(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    /// Its record is an event.
+    pub(super) fn is_event(self) -> bool {
+        self != Self::NONE && !self.is_end()
+    }
 }
 
 // === impl Ledger ===
 
 impl Default for Ledger {
     fn default() -> Self {
-        // From one on, so that no ticket is none.
-        Self { sections: VecDeque::from([Section::default()]), first: 1, under_way: BTreeMap::new() }
+        Self::new(MOST)
     }
 }
 
 impl Ledger {
+    fn new(most: usize) -> Self {
+        // From one on, so that no ticket is none.
+        Self { sections: VecDeque::from([Section::open(1)]), most, under_way: BTreeMap::new() }
+    }
+
     /// An event is sent to `topic`.
     pub(super) fn event(&mut self, topic: &str) -> Ticket {
         match self.under_way.get_mut(topic) {
             Some(count) => *count += 1,
             None => drop(self.under_way.insert(topic.to_owned(), 1)),
         }
-        if let Some(open) = self.sections.back_mut() {
-            open.events += 1;
-        }
-        Ticket(self.last() << 1)
+        let open = self.open();
+        open.events += 1;
+        Ticket(open.number << 1)
     }
 
     /// An end is sent: it closes the section.
     pub(super) fn end(&mut self, end: Lsn) -> Ticket {
-        let ticket = Ticket(self.last() << 1 | 1);
-        if let Some(open) = self.sections.back_mut() {
-            open.end = Some(end);
+        let open = self.open();
+        (open.ends, open.end) = (1, Some(end));
+        let number = open.number;
+        self.sections.push_back(Section::open(number + 1));
+        if self.sections.len() > self.most {
+            self.join_last();
         }
-        self.sections.push_back(Section::default());
-        ticket
+        Ticket(number << 1 | 1)
+    }
+
+    /// Makes one section of the last two that are closed.
+    fn join_last(&mut self) {
+        let Some(at) = self.sections.len().checked_sub(3) else { return };
+        let Some(first) = self.sections.remove(at) else { return };
+        let joined = &mut self.sections[at];
+        joined.events += first.events;
+        joined.ends += first.ends;
     }
 
     /// The topics whose events hold back an end that stands in Kafka itself.
     pub(super) fn late(&self) -> Vec<&str> {
-        if !self.sections.front().is_some_and(|section| section.stands) {
+        if !self.sections.front().is_some_and(Section::stands) {
             return Vec::new();
         }
+        self.missing()
+    }
+
+    /// The topics whose events were not all delivered.
+    pub(super) fn missing(&self) -> Vec<&str> {
         self.under_way.iter().filter(|(_, count)| **count > 0).map(|(topic, _)| topic.as_str()).collect()
     }
 
     /// A record was delivered to `topic`. Gives the end that may be confirmed from now on, when it is a new one.
     pub(super) fn delivered(&mut self, ticket: Ticket, topic: &str) -> Option<Lsn> {
-        let section = (ticket.0 >> 1).checked_sub(self.first).and_then(|at| self.sections.get_mut(at))?;
-        if ticket.0 & 1 == 1 {
-            section.stands = true;
+        let number = ticket.0 >> 1;
+        let at = self.sections.partition_point(|section| section.number < number);
+        let section = self.sections.get_mut(at)?;
+        if ticket.is_end() {
+            section.ends -= 1;
         } else {
             section.events -= 1;
             if let Some(count) = self.under_way.get_mut(topic) {
@@ -99,17 +133,33 @@ impl Ledger {
             }
         }
         let mut confirmed = None;
-        while let Some(section) = self.sections.front().filter(|section| section.stands && section.events == 0) {
+        while let Some(section) = self.sections.front().filter(|section| section.stands() && section.events == 0) {
             confirmed = section.end;
             self.sections.pop_front();
-            self.first += 1;
         }
         confirmed
     }
 
-    /// The number of the open section.
-    fn last(&self) -> usize {
-        self.first + self.sections.len() - 1
+    /// There is one, always.
+    fn open(&mut self) -> &mut Section {
+        if self.sections.is_empty() {
+            self.sections.push_back(Section::open(1));
+        }
+        let last = self.sections.len() - 1;
+        &mut self.sections[last]
+    }
+}
+
+// === impl Section ===
+
+impl Section {
+    fn open(number: usize) -> Self {
+        Self { number, events: 0, ends: 0, end: None }
+    }
+
+    /// It is closed, and its ends were delivered.
+    fn stands(&self) -> bool {
+        self.end.is_some() && self.ends == 0
     }
 }
 
@@ -120,13 +170,15 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever the order of the reports, and whichever never come: what is confirmed is the last end before which all was delivered.
+        /// Whatever the order of the reports, and whichever never come: what is confirmed is the last end before which all was delivered, or, where
+        /// sections were joined, an earlier one; and the last of all when all was.
         #[test]
         fn an_end_is_confirmed_when_all_before_it_was_delivered_and_not_earlier(
             sent in proptest::collection::vec(any::<bool>(), 1..40),
             order in proptest::collection::vec(any::<prop::sample::Index>(), 0..60),
+            most in prop_oneof![Just(3_usize), Just(100)],
         ) {
-            let mut ledger = Ledger::default();
+            let mut ledger = Ledger::new(most);
             let tickets: Vec<(Ticket, Option<Lsn>)> = (1..)
                 .zip(&sent)
                 .map(|(at, is_end)| {
@@ -138,9 +190,10 @@ mod tests {
                 })
                 .collect();
             prop_assert!(tickets.iter().all(|(ticket, _)| *ticket != Ticket::NONE));
+            prop_assert!(ledger.sections.len() <= most);
             let (mut delivered, mut confirmed) = (vec![false; sent.len()], None);
-            for index in order {
-                let at = index.index(sent.len());
+            let in_any_order = order.iter().map(|index| index.index(sent.len())).chain(0..sent.len());
+            for at in in_any_order.collect::<Vec<_>>() {
                 if std::mem::replace(&mut delivered[at], true) {
                     continue;
                 }
@@ -148,11 +201,15 @@ mod tests {
                 confirmed = ledger.delivered(Ticket::of(tickets[at].0.get()), "t").or(confirmed);
                 let whole = delivered.iter().take_while(|delivered| **delivered).count();
                 let expected = tickets[..whole].iter().rev().find_map(|(_, end)| *end);
-                prop_assert_eq!(confirmed, expected);
-                prop_assert!(confirmed >= before);
-                let next_end = (whole..sent.len()).find(|at| sent[*at]);
-                prop_assert_eq!(ledger.late().is_empty(), !next_end.is_some_and(|at| delivered[at]));
+                prop_assert!(confirmed <= expected && confirmed >= before);
+                if most > sent.len() {
+                    prop_assert_eq!(confirmed, expected);
+                    let next_end = (whole..sent.len()).find(|at| sent[*at]);
+                    prop_assert_eq!(ledger.late().is_empty(), !next_end.is_some_and(|at| delivered[at]));
+                }
             }
+            prop_assert_eq!(confirmed, tickets.iter().rev().find_map(|(_, end)| *end));
+            prop_assert!(ledger.missing().is_empty());
         }
     }
 }

@@ -54,19 +54,26 @@ pub(crate) struct Outlet {
     outbox: Option<String>,
     /// Bytes.
     largest: usize,
-    sent: u64,
-    /// How many were delivered when it was last looked, and since when no more were.
-    looked: (u64, Instant),
+    rows_sent: Sent,
+    events_sent: Sent,
     /// What was confirmed when it was last looked, and since when events have held back all more.
     held: (Lsn, Instant),
     is_held: bool,
+}
+
+/// What was queued, and whether Kafka takes it.
+struct Sent {
+    count: u64,
+    /// How many were delivered when it was last looked, and since when no more were.
+    looked: (u64, Instant),
 }
 
 /// What the delivery reports have said so far.
 #[derive(Default)]
 struct State {
     confirmed: AtomicU64,
-    delivered: AtomicU64,
+    rows: AtomicU64,
+    events: AtomicU64,
     ledger: Mutex<Ledger>,
     failed: AtomicBool,
     failure: Mutex<Option<Failure>>,
@@ -145,7 +152,8 @@ impl ProducerContext for Reports {
                 if let Some(end) = counts.then(|| state.ledger().delivered(ticket, message.topic())).flatten() {
                     state.confirmed.store(end.get(), Ordering::Release);
                 }
-                state.delivered.fetch_add(1, Ordering::Release);
+                let delivered = if ticket.is_event() { &state.events } else { &state.rows };
+                delivered.fetch_add(1, Ordering::Release);
             }
             Err((error, message)) => {
                 if !state.failed.swap(true, Ordering::AcqRel) {
@@ -160,6 +168,27 @@ impl ProducerContext for Reports {
                 }
             }
         }
+    }
+}
+
+// === impl Sent ===
+
+impl Sent {
+    fn nothing() -> Self {
+        Self { count: 0, looked: (0, Instant::now()) }
+    }
+
+    /// To be called now and then, with how many were delivered: whether some wait, and Kafka has taken none for long.
+    fn stalls(&mut self, delivered: &AtomicU64) -> bool {
+        let delivered = delivered.load(Ordering::Acquire);
+        if delivered != self.looked.0 || delivered == self.count {
+            self.looked = (delivered, Instant::now());
+        }
+        self.looked.1.elapsed() >= STALLED
+    }
+
+    fn is_delivered(&self, delivered: &AtomicU64) -> bool {
+        delivered.load(Ordering::Acquire) >= self.count
     }
 }
 
@@ -193,8 +222,8 @@ impl Outlet {
             events,
             outbox: plan.outbox.clone(),
             largest,
-            sent: 0,
-            looked: (0, Instant::now()),
+            rows_sent: Sent::nothing(),
+            events_sent: Sent::nothing(),
             held: (Lsn::ZERO, Instant::now()),
             is_held: false,
         })
@@ -267,12 +296,16 @@ impl Outlet {
             let producer = self.of_events.as_ref().filter(|_| is_event).unwrap_or(&self.producer);
             match producer.send(record) {
                 Ok(()) => {
-                    self.sent += 1;
+                    let sent = if is_event { &mut self.events_sent } else { &mut self.rows_sent };
+                    sent.count += 1;
                     return Ok(());
                 }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     self.check()?;
                     self.look()?;
+                    if is_event {
+                        self.look_at_events()?;
+                    }
                     record = back;
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
@@ -345,18 +378,25 @@ impl Outlet {
         is_barred.then(|| forbidden("write to", &self.topic, "WRITE"))
     }
 
-    /// To be called now and then: fails when Kafka has taken nothing for long. A source that shuts down waits for its readers, so whoever
+    /// To be called now and then: fails when Kafka has taken nothing of the flow for long. A source that shuts down waits for its readers, so whoever
     /// cannot read on must let go of it.
     pub(crate) fn look(&mut self) -> Result<(), FlowError> {
-        let delivered = self.reports.delivered.load(Ordering::Acquire);
-        if delivered != self.looked.0 || delivered == self.sent {
-            self.looked = (delivered, Instant::now());
-        }
-        if self.looked.1.elapsed() < STALLED {
+        if !self.rows_sent.stalls(&self.reports.rows) {
             return Ok(());
         }
         let source = KafkaError::MessageProduction(RDKafkaErrorCode::BrokerTransportFailure);
         Err(self.reports.ear.failed("waiting for Kafka to take records", source))
+    }
+
+    /// The same of events, for whoever cannot read on without them.
+    fn look_at_events(&mut self) -> Result<(), FlowError> {
+        if !self.events_sent.stalls(&self.reports.events) {
+            return Ok(());
+        }
+        Err(FlowError::Busy(format!(
+            "Kafka takes no events on {}, and the flow cannot read on: it may hold no more of them",
+            self.reports.ledger().missing().join(", ")
+        )))
     }
 
     /// To be called now and then: what a person should know when it changes. Kafka may take all records of the flow and not an event, of whose topic
@@ -384,10 +424,12 @@ impl Outlet {
         Lsn::new(self.reports.confirmed.load(Ordering::Acquire))
     }
 
-    /// Waits until all that was sent stands in Kafka.
-    pub(crate) async fn settle(&self) -> Result<(), FlowError> {
-        while self.reports.delivered.load(Ordering::Acquire) < self.sent {
+    /// Waits until all that was sent stands in Kafka; fails as [`look`](Self::look) does.
+    pub(crate) async fn settle(&mut self) -> Result<(), FlowError> {
+        while !self.rows_sent.is_delivered(&self.reports.rows) || !self.events_sent.is_delivered(&self.reports.events) {
             self.check()?;
+            self.look()?;
+            self.look_at_events()?;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.check()

@@ -108,12 +108,13 @@ const MYSQL: [&str; 7] = [
         install varchar(16), sync varchar(64), side varchar(8),
         owner varchar(8) NOT NULL, epoch bigint NOT NULL, state varchar(8) NOT NULL,
         PRIMARY KEY (install, sync, side)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-    // `log` is the name of the binlog's files without their number. There is no slot: what stands in Kafka is noted here.
+    // `log` is the name of the binlog's files without their number. There is no slot: what stands in Kafka is noted here. `outboxes` are tables that
+    // are or were outboxes, each with the stretch of the log for which it is one.
     "CREATE TABLE IF NOT EXISTS banyan.capture (
         install varchar(16), sync varchar(64), flow varchar(20),
         generation bigint NOT NULL, since bigint NOT NULL, nonce varchar(32) NOT NULL, state varchar(16) NOT NULL,
         log varchar(255) NOT NULL, system_id varchar(128) NOT NULL, shape longtext NOT NULL,
-        confirmed bigint unsigned NOT NULL, gtid varchar(255) NOT NULL,
+        confirmed bigint unsigned NOT NULL, gtid varchar(255) NOT NULL, outboxes longtext,
         PRIMARY KEY (install, sync, flow)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "CREATE TABLE IF NOT EXISTS banyan.position (
         install varchar(16), sync varchar(64), flow varchar(20), part int,
@@ -143,6 +144,9 @@ const MYSQL: [&str; 7] = [
         content varchar(1000) NOT NULL, n bigint NOT NULL,
         PRIMARY KEY (install, sync, flow, word)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
 ];
+
+/// Columns of them that came later.
+const MYSQL_LATER: [(&str, &str); 2] = [("position", "tables"), ("capture", "outboxes")];
 
 /// Whoever makes or drops these tables holds this advisory lock: `IF NOT EXISTS` is no protection against another session that makes the same
 /// at the same time. The number is "banyan".
@@ -194,31 +198,45 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
 /// Makes what is not there, in MariaDB or MySQL.
 pub(crate) async fn mysql(session: &mut MysqlSession) -> Result<(), FlowError> {
     let doing = "making Banyan's tables";
-    if are_there(session).await? == (true, true) {
+    let (tables, columns) = are_there(session).await?;
+    if tables && columns.len() == MYSQL_LATER.len() {
         return Ok(());
     }
     session.lock_in(MYSQL_LOCK, 10).await?;
-    let (tables, columns) = are_there(session).await?;
+    let (tables, _) = are_there(session).await?;
     if !tables {
         for statement in MYSQL {
             session.run(doing, statement).await?;
         }
     }
-    // MySQL knows no ADD COLUMN IF NOT EXISTS.
-    if !columns && are_there(session).await? == (true, false) {
-        session.run(doing, "ALTER TABLE banyan.position ADD COLUMN tables longtext").await?;
+    let (_, columns) = are_there(session).await?;
+    for (table, column) in MYSQL_LATER {
+        // MySQL knows no ADD COLUMN IF NOT EXISTS.
+        if !columns.contains(&format!("{table}.{column}")) {
+            session.run(doing, &format!("ALTER TABLE banyan.{table} ADD COLUMN {column} longtext")).await?;
+        }
     }
     session.unlock(MYSQL_LOCK).await
 }
 
-/// Whether all tables are there, and all columns that came later.
-async fn are_there(session: &mut MysqlSession) -> Result<(bool, bool), FlowError> {
-    let ask = "SELECT (SELECT count(*) FROM information_schema.tables WHERE table_schema = 'banyan' \
-             AND table_name IN ('owner', 'capture', 'position', 'violation', 'schema_change', 'mark')), \
-         (SELECT count(*) FROM information_schema.columns WHERE table_schema = 'banyan' AND table_name = 'position' AND column_name = 'tables')";
-    let row = session.first("looking for Banyan's tables", ask).await?;
-    let count = |at| row.as_ref().and_then(|row| cell::<i64>(row, at)).unwrap_or(0);
-    Ok((count(0) == 6, count(1) == 1))
+/// Whether all tables are there, and which of the columns that came later.
+async fn are_there(session: &mut MysqlSession) -> Result<(bool, Vec<String>), FlowError> {
+    let doing = "looking for Banyan's tables";
+    let tables: Option<i64> = session
+        .value(
+            doing,
+            "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'banyan' \
+             AND table_name IN ('owner', 'capture', 'position', 'violation', 'schema_change', 'mark')",
+        )
+        .await?;
+    let later: Vec<_> = MYSQL_LATER.iter().map(|(table, column)| format!("('{table}', '{column}')")).collect();
+    let ask = format!(
+        "SELECT concat(table_name, '.', column_name) FROM information_schema.columns WHERE table_schema = 'banyan' \
+         AND (table_name, column_name) IN ({})",
+        later.join(", ")
+    );
+    let columns = session.rows(doing, &ask).await?;
+    Ok((tables == Some(6), columns.iter().filter_map(|row| cell(row, 0)).collect()))
 }
 
 #[cfg(test)]

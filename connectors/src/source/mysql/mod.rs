@@ -5,6 +5,7 @@ mod event;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod outbox;
+mod outboxes;
 pub(crate) mod schema;
 pub(crate) mod shape;
 mod snapshot;

@@ -1,12 +1,12 @@
 //! Rows of an outbox, as the log has them.
 //!
 //! No shape of the table is stored: whoever changes it must not have to copy tables anew. Its columns are found by their names where the log
-//! announces it; text is read as the log describes it, and all else by what the catalogue says of a column that the log describes alike.
+//! announces it, and read by what the catalogue says of a column that the log describes alike; where it has none, by the log alone.
 
 use super::{
     charset::Charsets,
     event::{Cursor, TableMap, WireColumn, is_null},
-    shape::{self, Kind, TableShape},
+    shape::{self, TableShape},
     snapshot::Cells,
     value::{self, BadValue, Reader},
 };
@@ -159,14 +159,12 @@ fn reader(
     if let Some(known) = known.filter(|known| known.wire == wire) {
         return Ok(Reader::new(known, charsets));
     }
-    let charset = charsets.of_collation(column.collation);
-    let is_text = ["char(", "varchar(", "blob("].iter().any(|start| wire.starts_with(start));
-    if is_text && charsets.knows(charset) {
-        return Ok(Reader { kind: Kind::Text, charset: charsets.decoder(charset) });
+    if let Some(kind) = shape::told_by_the_log(column, charsets) {
+        return Ok(Reader { kind, charset: charsets.decoder(charsets.of_collation(column.collation)) });
     }
     Err(FlowError::Busy(format!(
-        "{name} at {at}: the outbox's column `{}` was of another type there than it is now; make it text, or what it was until the flow is \
-         past it",
+        "{name} at {at}: the outbox's column `{}` was of another type there than it is now, and the log does not tell of which; make it what it \
+         was until the flow is past it",
         column.name
     )))
 }

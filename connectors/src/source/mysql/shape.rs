@@ -243,3 +243,49 @@ pub(crate) fn wire(column: &WireColumn, charsets: &Charsets) -> String {
         other => format!("type {other}"),
     }
 }
+
+/// What the values of a column are by the log alone; nothing where the log calls several types alike, and for text in a character set that is
+/// not known here.
+pub(super) fn told_by_the_log(column: &WireColumn, charsets: &Charsets) -> Option<Kind> {
+    let int = |bytes| Some(Kind::Int { bytes, unsigned: column.is_unsigned });
+    let meta = column.meta;
+    let small = |number: u16| u8::try_from(number).unwrap_or(u8::MAX);
+    let charset = charsets.of_collation(column.collation);
+    let text = |bytes| match charset {
+        "" | "binary" => Some(bytes),
+        known => charsets.knows(known).then_some(Kind::Text),
+    };
+    let labels = || -> Option<Vec<String>> {
+        let decoder = charsets.knows(charset).then(|| charsets.decoder(charset))?;
+        let one = |label: &Vec<u8>| {
+            let mut out = Vec::new();
+            decoder.decode(label, &mut out).ok()?;
+            String::from_utf8(out).ok()
+        };
+        column.labels.iter().map(one).collect()
+    };
+    match column.type_id {
+        c::TINY => int(1),
+        c::SHORT => int(2),
+        c::INT24 => int(3),
+        c::LONG => int(4),
+        c::LONGLONG => int(8),
+        c::FLOAT => Some(Kind::Float),
+        c::DOUBLE => Some(Kind::Double),
+        c::NEWDECIMAL => Some(Kind::Decimal { precision: small(meta >> 8), scale: small(meta & 0xff) }),
+        c::BIT => Some(Kind::Bit(small((meta & 0xff) * 8 + (meta >> 8)))),
+        c::YEAR => Some(Kind::Year),
+        c::DATE | c::NEWDATE => Some(Kind::Date),
+        c::DATETIME2 => Some(Kind::DateTime(small(meta))),
+        c::TIMESTAMP2 => Some(Kind::Timestamp(small(meta))),
+        c::TIME2 => Some(Kind::Time(small(meta))),
+        // MariaDB calls UUID and addresses bytes of these lengths.
+        c::STRING if matches!(charset, "" | "binary") && matches!(meta, 4 | 16) => None,
+        c::STRING => text(Kind::FixedBytes(meta)),
+        c::VARCHAR | c::VAR_STRING | c::BLOB => text(Kind::Bytes),
+        c::ENUM => labels().map(Kind::Enum),
+        c::SET => labels().map(Kind::Set),
+        c::JSON => Some(Kind::Json),
+        _ => None,
+    }
+}

@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
+    outboxes::Outboxes,
     schema,
     shape::{self, TableShape},
 };
@@ -30,6 +31,7 @@ pub(crate) struct Opened {
     pub(crate) lock: String,
     pub(crate) generation: Generation,
     pub(crate) shape: Vec<TableShape>,
+    pub(crate) outboxes: Outboxes,
     /// The log's files without their number.
     pub(crate) log: String,
     /// From where to read.
@@ -62,6 +64,8 @@ struct Stored {
     system_id: String,
     log: String,
     shape: String,
+    /// Nothing where a version has noted it that knew of none that had been one.
+    outboxes: Option<String>,
     confirmed: Lsn,
     gtid: String,
 }
@@ -96,7 +100,15 @@ pub(crate) async fn open(plan: &Plan, url: &MysqlUrl, board: &Board) -> Result<O
         }
         let generation = Generation::new(stored.generation);
         let (log, from) = (stored.log.clone(), stored.confirmed);
-        return Ok(Opened { session, lock, generation, shape, log, from, fresh: None });
+        let outboxes = match &stored.outboxes {
+            Some(outboxes) => serde_json::from_str(outboxes)
+                .map_err(|_| FlowError::Stop("banyan.capture says what this version does not know".into()))?,
+            None => Outboxes::begin(plan.outbox.as_ref()),
+        };
+        let now = place(&mut session).await?.lsn;
+        let outboxes =
+            note_outboxes(&mut session, plan, generation, outboxes.turned(plan.outbox.as_ref(), from, now)).await?;
+        return Ok(Opened { session, lock, generation, shape, outboxes, log, from, fresh: None });
     }
 
     // No generation is complete: the next begins.
@@ -123,7 +135,23 @@ pub(crate) async fn open(plan: &Plan, url: &MysqlUrl, board: &Board) -> Result<O
     let gtid = gtid_at(&mut session, &place).await?.unwrap_or_default();
     note(&mut session, names, generation, since, &nonce, &system_id, &place, last_of(&gtid), &text).await?;
     let fresh = Some(Fresh { since, snapshot, nonce, system_id });
-    Ok(Opened { session, lock, generation: Generation::new(generation), shape, log: place.log, from: place.lsn, fresh })
+    let generation = Generation::new(generation);
+    let outboxes = note_outboxes(&mut session, plan, generation, Outboxes::begin(plan.outbox.as_ref())).await?;
+    Ok(Opened { session, lock, generation, shape, outboxes, log: place.log, from: place.lsn, fresh })
+}
+
+/// Notes which tables are outboxes, and gives them back. A row that is as it was to be is not written, and stands not in the log.
+async fn note_outboxes(
+    session: &mut MysqlSession,
+    plan: &Plan,
+    generation: Generation,
+    outboxes: Outboxes,
+) -> Result<Outboxes, FlowError> {
+    let noted = serde_json::to_string(&outboxes)
+        .map_err(|_| FlowError::Stop("the outboxes of the flow could not be written".into()))?;
+    let sql = format!("UPDATE banyan.capture SET outboxes = {} WHERE {}", text(&noted), mine(&plan.names, generation));
+    session.run("noting which tables are outboxes", &sql).await?;
+    Ok(outboxes)
 }
 
 /// While the flow waits before a change of a table's columns: until somebody says that it may go on.
@@ -342,7 +370,7 @@ async fn note(
 
 async fn stored(session: &mut MysqlSession, names: &FlowNames) -> Result<Option<Stored>, FlowError> {
     let sql = format!(
-        "SELECT generation, since, state, system_id, log, shape, confirmed, gtid FROM banyan.capture WHERE {}",
+        "SELECT generation, since, state, system_id, log, shape, confirmed, gtid, outboxes FROM banyan.capture WHERE {}",
         flow(names)
     );
     let row = session.first("reading what was captured", &sql).await?;
@@ -357,6 +385,7 @@ async fn stored(session: &mut MysqlSession, names: &FlowNames) -> Result<Option<
             shape: word(5),
             confirmed: Lsn::new(cell(&row, 6).unwrap_or(0)),
             gtid: word(7),
+            outboxes: cell(&row, 8),
         }
     }))
 }

@@ -1,9 +1,12 @@
 //! Whether the target's tables are still those that were looked up: people alter them while rows are applied.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::{
-    database::mysql::{MysqlSession, cell, text},
+    database::{
+        catalogue::{PAUSE, TRIES},
+        mysql::{MysqlSession, cell, text},
+    },
     error::FlowError,
     plan::PlanTable,
     target::AGE,
@@ -22,10 +25,6 @@ struct Question {
     sql: String,
     tables: usize,
 }
-
-/// The server may leave a table out of its answer while somebody has it locked or flushed: so often it is asked again, and after so long.
-const TRIES: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// The sum of all columns and keys of the tables.
 pub(crate) async fn read(session: &mut MysqlSession, tables: &[PlanTable]) -> Result<String, FlowError> {

@@ -1,7 +1,9 @@
 //! The stream: from the binlog's events to records, transaction by transaction.
 //!
 //! What stands in Kafka as COMMIT or CHECKPOINT, by delivery report, is noted on the source now and then, and read again from there. A
-//! transaction that carries the opposite flow's loop mark is our own: it leaves no record.
+//! transaction that carries the opposite flow's loop mark is our own: it leaves no record. `rows.rs` has what becomes of each row.
+
+mod rows;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,16 +15,15 @@ use mysql_async::{BinlogStream, BinlogStreamRequest, binlog::events::Event};
 
 use super::{
     charset::Charsets,
-    event::{
-        ARTIFICIAL, BadEvent, Change, Cursor, MariadbGtid, Query, Rotate, Rows, TableMap, WireColumn, is_null, kind,
-    },
-    outbox::{self, Kept, OutboxReader},
-    schema::{Altered, Announced as AnnouncedColumn, Here, Schema},
+    event::{ARTIFICIAL, BadEvent, MariadbGtid, Query, Rotate, Rows, WireColumn, kind},
+    outbox::{Kept, OutboxReader},
+    outboxes::Outboxes,
+    schema::{Altered, Schema},
     shape::{self, TableShape},
     snapshot::{Cells, frame, used_charsets},
     statement::{self, Statement},
     stored::{self, Opened, Place},
-    value::{self, Reader},
+    value::Reader,
 };
 use crate::{
     database::mysql::{MysqlSession, MysqlUrl},
@@ -34,7 +35,7 @@ use crate::{
     record::{
         Head, Kind,
         control::{Checkpoint, Commit},
-        envelope::{Op, Stamp, TableFrame, Value},
+        envelope::{Op, Stamp, TableFrame},
     },
     status::Board,
 };
@@ -64,10 +65,11 @@ struct Stream<'a> {
     schema: Schema,
     /// By which the rows that come are read.
     shape: Vec<TableShape>,
-    /// Of the tables; behind them the outbox, if there is one.
+    /// Of the tables; behind them those that are or were outboxes.
     names: Vec<String>,
-    /// The outbox as the catalogue has it.
-    outbox: Option<TableShape>,
+    outboxes: Outboxes,
+    /// Their tables as the catalogue has them, in the order of `names`.
+    outbox_shapes: Vec<Option<TableShape>>,
     frames: Vec<TableFrame>,
     readers: Vec<Vec<Reader>>,
     maps: HashMap<u64, Announced>,
@@ -99,7 +101,7 @@ struct Announced {
     bytes: Vec<u8>,
     columns: Vec<WireColumn>,
     whose: Whose,
-    /// What reads it, if it is the outbox.
+    /// What reads it, if it is an outbox.
     events: Option<OutboxReader>,
 }
 
@@ -109,7 +111,8 @@ enum Whose {
     Ours(usize),
     /// `banyan.mark`.
     Mark,
-    Outbox,
+    /// An outbox, by its place among the names.
+    Outbox(usize),
     Other,
 }
 
@@ -140,13 +143,14 @@ pub(crate) async fn run(
     let doing = "reading the binlog";
     let names = &plan.names;
     let row = owner::mysql::read(&mut opened.session, &names.install, &names.sync, names.flow.source()).await?;
-    let outbox = match &plan.outbox {
-        Some(table) => shape::read_one(&mut opened.session, table).await?,
-        None => None,
-    };
+    let outboxes = opened.outboxes.clone();
+    let mut outbox_shapes = Vec::new();
+    for table in outboxes.tables() {
+        outbox_shapes.push(shape::read_one(&mut opened.session, &table).await?);
+    }
     let mut used = used_charsets(&opened.shape);
-    used.extend(outbox.iter().flat_map(|table| used_charsets(std::slice::from_ref(table))));
-    if plan.outbox.is_some() {
+    used.extend(outbox_shapes.iter().flatten().flat_map(|table| used_charsets(std::slice::from_ref(table))));
+    if !outbox_shapes.is_empty() {
         // What an outbox's columns were before they were altered, the log alone knows; this was the servers' default for long.
         used.push("latin1".to_owned());
     }
@@ -159,8 +163,9 @@ pub(crate) async fn run(
         plan,
         outlet,
         generation: opened.generation,
-        names: shape.iter().map(|table| table.name.clone()).chain(plan.outbox.clone()).collect(),
-        outbox,
+        names: shape.iter().map(|table| table.name.clone()).chain(outboxes.tables()).collect(),
+        outboxes,
+        outbox_shapes,
         frames: shape.iter().map(|table| frame(plan, flavor, table)).collect(),
         readers: shape
             .iter()
@@ -425,26 +430,12 @@ impl Stream<'_> {
                 }
             }
             // What empties or tidies an outbox takes no event back, and nobody reads what was there before it was dropped or made anew.
-            Statement::Truncate(table) | Statement::Altered(table, _) if table == self.shape.len() => {}
-            Statement::Unfollowed(table, why) if table == self.shape.len() => {
-                if why == statement::NO_NEW_ROWS {
-                    return Err(FlowError::Stop(format!(
-                        "{} at {end}: {why}, so that its event is not known; publish it by hand, and leave `outbox` out of the file until \
-                         the flow is past it",
-                        self.names[table]
-                    )));
-                }
-            }
+            Statement::Truncate(table) | Statement::Altered(table, _) | Statement::Unfollowed(table, _)
+                if table >= self.shape.len() => {}
+            Statement::NewRows(table) if table >= self.shape.len() => self.unknown_events(table, end)?,
             Statement::Truncate(table) => self.row(table, Op::Truncate).await?,
-            Statement::Unfollowed(table, why) => {
-                let echo = self.open.as_ref().is_some_and(|open| open.echo);
-                if !echo {
-                    return Err(FlowError::Stop(format!(
-                        "{} at {end}: {why}; copy the tables anew",
-                        self.names[table]
-                    )));
-                }
-            }
+            Statement::NewRows(table) => self.unfollowed(table, end, statement::NO_ROWS)?,
+            Statement::Unfollowed(table, why) => self.unfollowed(table, end, why)?,
             Statement::Altered(table, is_plain) => {
                 let so_far = &mut self.schema.altered[table];
                 *so_far = match (*so_far, is_plain) {
@@ -457,221 +448,46 @@ impl Stream<'_> {
         if begun { Ok(()) } else { self.commit(end, at).await }
     }
 
-    async fn table_map(&mut self, data: &[u8], session: &mut MysqlSession) -> Result<(), FlowError> {
-        let bad = |_: BadEvent| FlowError::Malformed {
-            what: "a table that is not the binlog's",
-            at: self.read_to.to_string(),
-        };
-        let id = Cursor(data).little(6).map_err(bad)?;
-        if self.maps.get(&id).is_some_and(|known| known.bytes == data) {
+    /// A statement whose rows are not in the log; one of our own opposite flow's is none to us.
+    fn unfollowed(&self, table: usize, end: Lsn, why: &str) -> Result<(), FlowError> {
+        if self.open.as_ref().is_some_and(|open| open.echo) {
             return Ok(());
         }
-        let map = TableMap::decode(data).map_err(bad)?;
-        let name = format!("{}.{}", map.database, map.table);
-        let mut events = None;
-        let whose = match self.names.iter().position(|own| *own == name) {
-            Some(outbox) if outbox == self.shape.len() => {
-                let at = self.open.as_ref().map_or(self.read_to, |open| open.commit_lsn).to_string();
-                events = Some(OutboxReader::new(&name, &map, self.outbox.as_ref(), &self.charsets, &at)?);
-                Whose::Outbox
-            }
-            Some(table) => {
-                self.announced(table, &map, session).await?;
-                Whose::Ours(table)
-            }
-            None if name == "banyan.mark" => Whose::Mark,
-            None => Whose::Other,
-        };
-        self.maps.insert(id, Announced { bytes: data.to_vec(), columns: map.columns, whose, events });
-        Ok(())
+        Err(FlowError::Stop(format!("{} at {end}: {why}; copy the tables anew", self.names[table])))
     }
 
-    /// Rows are read by the announced columns from here on, if the flow can carry them.
-    async fn announced(&mut self, table: usize, map: &TableMap, session: &mut MysqlSession) -> Result<(), FlowError> {
+    /// The same where the rows were events.
+    fn unknown_events(&self, table: usize, end: Lsn) -> Result<(), FlowError> {
         let name = &self.names[table];
-        let at = self.open.as_ref().map_or(self.read_to, |open| open.commit_lsn);
-        if !map.is_full {
-            return Err(FlowError::Stop(format!(
-                "{name} at {at}: the binlog does not name the columns; set `binlog_row_metadata = FULL`"
-            )));
-        }
-        let columns: Vec<AnnouncedColumn> =
-            map.columns.iter().map(|column| (column.name.clone(), shape::wire(column, &self.charsets))).collect();
-        let place = self.open.as_ref().map_or((self.read_to, 0), |open| (open.commit_lsn, open.ordinal));
-        let plan = self.plan;
-        let here = Here { at: place, drained: self.last_end, is_open: self.side_is_open };
-        if !self.schema.is_known(table, place, &columns) {
-            // All before it gets to the target, should the flow have to wait.
-            self.outlet.settle().await?;
-        }
-        let shape = self.schema.announced(session, plan, table, here, &columns).await?;
-        if shape != self.shape[table] {
-            let used = used_charsets(std::slice::from_ref(&shape));
-            let charsets = Charsets::read(session, used.iter().map(String::as_str)).await?;
-            self.readers[table] = shape.columns.iter().map(|column| Reader::new(column, &charsets)).collect();
-            self.frames[table] = frame(plan, session.flavor, &shape);
-            self.shape[table] = shape;
-        }
-        Ok(())
-    }
-
-    async fn rows(&mut self, rows: Rows<'_>) -> Result<(), FlowError> {
-        let Some(announced) = self.maps.get(&rows.table) else {
-            return Err(self.malformed("rows of a table that was not announced"));
-        };
-        if announced.whose == Whose::Other || self.open.as_ref().is_some_and(|open| open.echo) {
+        let Some(stretch) = self.outboxes.at(name, self.here()) else { return Ok(()) };
+        if stretch.has_ended() {
+            // A person has read the error below, and said so.
+            tracing::warn!(table = name, at = %end, "new rows of what was an outbox stand in the binlog as a statement: no event was made of them");
             return Ok(());
         }
-        if announced.columns.len() != rows.columns {
-            return Err(self.malformed("rows with another number of columns than their table"));
-        }
-        let whose = announced.whose;
-        let table = match whose {
-            Whose::Ours(table) => Some(table),
-            Whose::Outbox => Some(self.shape.len()),
-            _ => None,
-        };
-        if let Some(table) = table {
-            let name = &self.names[table];
-            if !rows.is_whole {
-                return Err(FlowError::Stop(format!(
-                    "{name} at {}: the binlog has parts of rows alone; set `binlog_row_image = FULL`",
-                    self.read_to
-                )));
-            }
-            if self.open.as_ref().is_some_and(|open| open.prepared) {
-                return Err(FlowError::Stop(format!(
-                    "{name} at {}: a distributed (XA) transaction changed it, which cannot be followed",
-                    self.read_to
-                )));
-            }
-        }
-        if whose == Whose::Outbox {
-            return self.events(&rows);
-        }
-        let mut images = Cursor(rows.images);
-        while !images.0.is_empty() {
-            match whose {
-                Whose::Ours(table) => {
-                    let op = match rows.change {
-                        Change::Insert => Op::Create,
-                        Change::Update => Op::Update,
-                        Change::Delete => Op::Delete,
-                    };
-                    if op != Op::Create {
-                        self.image(table, rows.table, &mut images, true)?;
-                    }
-                    if op != Op::Delete {
-                        self.image(table, rows.table, &mut images, false)?;
-                    }
-                    self.row(table, op).await?;
-                }
-                _ => self.mark(&rows, &mut images).await?,
-            }
-        }
-        Ok(())
+        Err(FlowError::Stop(format!(
+            "{name} at {end}: new rows of it stand in the binlog as a statement and not as rows, so that their events are not known; publish them by \
+             hand, and start once without `outbox` in the file, which passes them over"
+        )))
     }
 
-    /// Keeps new rows of the outbox until their transaction's end.
-    fn events(&mut self, rows: &Rows<'_>) -> Result<(), FlowError> {
-        let (at, most) = (self.read_to.to_string(), self.plan.budget / 3);
-        let name = &self.names[self.shape.len()];
-        let Some(Announced { columns, events: Some(reader), .. }) = self.maps.get(&rows.table) else { return Ok(()) };
-        let Some(open) = self.open.as_mut() else { return Ok(()) };
-        let mut images = Cursor(rows.images);
-        while !images.0.is_empty() {
-            match rows.change {
-                Change::Insert => open.events.take(reader, columns, &mut images, name, &at, most)?,
-                Change::Update => {
-                    outbox::skip(columns, &mut images, &at)?;
-                    outbox::skip(columns, &mut images, &at)?;
-                    self.outlet.outbox_updated(name, first(self.generation, open.commit_lsn));
-                }
-                // Whoever deletes at once what was inserted has published it all the same.
-                Change::Delete => return Ok(()),
-            }
-        }
-        Ok(())
+    /// The place of the open transaction.
+    fn here(&self) -> Lsn {
+        self.open.as_ref().map_or(self.read_to, |open| open.commit_lsn)
     }
 
     /// Sends the events of the transaction that has committed.
     async fn publish(&mut self, at: i64) -> Result<(), FlowError> {
         let Some(open) = self.open.as_mut().filter(|open| !open.events.is_empty() && !open.echo) else { return Ok(()) };
+        let (events, lsn) = (std::mem::take(&mut open.events), open.commit_lsn);
+        let Some(table) = self.outboxes.table_at(lsn) else { return Ok(()) };
         self.has_events = true;
-        let (events, first) = (std::mem::take(&mut open.events), first(self.generation, open.commit_lsn));
-        let (table, origin) = (&self.names[self.shape.len()], self.plan.names.flow.source());
+        let (first, origin) = (first(self.generation, lsn), self.plan.names.flow.source());
         events.publish(table, first, origin, at, self.outlet).await
     }
 
     fn malformed(&self, what: &'static str) -> FlowError {
         FlowError::Malformed { what, at: self.read_to.to_string() }
-    }
-
-    /// Reads one image of a row.
-    fn image(&mut self, table: usize, id: u64, from: &mut Cursor<'_>, before: bool) -> Result<(), FlowError> {
-        let bad =
-            |_: BadEvent| FlowError::Malformed { what: "a row that is not the binlog's", at: self.read_to.to_string() };
-        let columns = self.maps.get(&id).map_or(&[][..], |announced| &announced.columns);
-        let shape = &self.shape[table];
-        let cells = if before { &mut self.before } else { &mut self.after };
-        cells.clear();
-        let nulls = from.take(columns.len().div_ceil(8)).map_err(bad)?;
-        for (at, column) in columns.iter().enumerate() {
-            if shape.columns[at].is_generated {
-                if !is_null(nulls, at) {
-                    value::skip(column, from).map_err(bad)?;
-                }
-            } else if is_null(nulls, at) {
-                cells.places.push(None);
-            } else {
-                let start = cells.text.len();
-                self.readers[table][at]
-                    .read(column, from, &mut cells.text)
-                    .map_err(|bad| bad.at(&shape.name, &shape.columns[at].name, &self.read_to.to_string()))?;
-                cells.places.push(Some((start, cells.text.len())));
-            }
-        }
-        Ok(())
-    }
-
-    /// A row of `banyan.mark`: what PostgreSQL's log has messages for.
-    async fn mark(&mut self, rows: &Rows<'_>, images: &mut Cursor<'_>) -> Result<(), FlowError> {
-        let read_to = self.read_to;
-        let bad = |_: BadEvent| FlowError::Malformed { what: "a mark that is not Banyan's", at: read_to.to_string() };
-        let columns = self.maps.get(&rows.table).map_or(&[][..], |announced| &announced.columns);
-        let (mut word, mut content) = (String::new(), Vec::new());
-        for _ in 0..if rows.change == Change::Update { 2 } else { 1 } {
-            let nulls = images.take(columns.len().div_ceil(8)).map_err(bad)?;
-            for (_, column) in columns.iter().enumerate().filter(|(at, _)| !is_null(nulls, *at)) {
-                let start = images.0;
-                value::skip(column, images).map_err(bad)?;
-                let wide = if column.meta > 255 { 2 } else { 1 };
-                let text = || start.get(wide..start.len() - images.0.len()).unwrap_or_default();
-                match column.name.as_str() {
-                    "word" => word = String::from_utf8_lossy(text()).into_owned(),
-                    "content" => content = text().to_vec(),
-                    _ => {}
-                }
-            }
-        }
-        let names = &self.plan.names;
-        match word.as_str() {
-            _ if rows.change == Change::Delete => Ok(()),
-            "applied" if owner::is_echo(&content, names) => {
-                if let Some(open) = self.open.as_mut().filter(|open| open.ordinal == 0) {
-                    open.echo = true;
-                }
-                Ok(())
-            }
-            "open" | "fence" => {
-                let Some(epoch) = owner::mark_epoch(&content, names) else { return Ok(()) };
-                self.epoch = epoch;
-                self.side_is_open = word == "open";
-                let (head, _) = self.head(if self.side_is_open { Kind::Open } else { Kind::Fence })?;
-                self.outlet.send(head, &word, &[], &content, None).await
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The head of the next record of the open transaction; counts it.
@@ -689,38 +505,6 @@ impl Stream<'_> {
             Head { kind, position, from: self.last_end, epoch: self.epoch, origin: self.plan.names.flow.source() },
             stamp,
         ))
-    }
-
-    /// Sends the row that was just read.
-    async fn row(&mut self, table: usize, op: Op) -> Result<(), FlowError> {
-        if self.open.as_ref().is_some_and(|open| open.echo) {
-            return Ok(());
-        }
-        let (head, stamp) = self.head(Kind::Row)?;
-        let stamp = Stamp { op, ..stamp };
-        let frame = &self.frames[table];
-        // Whether a row was one of the sync's is told by its old values.
-        let tells_all = self.plan.tables[table].mapping.has_filter();
-        let (before, after) = match op {
-            Op::Create => (None, Some(&self.after)),
-            // The old key is said where it changed.
-            Op::Update => ((tells_all || self.moves_key(table)).then_some(&self.before), Some(&self.after)),
-            Op::Delete => (Some(&self.before), None),
-            Op::Truncate | Op::Read => (None, None),
-        };
-        self.key.clear();
-        self.value.clear();
-        if let Some(cells) = after.or(before) {
-            frame.write_key(&mut self.key, cells.values());
-        }
-        frame.write(&mut self.value, before.map(|cells| (cells.values(), tells_all)), after.map(Cells::values), stamp);
-        self.outlet.send(head, &self.names[table], &self.key, &self.value, None).await
-    }
-
-    fn moves_key(&self, table: usize) -> bool {
-        let sent = self.shape[table].columns.iter().filter(|column| !column.is_generated);
-        let differ = |(before, after): (Value<'_>, Value<'_>)| before != after;
-        sent.zip(self.before.values().zip(self.after.values())).any(|(column, pair)| column.is_key && differ(pair))
     }
 
     async fn commit(&mut self, end: Lsn, at: i64) -> Result<(), FlowError> {
