@@ -35,6 +35,7 @@ mod sync;
 mod tables;
 mod target;
 mod task;
+mod timeline;
 pub mod verify;
 
 pub use crate::{

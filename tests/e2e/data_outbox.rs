@@ -555,7 +555,8 @@ async fn events_that_kafka_does_not_take_yet_hold_back_the_source_and_not_the_ro
     until_equal(&shop).await;
     let restarts = || {
         let metrics = running.metrics();
-        let of_capture = |line: &&str| line.starts_with("banyan_task_restarts_total{task=\"shop/legacy_to_modern/capture\"}");
+        let of_capture =
+            |line: &&str| line.starts_with("banyan_task_restarts_total{task=\"shop/legacy_to_modern/capture\"}");
         metrics.lines().find(of_capture).map(str::to_owned)
     };
     let before_waiting = restarts();

@@ -18,6 +18,7 @@ mod data_basic;
 mod data_both;
 mod data_columns;
 #[cfg(test)]
+mod data_failover;
 mod data_faults;
 #[cfg(test)]
 mod data_kafka;

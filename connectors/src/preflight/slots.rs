@@ -38,6 +38,9 @@ struct Room {
     origins: Option<i64>,
     max_origins: i64,
     standing_origins: i64,
+    /// Standbys that read the server's log, and those that slots do not run ahead of; nothing before 17.
+    standbys: i64,
+    synchronized: Option<String>,
 }
 
 const ROOM: &str = "SELECT current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots), \
@@ -48,7 +51,9 @@ const ROOM: &str = "SELECT current_setting('max_replication_slots')::int8 - (SEL
      (SELECT count(*) FROM pg_replication_slots WHERE slot_name::text = ANY ($1) AND active), \
      CASE WHEN has_function_privilege('pg_replication_origin_session_setup(text)', 'EXECUTE') \
          THEN m.origins - (SELECT count(*) FROM pg_replication_origin) END, m.origins, \
-     (SELECT count(*) FROM pg_replication_origin WHERE roname = ANY ($2)) \
+     (SELECT count(*) FROM pg_replication_origin WHERE roname = ANY ($2)), \
+     (SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'physical' AND active), \
+     current_setting('synchronized_standby_slots', true) \
      FROM (SELECT coalesce(current_setting('max_active_replication_origins', true), \
          current_setting('max_replication_slots'))::int8) AS m (origins)";
 
@@ -101,6 +106,8 @@ async fn room(need: &Need<'_, '_>) -> Result<Room, FlowError> {
         origins: row.get(6),
         max_origins: row.get(7),
         standing_origins: row.get(8),
+        standbys: row.get(9),
+        synchronized: row.get(10),
     })
 }
 
@@ -123,6 +130,19 @@ fn compare(need: &Need<'_, '_>, room: &Room, findings: &mut Findings<'_>) {
                 ),
             );
         }
+    }
+    if room.standbys > 0 && room.synchronized.as_deref() == Some("") {
+        findings.warning(
+            Check::Slots,
+            None,
+            need.place.name(),
+            format!(
+                "{} standby{} this server's log, and `synchronized_standby_slots` names none: one that is promoted may lack what stands in Kafka already, and then the tables must be copied anew",
+                room.standbys,
+                if room.standbys == 1 { " reads" } else { "s read" },
+            ),
+            "run `ALTER SYSTEM SET synchronized_standby_slots = '…'` with the slots of those that may be promoted, and `sync_replication_slots = on` there",
+        );
     }
     let wanted = i64::try_from(need.origins.len()).unwrap_or(i64::MAX) - room.standing_origins;
     if let Some(free) = room.origins.filter(|free| *free < wanted) {

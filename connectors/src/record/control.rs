@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::json::{BadJson, Reader, write_number};
-use crate::position::Lsn;
+use crate::{
+    position::Lsn,
+    timeline::{Timeline, Written},
+};
 
 /// COMMIT: where the transaction ends, and how many records stand before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,10 +18,20 @@ pub(crate) struct Commit {
 }
 
 /// CHECKPOINT: up to its position nothing is left to apply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Checkpoint {
     /// Microseconds since 1970, by the source's clock.
     pub(crate) at: i64,
+    /// Of the server that was read.
+    pub(crate) timeline: Timeline,
+}
+
+/// Its text.
+#[derive(Serialize, Deserialize)]
+struct CheckpointText {
+    ts_us: i64,
+    #[serde(flatten)]
+    timeline: Written,
 }
 
 /// START: the first record of a generation.
@@ -93,15 +106,14 @@ impl Commit {
 // === impl Checkpoint ===
 
 impl Checkpoint {
-    pub(crate) fn write(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"ts_us\":");
-        write_number(out, self.at);
-        out.push(b'}');
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let text = CheckpointText { ts_us: self.at, timeline: self.timeline.written() };
+        out.extend_from_slice(serde_json::json!(text).to_string().as_bytes());
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadJson> {
-        let [at] = numbers(bytes, ["ts_us"])?;
-        Ok(Self { at })
+        let text: CheckpointText = serde_json::from_slice(bytes).map_err(|_| BadJson)?;
+        Ok(Self { at: text.ts_us, timeline: text.timeline.into() })
     }
 }
 
@@ -135,5 +147,16 @@ mod tests {
         commit.write(&mut out);
         assert_eq!(Commit::parse(&out), Ok(commit));
         assert_eq!(Commit::parse(b"{\"end\":1}"), Err(BadJson));
+    }
+
+    #[test]
+    fn a_checkpoint_survives_and_one_of_an_earlier_version_has_no_timeline() {
+        let timeline = Timeline::parse(3, "1\t0/50\n2\t1/60").unwrap();
+        let checkpoint = Checkpoint { at: 7, timeline };
+        let mut out = Vec::new();
+        checkpoint.write(&mut out);
+        assert_eq!(Checkpoint::parse(&out), Ok(checkpoint));
+        let none = Checkpoint { at: 5, timeline: Timeline::default() };
+        assert_eq!(Checkpoint::parse(b"{\"ts_us\":5}"), Ok(none));
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use tokio_postgres::{Client, NoTls, types::ToSql};
 
 use super::{
-    ports,
+    Wire, ports,
     watchdog::{self, Signal, Watched},
 };
 
@@ -141,6 +141,61 @@ impl Postgres {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// A standby of this server, made from a copy of its files, which it follows through a slot named `standby`. It copies no slots
+    /// before `sync_replication_slots` is on.
+    pub(crate) async fn standby(&self) -> Self {
+        let primary = self.connect("postgres").await;
+        let run = async |sql: &str| primary.batch_execute(sql).await.unwrap_or_else(|e| panic!("{}\n{sql}", full(&e)));
+        run("SELECT pg_create_physical_replication_slot('standby', true); SELECT pg_backup_start('standby', true)")
+            .await;
+        let folder = watchdog::folder("standby");
+        let (from, data) = (self.folder.join("data"), folder.join("data"));
+        let copied = |from: &Path, to: &Path| {
+            let done = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+            // Files of a running server come and go.
+            assert!(done.code().is_some_and(|code| code <= 1), "cp: {done}");
+        };
+        copied(&from, &data);
+        let row = primary.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).await;
+        let label: String = row.unwrap_or_else(|e| panic!("{}", full(&e))).get(0);
+        fs::remove_dir_all(data.join("pg_wal")).unwrap();
+        copied(&from.join("pg_wal"), &data.join("pg_wal"));
+        for slot in fs::read_dir(data.join("pg_replslot")).unwrap() {
+            fs::remove_dir_all(slot.unwrap().path()).unwrap();
+        }
+        fs::remove_file(data.join("postmaster.pid")).unwrap();
+        for (name, content) in [("backup_label", label.as_str()), ("standby.signal", "")] {
+            fs::write(data.join(name), content).unwrap();
+            if watchdog::is_root() {
+                chown(data.join(name), Some(NOBODY), Some(NOBODY)).expect("root may chown");
+            }
+        }
+        let conf = data.join("postgresql.conf");
+        let primarys = fs::read_to_string(&conf).unwrap();
+        let own = format!(
+            "primary_conninfo = 'host=127.0.0.1 port={} user=postgres dbname=postgres'\nprimary_slot_name = 'standby'\n\
+             hot_standby_feedback = on\nwal_retrieve_retry_interval = 200ms\n",
+            self.port
+        );
+        fs::write(conf, format!("{primarys}{own}")).unwrap();
+        let server = Self {
+            bin: self.bin.clone(),
+            folder,
+            port: ports::reserve(),
+            process: Mutex::default(),
+            creating: tokio::sync::Mutex::default(),
+        };
+        server.start();
+        server
+    }
+
+    /// Makes a server of its own of a standby.
+    pub(crate) async fn promote(&self) {
+        let session = self.connect("postgres").await;
+        let row = session.query_one("SELECT pg_promote(true, 60)", &[]).await;
+        assert!(row.unwrap_or_else(|e| panic!("{}", full(&e))).get::<_, bool>(0), "it was not promoted");
     }
 
     /// Starts it on its port and its data; no effect when it runs.
@@ -294,6 +349,12 @@ impl Database {
     /// One more superuser connection, for interleaved transactions.
     pub(crate) async fn session(&self) -> Client {
         connect(self.port, &self.name).await
+    }
+
+    /// From here on everybody comes to it through the wire.
+    pub(crate) async fn move_behind(&mut self, wire: &Wire) {
+        self.port = wire.port();
+        self.reconnect().await;
     }
 
     /// Connects again, after the server was stopped or the wire was cut.

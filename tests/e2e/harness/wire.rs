@@ -22,6 +22,8 @@ pub(crate) struct Wire {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
+    /// Of 127.0.0.1, where new connections lead.
+    to: u16,
     flow: Flow,
     /// Held back in each direction before it is passed on.
     delay: Duration,
@@ -43,10 +45,10 @@ enum Flow {
 impl Wire {
     /// A wire to a port of 127.0.0.1, where a server need not listen yet.
     pub(crate) fn to(port: u16) -> Self {
-        let (state, watched) = watch::channel(State { flow: Flow::Open, delay: Duration::ZERO, cuts: 0 });
+        let (state, watched) = watch::channel(State { to: port, flow: Flow::Open, delay: Duration::ZERO, cuts: 0 });
         let listener = backstage_now(async { TcpListener::bind("127.0.0.1:0").await }).expect("a port for the wire");
         let own = listener.local_addr().expect("a bound socket has an address").port();
-        backstage(accept(listener, port, watched));
+        backstage(accept(listener, watched));
         Self { port: own, state }
     }
 
@@ -64,6 +66,14 @@ impl Wire {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
+    /// Resets all connections; new ones lead to another port, as when an address moves to another machine.
+    pub(crate) fn redirect(&self, port: u16) {
+        self.state.send_modify(|state| {
+            state.to = port;
+            state.cuts += 1;
+        });
+    }
+
     /// Resets all connections, and new ones until [`Self::mend`].
     pub(crate) fn cut(&self) {
         self.state.send_modify(|state| {
@@ -79,7 +89,7 @@ impl Wire {
 
     /// Everything runs again.
     pub(crate) fn mend(&self) {
-        self.state.send_modify(|state| *state = State { flow: Flow::Open, delay: Duration::ZERO, cuts: state.cuts });
+        self.state.send_modify(|state| *state = State { flow: Flow::Open, delay: Duration::ZERO, ..*state });
     }
 
     /// Holds every piece back for a while, each way.
@@ -88,21 +98,21 @@ impl Wire {
     }
 }
 
-async fn accept(listener: TcpListener, port: u16, mut state: watch::Receiver<State>) {
+async fn accept(listener: TcpListener, mut state: watch::Receiver<State>) {
     loop {
         let near = tokio::select! {
             accepted = listener.accept() => accepted,
             gone = state.wait_for(|_| false) => { debug_assert!(gone.is_err()); return }
         };
         let Ok((near, _)) = near else { continue };
-        backstage(carry(near, port, state.clone()));
+        backstage(carry(near, state.clone()));
     }
 }
 
 /// One connection, until an end closes, a cut, or the wire is gone.
-async fn carry(near: TcpStream, port: u16, state: watch::Receiver<State>) {
+async fn carry(near: TcpStream, state: watch::Receiver<State>) {
     let seen = *state.borrow();
-    let far = if seen.flow == Flow::Cut { None } else { TcpStream::connect(("127.0.0.1", port)).await.ok() };
+    let far = if seen.flow == Flow::Cut { None } else { TcpStream::connect(("127.0.0.1", seen.to)).await.ok() };
     let Some(far) = far else {
         near.set_zero_linger().ok();
         return;

@@ -1,6 +1,7 @@
 //! PostgreSQL as a source: a slot, the stream that it gives, and the copies of tables that go into that stream in chunks.
 
 mod chunks;
+mod failover;
 mod line;
 mod outbox;
 pub(crate) mod pgoutput;

@@ -9,7 +9,7 @@ use tokio_postgres::types::PgLsn;
 
 use super::{
     chunks::kept,
-    outbox, retained,
+    failover, outbox, retained,
     schema::{self, Shape},
 };
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     source::Remembered,
     status::Board,
     tables,
+    timeline::Timeline,
 };
 
 /// How often a flow that waits for a person asks whether it may go on.
@@ -34,6 +35,7 @@ pub(crate) struct Opened {
     pub(crate) session: Session,
     pub(crate) replication: ReplicationClient,
     pub(crate) generation: Generation,
+    pub(crate) timeline: Timeline,
     pub(crate) shape: String,
     /// Present when the slot was just made: START, and the snapshot if there is one, come first.
     pub(crate) fresh: Option<Fresh>,
@@ -81,6 +83,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
     let system =
         replication.identify_system().await.map_err(|e| FlowError::replication("connecting for replication", &e))?;
     let timeline = i32::try_from(system.timeline).unwrap_or(i32::MAX);
+    let timeline = failover::now(&session, &mut replication, timeline).await?;
     let stored = stored(&session, plan).await?;
     if let Some(stored) = stored.as_ref().filter(|stored| stored.state == retained::DROPPED) {
         return Err(FlowError::NeedsSnapshot(retained::reason(stored.reason.clone())));
@@ -99,11 +102,8 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
         if stored.system_id != system.system_id {
             return lost("the source is another database system than the one that was copied".into());
         }
-        if stored.timeline != timeline {
-            return Err(FlowError::Stop(format!(
-                "the source moved from timeline {} to {timeline}; going on after a failover is not available in this version, copy the tables anew",
-                stored.timeline
-            )));
+        if stored.timeline != timeline.number {
+            failover::follow(&session, plan, stored.timeline, &timeline).await?;
         }
         let Some(row) = found else {
             return lost(format!("the slot `{slot}` is gone from the source, and with it the changes since"));
@@ -122,7 +122,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
         let shape = outbox::take(&session, plan, stored, shape, gate).await?;
         check_publication(&session, plan, false).await?;
         let generation = Generation::new(stored.generation);
-        return Ok(Opened { session, replication, generation, shape, fresh: None });
+        return Ok(Opened { session, replication, generation, timeline, shape, fresh: None });
     }
 
     // No generation is complete: whatever is left of the last attempt goes, and the next begins.
@@ -153,13 +153,20 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
              VALUES ($1, $2, $3, $4, $5, 'creating', $6, $7, $8, $9, $10, $11::text::jsonb) ON CONFLICT (install, sync, flow) DO UPDATE SET \
              generation = excluded.generation, nonce = excluded.nonce, state = excluded.state, slot = excluded.slot, facts = excluded.facts, \
              system_id = excluded.system_id, timeline = excluded.timeline, shape = excluded.shape, since = excluded.since, reason = NULL",
-            &[&names.install, &names.sync, &names.flow.as_str(), &generation, &nonce, &slot, &system.system_id, &timeline, &shape, &since, &facts],
+            &[&names.install, &names.sync, &names.flow.as_str(), &generation, &nonce, &slot, &system.system_id, &timeline.number, &shape, &since, &facts],
         )
         .await
         .map_err(|e| FlowError::sql("noting the next generation", &e))?;
     let (consistent_point, snapshot) = create(&session, &mut replication, &slot, board).await?;
-    let fresh = Some(Fresh { since, snapshot, consistent_point, nonce, system_id: system.system_id, timeline });
-    Ok(Opened { session, replication, generation: Generation::new(generation), shape, fresh })
+    let fresh = Some(Fresh {
+        since,
+        snapshot,
+        consistent_point,
+        nonce,
+        system_id: system.system_id,
+        timeline: timeline.number,
+    });
+    Ok(Opened { session, replication, generation: Generation::new(generation), timeline, shape, fresh })
 }
 
 /// While the flow waits before a change of a table's columns: until somebody says that it may go on. The slot keeps the log meanwhile, but no

@@ -32,6 +32,7 @@ use crate::{
         envelope::{Connector, Op, Stamp, TableFrame, Value},
     },
     status::Board,
+    timeline::Timeline,
 };
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's clock begins.
@@ -58,6 +59,7 @@ struct Stream<'a> {
     chunks: &'a Chunks,
     session: &'a Session,
     generation: Generation,
+    timeline: Timeline,
     schema: Schema,
     /// What the stored shape says of outboxes.
     outbox_lines: Vec<&'a str>,
@@ -127,6 +129,7 @@ pub(crate) async fn run(
         chunks,
         session: &opened.session,
         generation: opened.generation,
+        timeline: opened.timeline.clone(),
         schema,
         outbox_lines: outbox::lines(&shape).collect(),
         frames: HashMap::new(),
@@ -149,6 +152,10 @@ pub(crate) async fn run(
     // Nobody asks for copies of a side that is closed for writes.
     let copies = plan.copies_in_chunks() && stream.side_is_open;
     let mut reader = Box::pin(chunks::run(plan, url, opened.generation, chunks, board));
+    if stream.timeline.is_later() {
+        // Before all else: whoever applies must know that the source is another server, and may have gone on from before what is here.
+        stream.checkpoint().await?;
+    }
     board.capture_running();
     loop {
         tokio::select! {
@@ -570,7 +577,7 @@ impl Stream<'_> {
             origin: self.plan.names.flow.source(),
         };
         self.value.clear();
-        Checkpoint { at: self.read_at }.write(&mut self.value);
+        Checkpoint { at: self.read_at, timeline: self.timeline.clone() }.write(&mut self.value);
         self.outlet.send(head, "CHECKPOINT", &[], &self.value, Some(self.read_to)).await?;
         self.last_end = self.read_to;
         self.has_events = false;

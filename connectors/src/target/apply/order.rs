@@ -17,6 +17,7 @@ use crate::{
         json::BadJson,
     },
     status::Role,
+    timeline::Timeline,
 };
 
 /// Whether a change concerns the sync cannot be told.
@@ -92,6 +93,10 @@ impl Applier<'_> {
         let bad = |_| FlowError::Malformed { what: "a record that is not Banyan's", at: format!("offset {offset}") };
         let position = head.position;
         if head.kind == Kind::Checkpoint {
+            let checkpoint = Checkpoint::parse(value).map_err(bad)?;
+            if let Next::Again = self.moved(&checkpoint.timeline).await? {
+                return Ok(Next::Again);
+            }
             if position.lsn <= self.next.applied {
                 return Ok(Next::On);
             }
@@ -104,7 +109,6 @@ impl Applier<'_> {
             {
                 return Ok(Next::Again);
             }
-            let checkpoint = Checkpoint::parse(value).map_err(bad)?;
             self.next.applied = position.lsn;
             self.next.source_time = self.next.source_time.max(time(checkpoint.at));
             self.progressed(position, offset);
@@ -194,6 +198,35 @@ impl Applier<'_> {
                 self.violation(&envelope, position).await?;
             }
         }
+        Ok(Next::On)
+    }
+
+    /// The source may be another server by now. What that one never had must not be here.
+    async fn moved(&mut self, timeline: &Timeline) -> Result<Next, FlowError> {
+        let (before, applied) = (self.next.timeline, self.next.applied);
+        if timeline.number <= before {
+            return Ok(Next::On);
+        }
+        let lost = match timeline.left(before) {
+            Some(parted) if applied <= parted => None,
+            Some(parted) => Some(format!(
+                "they parted at {parted}, and all up to {applied} is applied here: the source does not have what lies between"
+            )),
+            None => Some("its log is not the continuation of the one that was applied".to_owned()),
+        };
+        if let Some(lost) = lost {
+            let number = timeline.number;
+            return Err(FlowError::NeedsSnapshot(format!(
+                "the source moved from timeline {before} to {number} (a standby was promoted, or a backup restored): {lost}"
+            )));
+        }
+        // Half a transaction of the server before: another may begin in the same place of this one's log.
+        if self.source.is_some()
+            && let Next::Again = self.hole().await?
+        {
+            return Ok(Next::Again);
+        }
+        self.next.timeline = timeline.number;
         Ok(Next::On)
     }
 

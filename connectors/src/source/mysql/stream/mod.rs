@@ -38,6 +38,7 @@ use crate::{
         envelope::{Op, Stamp, TableFrame},
     },
     status::Board,
+    timeline::Timeline,
 };
 
 /// How often an idle stream is looked at.
@@ -542,7 +543,7 @@ impl Stream<'_> {
             origin: self.plan.names.flow.source(),
         };
         self.value.clear();
-        Checkpoint { at: self.read_at }.write(&mut self.value);
+        Checkpoint { at: self.read_at, timeline: Timeline::default() }.write(&mut self.value);
         self.outlet.send(head, "CHECKPOINT", &[], &self.value, Some(self.read_to)).await?;
         self.last_end = self.read_to;
         self.has_events = false;

@@ -1,0 +1,79 @@
+//! The source is another server than before, a standby that was promoted: whether its log goes on where the flow stopped.
+//!
+//! Only with a copy of the slot that the server before had kept in step there (from 17 on). That nothing was applied of what this server never had is
+//! judged by the applier, which is told with each CHECKPOINT where the timelines parted.
+
+use pgwire_replication::ReplicationClient;
+use tokio_postgres::types::PgLsn;
+
+use crate::{database::postgres::Session, error::FlowError, plan::Plan, position::Lsn, timeline::Timeline};
+
+const DOING: &str = "following the source to another timeline";
+
+/// The timeline that the server writes. A server in recovery has none yet that anybody may read from.
+pub(super) async fn now(
+    session: &Session,
+    replication: &mut ReplicationClient,
+    number: i32,
+) -> Result<Timeline, FlowError> {
+    let row = session.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(|e| FlowError::sql(DOING, &e))?;
+    if row.get(0) {
+        return Err(FlowError::Busy(
+            "the source is a standby: waiting until it is promoted, or the address leads elsewhere".into(),
+        ));
+    }
+    if number <= 1 {
+        return Ok(Timeline::first(number));
+    }
+    let asked = replication.simple_query(&format!("TIMELINE_HISTORY {number}")).await;
+    let rows = asked.map_err(|e| FlowError::replication(DOING, &e))?;
+    let history = rows.first().and_then(|row| row.get(1)).and_then(Option::as_ref);
+    let history = history.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default();
+    Timeline::parse(number, &history)
+        .ok_or_else(|| FlowError::Stop(format!("the source's history of timeline {number} is not understood")))
+}
+
+/// Goes on with the slot of a server that has left the timeline `before`.
+pub(super) async fn follow(session: &Session, plan: &Plan, before: i32, timeline: &Timeline) -> Result<(), FlowError> {
+    let (names, slot, number) = (&plan.names, plan.names.slot(), timeline.number);
+    let lost = |what: String| {
+        Err(FlowError::NeedsSnapshot(format!(
+            "the source moved from timeline {before} to {number} (a standby was promoted, or a backup restored), and {what}"
+        )))
+    };
+    let Some(parted) = timeline.left(before) else {
+        return lost("its log is not the continuation of the one that was read".into());
+    };
+    let row = session
+        .query_opt(
+            "SELECT confirmed_flush_lsn, coalesce((to_jsonb(s) ->> 'failover')::bool, false) FROM pg_replication_slots s WHERE slot_name = $1",
+            &[&slot],
+        )
+        .await
+        .map_err(|e| FlowError::sql(DOING, &e))?;
+    let Some(row) = row else {
+        return lost(format!(
+            "had no copy of the slot `{slot}`: from PostgreSQL 17 on a standby keeps one with `sync_replication_slots = on`"
+        ));
+    };
+    if !row.get::<_, bool>(1) {
+        return lost(format!("its slot `{slot}` is no copy of the one that was read"));
+    }
+    let confirmed: Lsn = row.get::<_, PgLsn>(0).into();
+    if confirmed > parted {
+        return lost(format!("somebody has read its slot `{slot}` behind {parted}, where the timelines parted"));
+    }
+    let changed = session
+        .execute(
+            "UPDATE banyan.capture SET timeline = $5 WHERE install = $1 AND sync = $2 AND flow = $3 AND timeline = $4",
+            &[&names.install, &names.sync, &names.flow.as_str(), &before, &number],
+        )
+        .await
+        .map_err(|e| FlowError::sql(DOING, &e))?;
+    if changed != 1 {
+        return Err(FlowError::Busy("another process follows the source as well".into()));
+    }
+    let (sync, flow) = (&names.sync, names.flow.as_str());
+    tracing::warn!(sync, flow, %parted, from = before, to = number, "the source is a standby that was promoted; the flow goes on there");
+    Ok(())
+}
