@@ -349,7 +349,7 @@ async fn memory_stays_within_its_budget_while_kafka_or_the_target_stalls() {
 }
 
 /// Resident memory in MiB.
-fn resident(banyan: &Banyan) -> u64 {
+pub(crate) fn resident(banyan: &Banyan) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", banyan.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024

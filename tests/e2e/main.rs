@@ -25,6 +25,7 @@ mod data_kafka;
 #[cfg(test)]
 mod data_kafka_faults;
 #[cfg(test)]
+mod data_large;
 mod data_mysql;
 #[cfg(test)]
 mod data_mysql_faults;
