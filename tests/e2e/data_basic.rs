@@ -161,3 +161,36 @@ async fn every_change_arrives_between_the_distributions_version_and_the_newest()
         changes_arrive(Shop::fresh_with_modern_on(&newest).await, owner).await;
     }
 }
+
+/// What loses rows in tools that go on from a change's place instead of a transaction's end: changes stand in the log in another order than commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interleaved_transactions_across_a_stop_lose_nothing() {
+    const WRITERS: i64 = 10;
+    let shop = Shop::with("CREATE TABLE items (id bigint PRIMARY KEY, word text)", &["public.items"]).await;
+    let running = Running::start(&shop, "legacy", &json!({}));
+    running.until([State::Applying, State::Watching]).await;
+    let mut writers = Vec::new();
+    for n in 0..WRITERS {
+        let session = shop.legacy.session().await;
+        session.batch_execute(&format!("BEGIN; INSERT INTO items VALUES ({n}, 'first')")).await.unwrap();
+        writers.push(session);
+    }
+    // Later ones commit first, and each has changes behind another's end.
+    for n in (0..WRITERS).rev() {
+        let writer = &writers[usize::try_from(n).unwrap()];
+        writer.batch_execute(&format!("INSERT INTO items VALUES ({n} + 100, 'second')")).await.unwrap();
+        if n >= WRITERS / 2 {
+            writer.batch_execute("COMMIT").await.unwrap();
+        }
+    }
+    eventually(secs(30), "what was committed is there", async || shop.modern.count("items").await == WRITERS).await;
+    running.stop().await;
+    for (n, writer) in writers.iter().enumerate().take(5) {
+        writer.batch_execute(&format!("INSERT INTO items VALUES ({n} + 200, 'third'); COMMIT")).await.unwrap();
+    }
+    let running = Running::start(&shop, "legacy", &json!({}));
+    until_equal(&shop).await;
+    assert_eq!(shop.modern.count("items").await, 2 * WRITERS + WRITERS / 2);
+    running.until([State::Applying, State::Watching]).await;
+    running.stop().await;
+}
