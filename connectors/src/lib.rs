@@ -10,6 +10,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub mod config;
 mod database;
 mod error;
+#[doc(hidden)]
+pub mod failpoint;
 mod flow;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]

@@ -8,27 +8,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mysql_async::{Conn, Opts, prelude::Queryable as _};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::task::JoinHandle;
 
-use crate::harness::{Banyan, Half, MariaDb, Postgres, Twin, Wire, eventually, secs};
+use crate::harness::{Banyan, Half, MariaDb, Postgres, Twin, Wire, eventually, pen::Pen, secs};
 
 const SETTLED: Duration = Duration::from_secs(120);
 const WRITERS: i64 = 3;
 const KEYS: i64 = 40;
 
 /// What was done to each row is noted by triggers, in the same words on both sides; they fire for applied rows too.
-const MARIADB: &str = "
+pub(crate) const MARIADB: &str = "
 CREATE TABLE items (id bigint PRIMARY KEY, n bigint NOT NULL, word varchar(200), big longtext) COLLATE utf8mb4_bin;
-CREATE TABLE audit (k bigint AUTO_INCREMENT PRIMARY KEY, what varchar(200) NOT NULL);
+CREATE TABLE audit (k bigint AUTO_INCREMENT PRIMARY KEY, what varchar(200) NOT NULL, author varchar(200) NOT NULL DEFAULT (user()));
 CREATE TRIGGER a1 AFTER INSERT ON items FOR EACH ROW INSERT INTO audit (what) VALUES (concat_ws(' ', 'INSERT', NEW.id, NEW.n));
 CREATE TRIGGER a2 AFTER UPDATE ON items FOR EACH ROW INSERT INTO audit (what) VALUES (concat_ws(' ', 'UPDATE', OLD.id, OLD.n, NEW.id, NEW.n));
 CREATE TRIGGER a3 AFTER DELETE ON items FOR EACH ROW INSERT INTO audit (what) VALUES (concat_ws(' ', 'DELETE', OLD.id, OLD.n))";
 
-const POSTGRES: &str = "
+pub(crate) const POSTGRES: &str = "
 CREATE TABLE items (id bigint PRIMARY KEY, n bigint NOT NULL, word varchar(200), big text);
-CREATE TABLE audit (k bigserial PRIMARY KEY, what text NOT NULL);
+CREATE TABLE audit (k bigserial PRIMARY KEY, what text NOT NULL, author text NOT NULL DEFAULT session_user);
 CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   INSERT INTO public.audit (what) VALUES (concat_ws(' ', TG_OP, CASE WHEN TG_OP <> 'INSERT' THEN OLD.id END,
     CASE WHEN TG_OP <> 'INSERT' THEN OLD.n END, CASE WHEN TG_OP <> 'DELETE' THEN NEW.id END, CASE WHEN TG_OP <> 'DELETE' THEN NEW.n END));
@@ -39,81 +38,17 @@ ALTER TABLE items ENABLE ALWAYS TRIGGER audited";
 
 const LIST: &str = "id, n, word, md5(big)";
 
-/// Where a writer writes.
-enum Pen {
-    Mariadb(String),
-    Postgres(String),
-}
-
-/// Its connection.
-enum Line {
-    Mariadb(Box<Conn>),
-    Postgres(tokio_postgres::Client, JoinHandle<()>),
-}
-
 /// Writers at work.
-struct Writers {
+pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
     committed: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-// === impl Pen ===
-
-impl Pen {
-    fn of(half: &Half) -> Self {
-        match half {
-            Half::Mariadb(schema) => Self::Mariadb(schema.url("root", "")),
-            Half::Postgres(database) => Self::Postgres(database.url("postgres", "none")),
-        }
-    }
-
-    async fn open(&self) -> Option<Line> {
-        match self {
-            Self::Mariadb(url) => {
-                let opening = Conn::new(Opts::from_url(url).unwrap());
-                let conn = tokio::time::timeout(secs(5), opening).await.ok()?.ok()?;
-                Some(Line::Mariadb(Box::new(conn)))
-            }
-            Self::Postgres(url) => {
-                let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.ok()?;
-                let driver = tokio::spawn(async move { drop(connection.await) });
-                Some(Line::Postgres(client, driver))
-            }
-        }
-    }
-}
-
-impl Line {
-    /// Whether it was done; `None` when the connection is gone.
-    async fn run(&mut self, sql: &str) -> Option<bool> {
-        match self {
-            Self::Mariadb(conn) => match conn.query_drop(sql).await {
-                Ok(()) => Some(true),
-                Err(mysql_async::Error::Server(error)) if error.code != 1053 && error.code != 1927 => Some(false),
-                Err(_) => None,
-            },
-            Self::Postgres(client, _) => match client.batch_execute(sql).await {
-                Ok(()) => Some(true),
-                Err(error) if error.code().is_some() && !client.is_closed() => Some(false),
-                Err(_) => None,
-            },
-        }
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if let Self::Postgres(_, driver) = self {
-            driver.abort();
-        }
-    }
-}
-
 // === impl Writers ===
 
 impl Writers {
-    fn start(half: &Half, seed: u64) -> Self {
+    pub(crate) fn start(half: &Half, seed: u64) -> Self {
         let (stop, committed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let tasks = (0..WRITERS)
             .map(|number| {
@@ -131,7 +66,7 @@ impl Writers {
         eventually(secs(120), "the writers get on", async || self.committed.load(Ordering::Relaxed) >= wanted).await;
     }
 
-    async fn finish(self) -> u64 {
+    pub(crate) async fn finish(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             task.await.expect("a writer does not panic");
@@ -189,7 +124,7 @@ async fn write(
     }
 }
 
-fn operation(random: &mut StdRng, base: i64, is_mariadb: bool) -> String {
+pub(crate) fn operation(random: &mut StdRng, base: i64, is_mariadb: bool) -> String {
     let key = base + random.random_range(0..KEYS) + 1_000_000 * random.random_range(0..2);
     let n = random.random_range(0..1_000_000_000_u32);
     match random.random_range(0..12) {
@@ -217,13 +152,13 @@ fn operation(random: &mut StdRng, base: i64, is_mariadb: bool) -> String {
 }
 
 /// Two syncs: in `pay` legacy owns, in `acc` modern does.
-struct Both {
-    pay: Twin,
-    acc: Twin,
+pub(crate) struct Both {
+    pub(crate) pay: Twin,
+    pub(crate) acc: Twin,
 }
 
 impl Both {
-    async fn on(mariadb: &MariaDb, postgres: &Postgres) -> Self {
+    pub(crate) async fn on(mariadb: &MariaDb, postgres: &Postgres) -> Self {
         let twin = async || {
             let legacy = Half::mariadb(mariadb, MARIADB).await;
             Twin::new(legacy, Half::postgres(postgres, POSTGRES).await, &[("items", LIST, LIST)])
@@ -231,7 +166,7 @@ impl Both {
         Self { pay: twin().await, acc: twin().await }
     }
 
-    fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         format!(
             "install: {}\nkafka: {{brokers: \"{}\"}}\nupstreams:\n  monolith: {{endpoints: [\"http://127.0.0.1:9\"]}}\ndefault: monolith\nsyncs:\n  pay: {}\n  acc: {}\n",
             self.pay.install,
@@ -242,7 +177,7 @@ impl Both {
     }
 
     /// Writes a last row on each owner's side and waits until it has come to the other.
-    async fn settle(&self, number: i64) {
+    pub(crate) async fn settle(&self, number: i64) {
         for (name, twin) in [("pay", &self.pay), ("acc", &self.acc)] {
             let (from, to) = if name == "pay" { (&twin.legacy, &twin.modern) } else { (&twin.modern, &twin.legacy) };
             from.batch(&format!("INSERT INTO items VALUES ({number}, 0, 'end', NULL)")).await;
@@ -253,7 +188,7 @@ impl Both {
         }
     }
 
-    async fn finish(&self, writers: [Writers; 2]) {
+    pub(crate) async fn finish(&self, writers: impl IntoIterator<Item = Writers>) {
         for writers in writers {
             println!("{} transactions", writers.finish().await);
         }
@@ -269,7 +204,7 @@ impl Both {
         }
     }
 
-    fn writers(&self, seed: u64) -> [Writers; 2] {
+    pub(crate) fn writers(&self, seed: u64) -> [Writers; 2] {
         [Writers::start(&self.pay.legacy, seed), Writers::start(&self.acc.modern, seed + 10)]
     }
 }

@@ -9,6 +9,8 @@ mod admin_tls;
 #[cfg(test)]
 mod boards;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod cli_metrics;
 #[cfg(test)]
 mod cli_verbs;
@@ -16,9 +18,13 @@ mod cli_verbs;
 mod data_basic;
 #[cfg(test)]
 mod data_both;
+#[cfg(test)]
 mod data_columns;
 #[cfg(test)]
 mod data_failover;
+#[cfg(test)]
+mod data_failpoints;
+#[cfg(test)]
 mod data_faults;
 #[cfg(test)]
 mod data_kafka;
@@ -26,6 +32,7 @@ mod data_kafka;
 mod data_kafka_faults;
 #[cfg(test)]
 mod data_large;
+#[cfg(test)]
 mod data_mysql;
 #[cfg(test)]
 mod data_mysql_faults;
@@ -47,6 +54,7 @@ mod data_remove;
 mod data_rows;
 #[cfg(test)]
 mod data_schema;
+#[cfg(test)]
 mod data_schema_mapped;
 #[cfg(test)]
 mod data_slot;

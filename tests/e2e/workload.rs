@@ -20,7 +20,7 @@ use crate::harness::{Database, Shop, eventually, secs};
 /// Each writer keeps to keys of its own, so that writers conflict over nothing but the log's order.
 const WRITERS: i64 = 3;
 /// Keys that one writer uses.
-const KEYS: i64 = 40;
+pub(crate) const KEYS: i64 = 40;
 
 /// The tables of one sync: `book` and its `line`s, under a prefix.
 ///
@@ -41,7 +41,7 @@ pub(crate) fn ddl(prefix: &str) -> String {
 
 /// What the triggers of [`ddl`] need, once a database.
 pub(crate) const AUDIT: &str = "
-CREATE TABLE audit (n bigserial PRIMARY KEY, place text NOT NULL, op text NOT NULL, before bigint, after bigint);
+CREATE TABLE audit (n bigserial PRIMARY KEY, place text NOT NULL, op text NOT NULL, before bigint, after bigint, author text NOT NULL DEFAULT session_user);
 CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   INSERT INTO public.audit (place, op, before, after) VALUES (TG_TABLE_NAME, TG_OP,
     CASE WHEN TG_OP <> 'INSERT' THEN hash_record_extended(OLD, 0) END, CASE WHEN TG_OP <> 'DELETE' THEN hash_record_extended(NEW, 0) END);
@@ -55,7 +55,7 @@ pub(crate) fn tables(prefix: &str) -> Vec<String> {
 }
 
 /// `ENABLE ALWAYS`: it also counts what is applied with `session_replication_role = replica`.
-fn audited(table: &str) -> String {
+pub(crate) fn audited(table: &str) -> String {
     format!(
         "CREATE TRIGGER audited AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION audit(); \
          ALTER TABLE {table} ENABLE ALWAYS TRIGGER audited"
@@ -162,44 +162,47 @@ impl Writer {
     }
 
     async fn operation(&mut self, client: &Client) -> Result<(), Error> {
-        let Self { prefix, base, .. } = self;
-        let (book, line) = (format!("{prefix}_book"), format!("{prefix}_line"));
-        let base = *base;
-        let key = base + self.random.random_range(0..KEYS) + 1_000_000 * self.random.random_range(0..2);
-        let n = self.random.random_range(0..1_000_000_000_u32);
-        let sql = match self.random.random_range(0..14) {
-            0..4 => format!(
-                "INSERT INTO {book} (id, title, price, rate, tags, body) VALUES ({key}, 'title {n}', {n} / 700.0, {n} * 1e-7, \
+        let sql = operation(&mut self.random, &self.prefix, self.base);
+        client.batch_execute(&sql).await
+    }
+}
+
+/// One statement on the keys `base..base + KEYS`, or those plus a million.
+pub(crate) fn operation(random: &mut StdRng, prefix: &str, base: i64) -> String {
+    let (book, line) = (format!("{prefix}_book"), format!("{prefix}_line"));
+    let key = base + random.random_range(0..KEYS) + 1_000_000 * random.random_range(0..2);
+    let n = random.random_range(0..1_000_000_000_u32);
+    match random.random_range(0..14) {
+        0..4 => format!(
+            "INSERT INTO {book} (id, title, price, rate, tags, body) VALUES ({key}, 'title {n}', {n} / 700.0, {n} * 1e-7, \
                  ARRAY['a', NULL, 'q\"\\{{}},{n}'], CASE WHEN {n} % 3 = 0 THEN (SELECT string_agg(md5(({n} + i)::text), '') \
                  FROM generate_series(1, 80 + {n} % 2000) AS i) END)"
-            ),
-            4..7 => format!("UPDATE {book} SET price = {n} / 900.0, title = 'title {n}' WHERE id = {key}"),
-            // Now and then of two megabytes.
-            7 => format!(
-                "UPDATE {book} SET body = repeat(md5('{n}'), CASE WHEN {n} % 20 = 0 THEN 60000 ELSE {n} % 1000 END), \
+        ),
+        4..7 => format!("UPDATE {book} SET price = {n} / 900.0, title = 'title {n}' WHERE id = {key}"),
+        // Now and then of two megabytes.
+        7 => format!(
+            "UPDATE {book} SET body = repeat(md5('{n}'), CASE WHEN {n} % 20 = 0 THEN 60000 ELSE {n} % 1000 END), \
                  tags = NULL WHERE id = {key}"
-            ),
-            // The key moves there or back; its lines follow by cascade, its body is in neither tuple.
-            8 => format!(
-                "UPDATE {book} SET id = CASE WHEN id > 1000000 THEN id - 1000000 ELSE id + 1000000 END WHERE id = {key}"
-            ),
-            9 => format!("DELETE FROM {book} WHERE id = {key}"),
-            10..12 => format!(
-                "INSERT INTO {line} SELECT {key}, i, 'wörd {n} ' || i FROM generate_series({n} % 50, {n} % 50 + {n} % 8) AS i \
+        ),
+        // The key moves there or back; its lines follow by cascade, its body is in neither tuple.
+        8 => format!(
+            "UPDATE {book} SET id = CASE WHEN id > 1000000 THEN id - 1000000 ELSE id + 1000000 END WHERE id = {key}"
+        ),
+        9 => format!("DELETE FROM {book} WHERE id = {key}"),
+        10..12 => format!(
+            "INSERT INTO {line} SELECT {key}, i, 'wörd {n} ' || i FROM generate_series({n} % 50, {n} % 50 + {n} % 8) AS i \
                  WHERE EXISTS (SELECT FROM {book} WHERE id = {key}) ON CONFLICT DO NOTHING"
-            ),
-            // A transaction of some thousand rows; a deleted book takes its lines along, one by one.
-            12 if n % 10 == 0 => format!(
-                "INSERT INTO {line} SELECT {key}, i, 'many {n}' FROM generate_series(1000, 4000) AS i \
+        ),
+        // A transaction of some thousand rows; a deleted book takes its lines along, one by one.
+        12 if n % 10 == 0 => format!(
+            "INSERT INTO {line} SELECT {key}, i, 'many {n}' FROM generate_series(1000, 4000) AS i \
                  WHERE EXISTS (SELECT FROM {book} WHERE id = {key}) ON CONFLICT DO NOTHING"
-            ),
-            12 => format!("UPDATE {line} SET word = word || '.' WHERE book = {key} AND n % 2 = 0"),
-            // A bulk statement over all of this writer's rows.
-            _ => format!(
-                "UPDATE {book} SET seen = now(), rate = rate * 1.5 WHERE id % 1000000 BETWEEN {base} AND {base} + {KEYS}"
-            ),
-        };
-        client.batch_execute(&sql).await
+        ),
+        12 => format!("UPDATE {line} SET word = word || '.' WHERE book = {key} AND n % 2 = 0"),
+        // A bulk statement over all of this writer's rows.
+        _ => format!(
+            "UPDATE {book} SET seen = now(), rate = rate * 1.5 WHERE id % 1000000 BETWEEN {base} AND {base} + {KEYS}"
+        ),
     }
 }
 

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     config::Kafka,
     error::FlowError,
+    failpoint::{self, Point},
     metrics::FlowMetrics,
     outbox::Event,
     plan::Plan,
@@ -148,9 +149,13 @@ impl ProducerContext for Reports {
         match result {
             Ok(message) => {
                 // Nothing behind a failure counts.
+                if ticket != Ticket::NONE {
+                    failpoint::reached(Point::ReportBefore);
+                }
                 let counts = ticket != Ticket::NONE && !state.failed.load(Ordering::Acquire);
                 if let Some(end) = counts.then(|| state.ledger().delivered(ticket, message.topic())).flatten() {
                     state.confirmed.store(end.get(), Ordering::Release);
+                    failpoint::reached(Point::ReportAfter);
                 }
                 let delivered = if ticket.is_event() { &state.events } else { &state.rows };
                 delivered.fetch_add(1, Ordering::Release);
@@ -292,10 +297,12 @@ impl Outlet {
         table: &str,
         position: Position,
     ) -> Result<(), FlowError> {
+        failpoint::reached(Point::QueueBefore);
         loop {
             let producer = self.of_events.as_ref().filter(|_| is_event).unwrap_or(&self.producer);
             match producer.send(record) {
                 Ok(()) => {
+                    failpoint::reached(Point::QueueAfter);
                     let sent = if is_event { &mut self.events_sent } else { &mut self.rows_sent };
                     sent.count += 1;
                     return Ok(());

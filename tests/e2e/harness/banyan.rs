@@ -66,6 +66,12 @@ impl Banyan {
         self
     }
 
+    /// Sets a variable of its environment from the next start on, or takes it away.
+    pub(crate) fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
     /// Its `admin.probes`, where the admin listener speaks TLS.
     pub(crate) fn probed_at(mut self, probes: SocketAddr) -> Self {
         self.probes = probes;

@@ -230,6 +230,12 @@ impl Kafka {
         }
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(running) = self.process.lock().unwrap().as_mut() {
+            running.signal(signal);
+        }
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.join("log")
     }

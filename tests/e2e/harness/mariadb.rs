@@ -3,6 +3,7 @@
 use std::{
     env,
     fs::{self, File},
+    io::{BufRead as _, BufReader},
     os::unix::{fs::chown, process::CommandExt},
     path::PathBuf,
     process::{Command, Stdio},
@@ -157,8 +158,53 @@ impl MariaDb {
         }
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(running) = self.process.lock().unwrap().as_mut() {
+            running.signal(signal);
+        }
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.join("log")
+    }
+
+    /// The rows that were inserted into a table of small numbers, in the order of the server's own log.
+    pub(crate) fn logged_inserts(&self, table: &str) -> Vec<String> {
+        let mut logs: Vec<PathBuf> =
+            fs::read_dir(self.folder.join("data")).unwrap().map(|file| file.unwrap().path()).collect();
+        let is_log = |file: &PathBuf| {
+            let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            name.strip_prefix("binlog.").is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        logs.retain(is_log);
+        logs.sort();
+        let mut reading = Command::new(program("mariadb-binlog"))
+            .args(["--no-defaults", "-v", "--base64-output=decode-rows"])
+            .args(&logs)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("mariadb-binlog runs");
+        let (mut rows, mut is_its) = (Vec::new(), false);
+        let (begins, of_it) = ("### INSERT INTO ", format!(".`{table}`"));
+        for line in BufReader::new(reading.stdout.take().expect("stdout is a pipe")).split(b'\n') {
+            let line = line.expect("mariadb-binlog is read");
+            if !line.starts_with(b"### ") || line.len() > 200 {
+                continue;
+            }
+            let line = String::from_utf8_lossy(&line);
+            if line.starts_with(begins) {
+                is_its = line.ends_with(&of_it);
+            } else if is_its && line.starts_with("###   @1=") {
+                rows.push(line["###   @1=".len()..].to_owned());
+            } else if is_its && let (Some((_, value)), Some(row)) = (line.split_once('='), rows.last_mut()) {
+                row.push(' ');
+                row.push_str(value);
+            } else if !line.starts_with("### SET") {
+                is_its = false;
+            }
+        }
+        assert!(reading.wait().expect("mariadb-binlog ends").success(), "mariadb-binlog reads all of the log");
+        rows
     }
 
     /// A new database.

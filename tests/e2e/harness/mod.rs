@@ -21,6 +21,7 @@ pub(crate) mod kafka_secured;
 pub(crate) mod mariadb;
 pub(crate) mod metrics;
 pub(crate) mod peers;
+pub(crate) mod pen;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod prometheus;

@@ -253,6 +253,13 @@ impl Postgres {
         }
     }
 
+    /// To the postmaster alone.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(running) = self.process.lock().unwrap().as_mut() {
+            running.signal(signal);
+        }
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.join("log")
     }

@@ -114,7 +114,7 @@ impl Half {
         }
     }
 
-    async fn rows(&self, table: &str, list: &str) -> Vec<String> {
+    pub(crate) async fn rows(&self, table: &str, list: &str) -> Vec<String> {
         let mut rows: Vec<String> = match self {
             Self::Mariadb(schema) => {
                 let mut parts = table.splitn(2, '.');

@@ -52,6 +52,10 @@ pub(crate) enum Signal {
     Term,
     /// What cannot be caught.
     Kill,
+    /// Stands still, with all its connections.
+    Stop,
+    /// Goes on where it stood.
+    Cont,
 }
 
 /// A child process that does not outlive this one.
@@ -79,6 +83,14 @@ pub(crate) fn folder(name: &str) -> PathBuf {
 /// Whether this process is root, which PostgreSQL refuses to be.
 pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
+}
+
+/// Signals processes that a server of ours has made. No effect on those that have gone.
+pub(crate) fn signal_all(pids: &[String], signal: Signal) {
+    if !pids.is_empty() {
+        let kill = format!("kill -{} {} 2>/dev/null", signal.name(), pids.join(" "));
+        Command::new("sh").args(["-c", &kill]).status().expect("`sh` runs");
+    }
 }
 
 /// The last lines of a log, for a failure's message.
@@ -126,6 +138,8 @@ impl Signal {
             Self::Quit => "QUIT",
             Self::Term => "TERM",
             Self::Kill => "KILL",
+            Self::Stop => "STOP",
+            Self::Cont => "CONT",
         }
     }
 }

@@ -16,14 +16,23 @@ mod value;
 
 pub(crate) use charset::is_unicode;
 
-use crate::{database::mysql::MysqlUrl, error::FlowError, kafka::produce::Outlet, plan::Plan, status::Board};
+use crate::{
+    database::mysql::MysqlUrl,
+    error::FlowError,
+    failpoint::{self, Point},
+    kafka::produce::Outlet,
+    plan::Plan,
+    status::Board,
+};
 
 /// Copies the tables if that was not done, and reads the log until something ends it.
 pub(crate) async fn capture(plan: &Plan, url: &MysqlUrl, outlet: &mut Outlet, board: &Board) -> Result<(), FlowError> {
     let mut opened = stored::open(plan, url, board).await?;
     if let Some(fresh) = opened.fresh.take() {
         snapshot::run(plan, &mut opened, fresh, outlet, board).await?;
+        failpoint::reached(Point::StartDelivered);
         stored::complete(&mut opened, plan).await?;
+        failpoint::reached(Point::StartNoted);
     }
     stream::run(plan, url, &mut opened, outlet, board).await
 }

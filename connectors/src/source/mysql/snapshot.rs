@@ -15,6 +15,7 @@ use super::{
 use crate::{
     database::mysql::{Flavor, MysqlSession, quote, quote_table},
     error::FlowError,
+    failpoint::{self, Point},
     kafka::produce::Outlet,
     owner,
     plan::Plan,
@@ -124,6 +125,7 @@ pub(crate) async fn run(
         for table in &opened.shape {
             copy(plan, session, table, &charsets, outlet, &mut head, at, &mut opened.session, &opened.lock).await?;
         }
+        failpoint::reached(Point::CopyEnd);
         head.kind = Kind::End;
         let end = End { count: head.position.ordinal, consistent_point: start.consistent_point, at };
         outlet.send(head, "END", &[], &json(&end)?, None).await?;
@@ -187,6 +189,7 @@ async fn copy(
         value.clear();
         frame.write_key(&mut key, cells.values());
         frame.write(&mut value, None::<(std::iter::Empty<Value<'_>>, bool)>, Some(cells.values()), stamp);
+        failpoint::reached(Point::CopyRow);
         outlet.send(*head, &table.name, &key, &value, None).await?;
         head.position.ordinal += 1;
     }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     database::mysql::{Flavor, MysqlSession, MysqlUrl, cell, text},
     error::FlowError,
+    failpoint::{self, Point},
     names::FlowNames,
     owner,
     plan::Plan,
@@ -127,6 +128,7 @@ pub(crate) async fn open(plan: &Plan, url: &MysqlUrl, board: &Board) -> Result<O
         "[]",
     )
     .await?;
+    failpoint::reached(Point::GenerationNoted);
     let (snapshot, place) = snapshot(plan, url).await?;
     // Read behind the snapshot's beginning: what changes in between shows itself in the log.
     let shape = shape::read(&mut session, plan).await?;
@@ -134,6 +136,7 @@ pub(crate) async fn open(plan: &Plan, url: &MysqlUrl, board: &Board) -> Result<O
         .map_err(|_| FlowError::Stop("the tables' columns could not be written".into()))?;
     let gtid = gtid_at(&mut session, &place).await?.unwrap_or_default();
     note(&mut session, names, generation, since, &nonce, &system_id, &place, last_of(&gtid), &text).await?;
+    failpoint::reached(Point::GenerationMade);
     let fresh = Some(Fresh { since, snapshot, nonce, system_id });
     let generation = Generation::new(generation);
     let outboxes = note_outboxes(&mut session, plan, generation, Outboxes::begin(plan.outbox.as_ref())).await?;

@@ -14,7 +14,12 @@ pub(crate) mod stream;
 use chunks::Chunks;
 
 use crate::{
-    database::postgres::PostgresUrl, error::FlowError, kafka::produce::Outlet, plan::Plan, preflight::Gate,
+    database::postgres::PostgresUrl,
+    error::FlowError,
+    failpoint::{self, Point},
+    kafka::produce::Outlet,
+    plan::Plan,
+    preflight::Gate,
     status::Board,
 };
 
@@ -29,7 +34,9 @@ pub(crate) async fn capture(
     let mut opened = slot::open(plan, url, gate, board).await?;
     if let Some(fresh) = opened.fresh.take() {
         let loads = snapshot::run(plan, url, &opened, &fresh, outlet, board).await?;
+        failpoint::reached(Point::StartDelivered);
         slot::complete(&opened, plan, &loads).await?;
+        failpoint::reached(Point::StartNoted);
     }
     let chunks = Chunks::open(&opened.session, plan).await?;
     let from = slot::start(&mut opened, plan).await?;

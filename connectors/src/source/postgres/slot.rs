@@ -15,6 +15,7 @@ use super::{
 use crate::{
     database::postgres::{PostgresUrl, Session},
     error::FlowError,
+    failpoint::{self, Point},
     names::{FlowNames, quote, quote_table},
     owner,
     plan::{Plan, PlanTable},
@@ -157,7 +158,9 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
         )
         .await
         .map_err(|e| FlowError::sql("noting the next generation", &e))?;
+    failpoint::reached(Point::GenerationNoted);
     let (consistent_point, snapshot) = create(&session, &mut replication, &slot, board).await?;
+    failpoint::reached(Point::GenerationMade);
     let fresh = Some(Fresh {
         since,
         snapshot,

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     database::postgres::{PostgresUrl, Session},
     error::FlowError,
+    failpoint::{self, Point},
     kafka::produce::Outlet,
     names::{quote, quote_table},
     owner,
@@ -79,6 +80,7 @@ pub(crate) async fn run(
         for table in &plan.tables {
             copy(plan, &session, table, outlet, &mut head, at).await?;
         }
+        failpoint::reached(Point::CopyEnd);
         head.kind = Kind::End;
         let end = End { count: head.position.ordinal, consistent_point: start.consistent_point, at };
         outlet.send(head, "END", &[], &json(&end)?, None).await?;
@@ -132,6 +134,7 @@ async fn copy(
         value.clear();
         frame.write_key(&mut key, line.values());
         frame.write(&mut value, None::<(std::iter::Empty<Value<'_>>, bool)>, Some(line.values()), stamp);
+        failpoint::reached(Point::CopyRow);
         outlet.send(*head, &table.source, &key, &value, None).await?;
         head.position.ordinal += 1;
     }

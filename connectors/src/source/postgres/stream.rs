@@ -21,6 +21,7 @@ use super::{
 use crate::{
     database::postgres::{PostgresUrl, Session},
     error::FlowError,
+    failpoint::{self, Point},
     kafka::produce::Outlet,
     outbox::{Columns, Event},
     owner,
@@ -173,7 +174,9 @@ pub(crate) async fn run(
                 if now_confirmed > confirmed {
                     confirmed = now_confirmed;
                     chunks.settle(&opened.session, &plan.names, confirmed).await?;
+                    failpoint::reached(Point::ConfirmBefore);
                     opened.replication.update_applied_lsn(WireLsn::from_u64(confirmed.get()));
+                    failpoint::reached(Point::ConfirmAfter);
                 }
                 if published.is_none_or(|last| last.elapsed() >= PUBLICATION_CHECK) {
                     slot::check_publication(&opened.session, plan, false).await?;
@@ -323,6 +326,7 @@ impl Stream<'_> {
             self.outlet.send(head, &table.name, &self.key, &self.value, None).await?;
             rows += 1;
         }
+        failpoint::reached(Point::ChunkQueued);
         let number = chunk.number;
         if self.chunks.sent(chunk, rows, again) {
             let (head, _) = self.head(Kind::Loaded)?;
@@ -542,6 +546,7 @@ impl Stream<'_> {
         if let Some(tuple) = new.or(before) {
             table.frame.write_key(&mut self.key, tuple.values());
         }
+        failpoint::reached(Point::RowRead);
         let before = before.map(|tuple| (tuple.values(), whole));
         table.frame.write(&mut self.value, before, new.map(|tuple| tuple.values()), stamp);
         self.outlet.send(head, &table.name, &self.key, &self.value, None).await
@@ -554,6 +559,7 @@ impl Stream<'_> {
         self.read_to = self.read_to.max(end);
         self.read_at = open.at;
         if open.ordinal > 0 && !open.echo {
+            failpoint::reached(Point::CommitRead);
             let (count, at) = (open.ordinal, open.at);
             let (head, _) = self.head(Kind::Commit)?;
             self.value.clear();

@@ -23,6 +23,7 @@ use crate::{
     config::OnViolation,
     database::{DatabaseUrl, mysql::text},
     error::FlowError,
+    failpoint::{self, Point},
     kafka::{consume::Inlet, topics},
     names::Flow,
     plan::Plan,
@@ -347,6 +348,7 @@ impl Applier<'_> {
     async fn commit(&mut self) -> Result<(), FlowError> {
         self.open().await?;
         self.writer.commit(&self.stored, &self.next).await?;
+        self.committed();
         self.open = None;
         self.rows = 0;
         let begun = std::mem::take(&mut self.begun);
@@ -369,6 +371,20 @@ impl Applier<'_> {
             self.board.apply_running(self.stored.is_filling());
         }
         Ok(())
+    }
+
+    /// What was committed is in the target, and nowhere else.
+    fn committed(&self) {
+        if self.next.loading.len() < self.stored.loading.len() {
+            failpoint::reached(Point::ApplyEnded);
+        }
+        if self.parking.draft.as_ref().is_some_and(|draft| draft.id().is_some()) {
+            failpoint::reached(Point::ParkCommitted);
+        } else if self.begun > 0 {
+            failpoint::reached(Point::ApplyCommitted);
+        } else if self.parking.replays {
+            failpoint::reached(Point::ReplayCommitted);
+        }
     }
 
     /// Takes a row of the source: it is applied, or parked with its transaction.

@@ -8,6 +8,7 @@ use rdkafka::{Message as _, message::BorrowedMessage};
 use super::{Applier, Next, time};
 use crate::{
     error::FlowError,
+    failpoint::{self, Point},
     mapping::Part,
     position::{Phase, Position},
     record::{
@@ -71,6 +72,7 @@ impl Applier<'_> {
             self.next.applied = end.consistent_point.parse().map_err(|_| bad(()))?;
             self.next.ordinal = 0;
             self.next.source_time = time(end.at);
+            failpoint::reached(Point::ApplyEnd);
         } else {
             let row = Envelope::parse(value).map_err(|_| bad(()))?;
             let table = self.plan.has_filters.then(|| format!("{}.{}", row.schema, row.table));
@@ -85,6 +87,7 @@ impl Applier<'_> {
         self.progressed(head.position, offset);
         if head.kind == Kind::End {
             self.commit().await?;
+            failpoint::reached(Point::ApplyEnded);
         }
         Ok(Next::On)
     }
@@ -176,9 +179,11 @@ impl Applier<'_> {
                 // A capture that was killed before it could note this says it once more.
                 if let Some(loading) = self.next.loading.remove(&load.table) {
                     self.writer.loaded(&load.table, loading).await?;
+                    failpoint::reached(Point::ApplyEnd);
                 }
             }
             _ => {
+                failpoint::reached(Point::ApplyRead);
                 let envelope = Envelope::parse(value).map_err(bad)?;
                 if envelope.op == Op::Read {
                     self.chunk = Some(position.lsn);

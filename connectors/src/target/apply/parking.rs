@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Applier, refused::Trial};
 use crate::{
     error::FlowError,
+    failpoint::{self, Point},
     plan::Plan,
     position::{Lsn, Position},
     record::{
@@ -179,7 +180,9 @@ impl Applier<'_> {
     pub(super) async fn parked_ends(&mut self, commit: Commit) -> Result<(), FlowError> {
         match (&mut self.parking.draft, &mut self.writer) {
             (Some(draft), Writer::Postgres(writer)) if draft.id().is_some() => {
-                draft.end(&mut writer.pipe, commit).await
+                draft.end(&mut writer.pipe, commit).await?;
+                failpoint::reached(Point::ParkWritten);
+                Ok(())
             }
             _ => Ok(()),
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Applier, order::untold};
 use crate::{
     error::{FlowError, Verdict},
+    failpoint::{self, Point},
     mapping::Part,
     position::{Phase, Position},
     record::envelope::Envelope,
@@ -109,6 +110,7 @@ impl Applier<'_> {
             }
         }
         self.writer.flush().await?;
+        failpoint::reached(Point::ReplayWritten);
         self.ends(id, "applied").await
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Applier, Next, time};
 use crate::{
     error::FlowError,
+    failpoint::{self, Point},
     position::{Generation, Lsn, Phase},
     record::{Head, control::Start},
     source::SourceLink,
@@ -73,7 +74,9 @@ impl Applier<'_> {
             loading,
         };
         (self.gap, self.unannounced) = (false, false);
+        failpoint::reached(Point::ApplyStart);
         self.commit().await?;
+        failpoint::reached(Point::ApplyStarted);
         if is_copied {
             self.parked_is_cleared();
         }

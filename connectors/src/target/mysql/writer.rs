@@ -15,6 +15,7 @@ use crate::{
     config::{ApplyAs, Target},
     database::mysql::{Flavor, MysqlSession, MysqlUrl, text},
     error::FlowError,
+    failpoint::{self, Point},
     metrics::FlowMetrics,
     names::FlowNames,
     plan::Plan,
@@ -103,6 +104,9 @@ impl Writer {
         self.holder.advance(&mut self.batch, old, new);
         // Every answer is known to be good before the word that makes it count.
         self.batch.send(&mut self.session).await?;
+        if !self.changes.is_empty() {
+            failpoint::reached(Point::ApplyWritten);
+        }
         self.session.run("committing", "COMMIT").await?;
         for ((table, op), rows) in self.changes.drain() {
             self.tables[table].count(&self.metrics, op, rows);

@@ -188,8 +188,8 @@ impl Holder {
         .await
     }
 
-    /// Moves the row from `old` to `new` and commits.
-    pub(crate) async fn commit(&self, pipe: &mut Pipe, old: &Applied, new: &Applied) -> Result<(), FlowError> {
+    /// Moves the row from `old` to `new`. Returns when every answer of the transaction is known to be good, before the word that makes it count.
+    pub(crate) async fn advance(&self, pipe: &mut Pipe, old: &Applied, new: &Applied) -> Result<(), FlowError> {
         let mut parameters: Vec<Parameter> = parameters(old).into();
         parameters.extend([
             Parameter::Int(new.generation.get()),
@@ -210,11 +210,14 @@ impl Holder {
             judge(found, "another applier has taken the position row")
         })
         .await?;
-        // Every answer is known to be good before the word that makes it count.
-        pipe.drain().await?;
-        pipe.simple(COMMITTING, "COMMIT".into()).await?;
         pipe.drain().await
     }
+}
+
+/// The word that makes count what a holder has advanced to.
+pub(crate) async fn commit(pipe: &mut Pipe) -> Result<(), FlowError> {
+    pipe.simple(COMMITTING, "COMMIT".into()).await?;
+    pipe.drain().await
 }
 
 fn judge(found: Result<u64, tokio_postgres::Error>, lost: &'static str) -> Result<(), FlowError> {

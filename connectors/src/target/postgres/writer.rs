@@ -17,6 +17,7 @@ use crate::{
     config::{ApplyAs, Target},
     database::postgres::PostgresUrl,
     error::FlowError,
+    failpoint::{self, Point},
     metrics::FlowMetrics,
     names::FlowNames,
     plan::Plan,
@@ -96,7 +97,11 @@ impl Writer {
 
     pub(crate) async fn commit(&mut self, old: &Applied, new: &Applied) -> Result<(), FlowError> {
         self.flush().await?;
-        self.holder.commit(&mut self.pipe, old, new).await?;
+        self.holder.advance(&mut self.pipe, old, new).await?;
+        if !self.changes.is_empty() {
+            failpoint::reached(Point::ApplyWritten);
+        }
+        position::commit(&mut self.pipe).await?;
         for ((table, op), rows) in self.changes.drain() {
             self.tables[table].count(&self.metrics, op, rows);
         }

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     database::mysql::{MysqlSession, MysqlUrl},
     error::FlowError,
+    failpoint::{self, Point},
     kafka::produce::Outlet,
     owner,
     plan::Plan,
@@ -228,7 +229,9 @@ pub(crate) async fn run(
                 let known = ends.partition_point(|(end, _)| *end <= confirmed);
                 if known > 0 && (noted.elapsed() >= NOTE || confirmed.since(note) > MUCH) {
                     if let Some((end, gtid)) = ends.drain(..known).next_back() {
+                        failpoint::reached(Point::ConfirmBefore);
                         stored::confirm(opened, plan, end, &gtid).await?;
+                        failpoint::reached(Point::ConfirmAfter);
                         note = end;
                     }
                     (noted, looked) = (Instant::now(), Instant::now());
@@ -512,6 +515,7 @@ impl Stream<'_> {
         self.publish(at).await?;
         let Some(open) = &self.open else { return Ok(()) };
         if open.ordinal > 0 && !open.echo {
+            failpoint::reached(Point::CommitRead);
             let count = open.ordinal;
             let (head, _) = self.head(Kind::Commit)?;
             self.value.clear();

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     database::mysql::MysqlSession,
     error::FlowError,
+    failpoint::{self, Point},
     owner,
     record::{
         Kind,
@@ -241,6 +242,7 @@ impl Stream<'_> {
         }
         let (head, stamp) = self.head(Kind::Row)?;
         let stamp = Stamp { op, ..stamp };
+        failpoint::reached(Point::RowRead);
         let frame = &self.frames[table];
         // Whether a row was one of the sync's is told by its old values.
         let tells_all = self.plan.tables[table].mapping.has_filter();

@@ -18,6 +18,7 @@ use super::pgoutput::Tuple;
 use crate::{
     database::postgres::Session,
     error::FlowError,
+    failpoint::{self, Point},
     names::FlowNames,
     plan::Plan,
     position::Lsn,
@@ -376,7 +377,9 @@ impl Chunks {
             loads.retain(|load| !load.is_over || !load.steps.is_empty() || open == Some(load.index));
         }
         for (kept, is_end) in all {
+            failpoint::reached(Point::ChunkDelivered);
             kept::keep(session, names, &kept, is_end).await?;
+            failpoint::reached(Point::ChunkKept);
         }
         Ok(())
     }

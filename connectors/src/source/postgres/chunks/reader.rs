@@ -19,6 +19,7 @@ use crate::{
         postgres::{PostgresUrl, Session},
     },
     error::FlowError,
+    failpoint::{self, Point},
     names::{literal, quote_table},
     owner,
     plan::Plan,
@@ -129,11 +130,13 @@ impl Reader<'_> {
                 self.next =
                     self.next.max(Instant::now()) + Duration::from_secs_f64(rows as f64 / f64::from(rate.get()));
             }
+            failpoint::reached(Point::ChunkRead);
             let mark = kept::mark(&self.plan.names, "chunk", &chunk.id.as_str().into());
             self.chunks.push(chunk);
             // The snapshot first, then the mark, in a transaction of its own.
             let end = format!("COMMIT; SELECT pg_logical_emit_message(true, 'banyan.chunk', {})", literal(&mark));
             self.session.batch_execute(&end).await.map_err(|e| FlowError::sql(DOING, &e))?;
+            failpoint::reached(Point::ChunkMarked);
         }
     }
 
