@@ -54,11 +54,14 @@ pub(crate) struct Park {
 #[derive(Debug, Default)]
 pub(crate) struct Halt(AtomicBool);
 
-/// One table of a flow, `schema.table` on both ends.
+/// One table of a flow's source, `schema.table`, and where its changes go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlanTable {
     pub(crate) source: String,
+    /// `schema.table`, or `schema.function`.
     pub(crate) target: String,
+    /// A function of the target takes its changes; there is no table.
+    pub(crate) is_function: bool,
     pub(crate) existing: Target,
     pub(crate) mapping: Mapping,
 }
@@ -100,9 +103,7 @@ impl Plan {
 
     /// What of a change concerns the sync, by the file's `rows` of its table.
     pub(crate) fn part_of<'e>(&self, envelope: Envelope<'e>) -> Result<Part<'e>, BadJson> {
-        let is_its = |table: &&PlanTable| {
-            table.mapping.has_filter() && table.source.split_once('.') == Some((&*envelope.schema, &*envelope.table))
-        };
+        let is_its = |table: &&PlanTable| table.mapping.has_filter() && table.is(&envelope.schema, &envelope.table);
         match self.tables.iter().find(is_its) {
             Some(table) => table.mapping.part_of(envelope),
             None => Ok(Part::Its(envelope)),
@@ -127,18 +128,28 @@ impl PlanTable {
     /// The tables of a sync, as `flow` reads and writes them.
     pub(crate) fn all(sync: &Sync, flow: Flow) -> Vec<Self> {
         let one = |table: &config::Table| {
-            let (source, target) = match flow {
-                Flow::LegacyToModern => (&table.legacy, &table.modern),
-                Flow::ModernToLegacy => (&table.modern, &table.legacy),
-            };
-            Self {
-                source: source.clone(),
-                target: target.clone(),
+            // Of a table of the other side alone nothing comes this way.
+            let source = table.on(flow.source())?;
+            let function = table.apply.as_ref().map(|apply| apply.function.as_str());
+            Some(Self {
+                source: source.to_owned(),
+                target: table.on(flow.target()).or(function)?.to_owned(),
+                is_function: function.is_some(),
                 existing: table.target.unwrap_or(sync.target),
                 mapping: Mapping::of(table, flow),
-            }
+            })
         };
-        sync.tables.iter().map(one).collect()
+        sync.tables.iter().filter_map(one).collect()
+    }
+
+    /// Whether this is `schema.table` of the source.
+    pub(crate) fn is(&self, schema: &str, table: &str) -> bool {
+        self.source.split_once('.') == Some((schema, table))
+    }
+
+    /// What its rows are called in the target, in errors, metrics and where they are parked: the table, or the function and whose rows it takes.
+    pub(crate) fn label(&self) -> String {
+        if self.is_function { format!("{}({})", self.target, self.source) } else { self.target.clone() }
     }
 }
 

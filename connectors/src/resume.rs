@@ -244,7 +244,7 @@ impl ResumeDesk {
                         "SELECT applied, (SELECT count(DISTINCT p.id) FROM banyan.parked p JOIN banyan.parked_row r ON r.parked = p.id \
                              WHERE p.install = $1 AND p.sync = $2 AND p.flow = $3 AND p.state IN ('parked', 'retry', 'skip') AND r.target_table = $5) \
                          FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3 AND partition = 0 AND generation = $4",
-                        &[&names.install, &names.sync, &names.flow.as_str(), &generation.get(), &table.target],
+                        &[&names.install, &names.sync, &names.flow.as_str(), &generation.get(), &table.label()],
                     )
                     .await
                     .map_err(|e| error(&FlowError::sql(DOING, &e)))?;

@@ -8,7 +8,7 @@ type Above = &'static [&'static str];
 const KEYS: &[(Above, &[&str])] = &[
     (&["routes", "compare"], &["latency"]),
     (&["syncs", "*"], &["format", "schemas", "apply"]),
-    (&["syncs", "*", "tables"], &["columns", "set", "apply"]),
+    (&["syncs", "*", "tables"], &["columns"]),
 ];
 
 const SASL: &str = "sasl: {mechanism: scram_sha_512, username: banyan, password: \"${KAFKA_PASSWORD}\"}";
@@ -133,6 +133,10 @@ pub(super) fn example(path: &[Step]) -> Option<String> {
         (&["syncs", "*", "legacy", "postgres"], "postgres: \"${LEGACY_DB_URL}\""),
         (&["syncs", "*", "modern", "postgres"], "postgres: \"${MODERN_DB_URL}\""),
         (&["syncs", "*", "tables"], "tables: [public.payments]"),
+        (&["syncs", "*", "tables", "legacy"], "legacy: public.customers"),
+        (&["syncs", "*", "tables", "modern"], "modern: crm.people"),
+        (&["syncs", "*", "tables", "apply"], "apply: {function: crm.customer_changed}"),
+        (&["syncs", "*", "tables", "apply", "function"], "function: crm.customer_changed"),
     ];
     let keys = keys(path);
     let found = EXAMPLES.iter().find(|(pattern, _)| fits(pattern, &keys));
@@ -170,6 +174,7 @@ pub(super) fn stand_in(path: &[Step]) -> Option<Form> {
         (&["syncs", "*", "tables"], Form::EmptyList),
         (&["syncs", "*", "tables", "legacy"], Form::Text("stand.in")),
         (&["syncs", "*", "tables", "modern"], Form::Text("stand.in")),
+        (&["syncs", "*", "tables", "apply", "function"], Form::Text("stand.in")),
     ];
     let keys = keys(path);
     FORMS.iter().find(|(pattern, _)| fits(pattern, &keys)).map(|(_, form)| *form)
@@ -236,6 +241,11 @@ pub(super) fn limit(path: &[Step], key: Option<&str>, message: &str) -> (String,
         (&["kafka", "sasl", "username"], "`username` must not be empty", "username: banyan"),
         (&["syncs", "*", "tables", "legacy"], "a table must be named with its schema", "public.payments"),
         (&["syncs", "*", "tables", "modern"], "a table must be named with its schema", "public.payments"),
+        (
+            &["syncs", "*", "tables", "apply", "function"],
+            "a function must be named with its schema",
+            "crm.customer_changed",
+        ),
         (&["syncs", "*", "outbox", "legacy"], "a table must be named with its schema", "public.outbox"),
         (&["syncs", "*", "outbox", "modern"], "a table must be named with its schema", "public.outbox"),
         (&["syncs", "*", "tables"], "a sync must name at least one table", "tables: [public.payments]"),

@@ -37,6 +37,7 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
     }
     databases(file, &mut found);
     columns(file, &mut found);
+    functions(file, &mut found);
     outboxes(file, &mut found);
     kafka(file, &mut found);
     rollouts(file, &mut found);
@@ -233,6 +234,45 @@ fn columns(file: &File, found: &mut Vec<Breach>) {
     }
 }
 
+/// Functions that stand for a table of one side.
+fn functions(file: &File, found: &mut Vec<Breach>) {
+    for (name, sync) in &file.syncs {
+        for (at, table) in sync.tables.iter().enumerate() {
+            let Some(apply) = &table.apply else { continue };
+            let path = |key: &str| format!("syncs.{name}.tables[{at}].{key}");
+            if let Some((key, message)) = table.beside_apply() {
+                let hint = if key == "apply" {
+                    "name the table of the side whose changes it takes, `legacy` or `modern`; for the other direction write an entry of its own"
+                } else {
+                    "leave it out: what becomes of a row is the function's to say"
+                };
+                found.push(Breach { path: path(key), message, hint: Some(hint.to_owned()) });
+            }
+            let Some(side) = table.function_on() else { continue };
+            let database = if side == Side::Legacy { &sync.legacy } else { &sync.modern };
+            if database.kind() == "mysql" {
+                let (function, side) = (&apply.function, side.as_str());
+                found.push(Breach {
+                    path: path("apply.function"),
+                    message: format!(
+                        "`{function}` would be a function in the {side} database, which is MariaDB or MySQL"
+                    ),
+                    hint: Some("functions are called in PostgreSQL alone; name a table there".to_owned()),
+                });
+            }
+            let own = side.other();
+            let is_same = |other: &(usize, &Table)| other.0 != at && other.1.on(own) == table.on(own);
+            if sync.tables.iter().enumerate().any(|other| is_same(&other)) {
+                found.push(Breach {
+                    path: path(own.as_str()),
+                    message: format!("`{}` stands in `tables` twice", table.on(own).unwrap_or_default()),
+                    hint: Some("its changes go to one table, or to one function".to_owned()),
+                });
+            }
+        }
+    }
+}
+
 /// A table is copied, or its rows are events: never both. And one flow publishes them.
 fn outboxes(file: &File, found: &mut Vec<Breach>) {
     let mut seen: BTreeMap<(&str, &str), String> = BTreeMap::new();
@@ -240,8 +280,7 @@ fn outboxes(file: &File, found: &mut Vec<Breach>) {
         for (side, database) in [(Side::Legacy, &sync.legacy), (Side::Modern, &sync.modern)] {
             let Some(outbox) = sync.outbox.on(side) else { continue };
             let path = format!("syncs.{name}.outbox.{}", side.as_str());
-            let on = |table: &Table| if side == Side::Legacy { table.legacy == outbox } else { table.modern == outbox };
-            if sync.tables.iter().any(on) {
+            if sync.tables.iter().any(|table| table.on(side) == Some(outbox)) {
                 found.push(Breach {
                     path: path.clone(),
                     message: format!("`{outbox}` stands in `tables`, too: the rows of an outbox are not copied"),

@@ -27,6 +27,8 @@ mod data_failpoints;
 #[cfg(test)]
 mod data_faults;
 #[cfg(test)]
+mod data_functions;
+#[cfg(test)]
 mod data_kafka;
 #[cfg(test)]
 mod data_kafka_faults;

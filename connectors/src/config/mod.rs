@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use kafka::{Compression, Kafka, KafkaSasl, KafkaTls, KafkaTopics, Mechanism, OutboxTopics};
 pub use outbox::Outbox;
 pub use slot::{OnExceed, Slot};
-pub use table::{Constants, LeftOut, Table};
+pub use table::{Apply, Constants, LeftOut, Table};
 
 use crate::{database::DatabaseUrl, error::UrlError};
 

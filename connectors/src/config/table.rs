@@ -11,16 +11,19 @@ use serde::{
 
 use super::{Side, Target};
 
-/// One table, by the same name on both sides (`public.payments`) or by one name a side.
+/// One table, by the same name on both sides (`public.payments`) or by one name a side; or of one side alone, with a function on the other.
 #[derive(Debug, Clone, PartialEq, Eq, Validate, JsonSchema)]
 #[schemars(with = "TableForms")]
 pub struct Table {
     /// `schema.table` in the legacy database (`database.table` in MariaDB and MySQL).
-    #[garde(pattern(r"^[^.]+\.[^.]+$"))]
-    pub legacy: String,
+    #[garde(inner(pattern(r"^[^.]+\.[^.]+$")))]
+    pub legacy: Option<String>,
     /// `schema.table` in the modern database (`database.table` in MariaDB and MySQL).
-    #[garde(pattern(r"^[^.]+\.[^.]+$"))]
-    pub modern: String,
+    #[garde(inner(pattern(r"^[^.]+\.[^.]+$")))]
+    pub modern: Option<String>,
+    /// What stands for the table on the side that has none; exactly one side has none then, else no side.
+    #[garde(dive)]
+    pub apply: Option<Apply>,
     /// What a snapshot does with rows that the target table already has; wins over the sync's.
     #[garde(skip)]
     pub target: Option<Target>,
@@ -36,6 +39,15 @@ pub struct Table {
     /// Only rows that have one of these values in each of these columns, by their names in legacy; empty is all rows.
     #[garde(skip)]
     pub rows: BTreeMap<String, Vec<Option<String>>>,
+}
+
+/// What takes the changes of a table of one side on the other.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// `schema.function` in the other side's database, which must be PostgreSQL. It is called with each change: `(op text, old jsonb, new jsonb)`.
+    #[garde(pattern(r"^[^.]+\.[^.]+$"))]
+    pub function: String,
 }
 
 /// Columns of each side that are neither sent to the other nor written by what comes from there.
@@ -77,10 +89,15 @@ enum Scalar {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LongTable {
-    /// `schema.table` in the legacy database.
-    legacy: String,
-    /// `schema.table` in the modern database.
-    modern: String,
+    /// `schema.table` in the legacy database. Left out: only modern has the table, and `apply` says what becomes of its changes.
+    #[serde(default)]
+    legacy: Option<String>,
+    /// `schema.table` in the modern database. Left out: only legacy has the table, and `apply` says what becomes of its changes.
+    #[serde(default)]
+    modern: Option<String>,
+    /// Instead of the table of one side: a function there that is called with each change of the other side's: `{function: crm.customer_changed}`.
+    #[serde(default)]
+    apply: Option<Apply>,
     /// What a snapshot does with rows that the target table already has; wins over the sync's.
     #[serde(default)]
     target: Option<Target>,
@@ -114,6 +131,41 @@ enum TableForms {
 // === impl Table ===
 
 impl Table {
+    /// Its name on one side, if it is there.
+    #[must_use]
+    pub fn on(&self, side: Side) -> Option<&str> {
+        match side {
+            Side::Legacy => self.legacy.as_deref(),
+            Side::Modern => self.modern.as_deref(),
+        }
+    }
+
+    /// The side that has a function instead of the table.
+    #[must_use]
+    pub fn function_on(&self) -> Option<Side> {
+        self.apply.as_ref()?;
+        [Side::Legacy, Side::Modern].into_iter().find(|side| self.on(*side).is_none())
+    }
+
+    /// What the file says of a table beside `apply` that has no meaning there, as `(key, what)`.
+    #[must_use]
+    pub fn beside_apply(&self) -> Option<(&'static str, String)> {
+        let apply = self.apply.as_ref()?;
+        if self.function_on().is_none() {
+            let what =
+                format!("`{}` takes the place of the table of one side, and both sides name one", apply.function);
+            return Some(("apply", what));
+        }
+        let said = [
+            ("rename", !self.rename.is_empty()),
+            ("leave_out", self.leave_out != LeftOut::default()),
+            ("set", self.set != Constants::default()),
+            ("target", self.target.is_some()),
+        ];
+        let (key, _) = said.into_iter().find(|(_, is_said)| *is_said)?;
+        Some((key, format!("`{key}` says how a table of the other side is filled, and `apply` names none")))
+    }
+
     /// The first column of which the file says two things, as `(key, what)`: the key below this table, and what is wrong with it.
     #[must_use]
     pub fn contradiction(&self) -> Option<(String, String)> {
@@ -186,8 +238,9 @@ impl<'de> Deserialize<'de> for Table {
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Table, E> {
                 Ok(Table {
-                    legacy: name.to_owned(),
-                    modern: name.to_owned(),
+                    legacy: Some(name.to_owned()),
+                    modern: Some(name.to_owned()),
+                    apply: None,
                     target: None,
                     rename: BTreeMap::new(),
                     leave_out: LeftOut::default(),
@@ -197,9 +250,16 @@ impl<'de> Deserialize<'de> for Table {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Table, A::Error> {
-                let LongTable { legacy, modern, target, rename, leave_out, set, rows } =
+                let LongTable { legacy, modern, apply, target, rename, leave_out, set, rows } =
                     LongTable::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Table { legacy, modern, target, rename, leave_out, set, rows })
+                let has_function = apply.is_some();
+                match (&legacy, &modern) {
+                    (None, Some(_)) if !has_function => return Err(de::Error::missing_field("legacy")),
+                    (Some(_), None) if !has_function => return Err(de::Error::missing_field("modern")),
+                    (None, None) => return Err(de::Error::missing_field("legacy")),
+                    _ => {}
+                }
+                Ok(Table { legacy, modern, apply, target, rename, leave_out, set, rows })
             }
         }
         deserializer.deserialize_any(Form(PhantomData))

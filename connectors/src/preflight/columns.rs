@@ -7,7 +7,7 @@ use crate::{mapping::Mapping, names::Flow};
 
 use super::{
     Check, Findings, Severity,
-    facts::{Column, Subject, table_on},
+    facts::{Column, Subject},
     types::{self, Fit},
 };
 
@@ -15,7 +15,7 @@ pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
     for flow in Flow::BOTH {
         let (from, to) = (subject.place(flow.source()), subject.place(flow.target()));
         for table in &subject.sync.tables {
-            let (source, target) = (table_on(table, from.side), table_on(table, to.side));
+            let (Some(source), Some(target)) = (table.on(from.side), table.on(to.side)) else { continue };
             let (Some(source), Some(facts)) = (from.tables.get(source), to.tables.get(target)) else { continue };
             // What is no table at all is the identity check's finding.
             if !source.is_table() || !facts.is_table() {

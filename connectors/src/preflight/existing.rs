@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     Check, Findings,
-    facts::{Place, PostgresPlace, Subject, table_on},
+    facts::{Place, PostgresPlace, Subject, written_on},
 };
 
 /// Counting stops here: it is to be quick on a table of any size.
@@ -24,11 +24,10 @@ pub(super) async fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) ->
     if has_begun(subject, own).await? {
         return Ok(());
     }
-    for table in &subject.sync.tables {
+    for (table, name) in written_on(subject.sync, place.side) {
         if table.target.unwrap_or(subject.sync.target) != Target::Refuse {
             continue;
         }
-        let name = table_on(table, place.side);
         // What is missing or may not be read is another check's finding.
         if place
             .tables

@@ -224,8 +224,7 @@ impl Place {
         };
         let database = row.get(8);
         let mut tables = BTreeMap::new();
-        for table in &sync.tables {
-            let name = table_on(table, side);
+        for (_, name) in tables_on(sync, side) {
             if let Some(facts) = Facts::read(&session, name).await.map_err(sql)? {
                 tables.insert(name.to_owned(), facts);
             }
@@ -268,6 +267,11 @@ impl Place {
     /// `legacy database (host:port/name)`.
     pub(super) fn name(&self) -> String {
         format!("{} database ({})", self.side.as_str(), self.address)
+    }
+
+    /// `modern function crm.customer_changed (host:port/name)`.
+    pub(super) fn function(&self, function: &str) -> String {
+        format!("{} function {function} ({})", self.side.as_str(), self.address)
     }
 
     /// `legacy table public.payments (host:port/name)`.
@@ -316,10 +320,12 @@ impl Facts {
     }
 }
 
-/// A table's name on one side.
-pub(super) fn table_on(table: &crate::config::Table, side: Side) -> &str {
-    match side {
-        Side::Legacy => &table.legacy,
-        Side::Modern => &table.modern,
-    }
+/// The names of a sync's tables on one side.
+pub(super) fn tables_on(sync: &Sync, side: Side) -> impl Iterator<Item = (&crate::config::Table, &str)> {
+    sync.tables.iter().filter_map(move |table| Some((table, table.on(side)?)))
+}
+
+/// The same of those that are written there, too: not of those whose changes go to a function of the other side.
+pub(super) fn written_on(sync: &Sync, side: Side) -> impl Iterator<Item = (&crate::config::Table, &str)> {
+    tables_on(sync, side).filter(|(table, _)| table.apply.is_none())
 }

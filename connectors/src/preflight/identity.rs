@@ -9,14 +9,14 @@ use crate::{
 
 use super::{
     Check, Findings, Severity,
-    facts::{Facts, Place, Subject, table_on},
+    facts::{Facts, Place, Subject},
     flow_into,
 };
 
 pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
     for table in &subject.sync.tables {
         let [legacy, modern] = subject.places().map(|place| {
-            let name = table_on(table, place.side);
+            let name = table.on(place.side)?;
             let facts = place.tables.get(name);
             match facts {
                 Some(facts) => alone(place, name, facts, findings),
@@ -30,8 +30,13 @@ pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
             }
             facts
         });
-        if let (Some(legacy), Some(modern)) = (legacy, modern) {
-            together(subject, table, legacy, modern, findings);
+        match (table.function_on(), legacy, modern) {
+            (None, Some(legacy), Some(modern)) => together(subject, table, legacy, modern, findings),
+            (Some(side), Some(facts), None) | (Some(side), None, Some(facts)) => {
+                let flow = flow_into(side);
+                filtered(subject, flow, table, facts, &Mapping::of(table, flow), findings);
+            }
+            _ => {}
         }
     }
 }
@@ -112,7 +117,7 @@ fn filtered(
     findings: &mut Findings<'_>,
 ) {
     let place = subject.place(flow.source());
-    let name = table_on(table, place.side);
+    let name = table.on(place.side).unwrap_or_default();
     for column in mapping.filter_columns() {
         let what = match from.columns.iter().find(|own| own.name == column) {
             None => format!("has no column `{column}`, by which the file tells the sync's rows"),
@@ -155,7 +160,7 @@ fn together(
         findings.error(
             Check::Identity,
             None,
-            place.table(&table.modern),
+            place.table(table.on(place.side).unwrap_or_default()),
             format!("its key is ({}), that of legacy is ({})", modern.key.join(", "), legacy.key.join(", ")),
             "give both sides the same primary key or replica identity",
         );
@@ -175,7 +180,7 @@ fn together(
             findings.error(
                 Check::Identity,
                 None,
-                subject.place(side).table(table_on(table, side)),
+                subject.place(side).table(table.on(side).unwrap_or_default()),
                 format!(
                     "its replica identity is ({}), and rows are found by the primary key ({})",
                     from.key.join(", "),

@@ -6,6 +6,7 @@ mod columns;
 mod existing;
 mod facts;
 mod fitting;
+mod functions;
 mod gate;
 mod identity;
 mod kafka;
@@ -72,6 +73,8 @@ pub enum Check {
     Existing,
     /// What fires when rows are applied.
     Triggers,
+    /// Every function that takes a table's changes is there, takes what it is given, and may be called.
+    Functions,
     /// Every outbox is there, can be published, and has the columns of an event.
     Outbox,
     /// Kafka can be reached; the topic's settings and sizes.
@@ -143,6 +146,7 @@ async fn inspect<'c>(
         (Check::ReplicationRole, replication_role::check(&subject, findings).await),
         (Check::Existing, existing::check(&subject, findings).await),
         (Check::Triggers, triggers::check(&subject, findings).await),
+        (Check::Functions, functions::check(&subject, findings).await),
     ];
     for (check, outcome) in outcomes {
         if let Err(error) = outcome {

@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     Check, Findings,
-    facts::{At, Column, Facts, Place, Subject, table_on},
+    facts::{At, Column, Facts, Place, Subject, tables_on, written_on},
     flow_into,
     types::{MysqlType, Type},
 };
@@ -94,8 +94,7 @@ pub(super) async fn read(
     let zero_dates =
         !mode.contains("NO_ZERO_DATE") || !mode.contains("STRICT_") || mode.contains("ALLOW_INVALID_DATES");
     let (mut tables, mut facts) = (BTreeMap::new(), BTreeMap::new());
-    for table in &sync.tables {
-        let name = table_on(table, side);
+    for (table, name) in tables_on(sync, side) {
         let mapping = Mapping::of(table, flow_into(side));
         let rows = mapping.target_rows_in_mysql().unwrap_or_else(|| "true".to_owned());
         let Some((own, common)) = table_facts(&mut session, name, &rows, zero_dates).await? else { continue };
@@ -289,8 +288,7 @@ pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
         let Some(own) = place.mysql() else { continue };
         log(place, own, findings);
         privileges(subject, place, own, findings);
-        for table in &subject.sync.tables {
-            let name = table_on(table, place.side);
+        for (table, name) in tables_on(subject.sync, place.side) {
             if let Some(facts) = own.tables.get(name) {
                 on_table(subject, place, name, facts, findings);
                 existing(subject, place, own, table, facts, findings);
@@ -416,14 +414,12 @@ fn privileges(subject: &Subject<'_>, place: &Place, own: &MysqlPlace, findings: 
             break;
         }
     }
-    for table in &subject.sync.tables {
-        let name = table_on(table, place.side);
+    for (table, name) in tables_on(subject.sync, place.side) {
         let database = name.split_once('.').map_or("", |(database, _)| database);
         let scopes = ["*.*", &format!("{database}.*"), name];
-        let missing: Vec<&str> = ["SELECT", "INSERT", "UPDATE", "DELETE"]
-            .into_iter()
-            .filter(|word| !own.grants.have(word, &scopes))
-            .collect();
+        let needs: &[&str] =
+            if table.apply.is_some() { &["SELECT"] } else { &["SELECT", "INSERT", "UPDATE", "DELETE"] };
+        let missing: Vec<&str> = needs.iter().copied().filter(|word| !own.grants.have(word, &scopes)).collect();
         if !missing.is_empty() && place.tables.contains_key(name) {
             let missing = missing.join(", ");
             findings.error(
@@ -470,8 +466,9 @@ fn on_table(subject: &Subject<'_>, place: &Place, name: &str, facts: &TableFacts
             );
         }
     }
-    let synced: Vec<&str> = subject.sync.tables.iter().map(|table| table_on(table, place.side)).collect();
-    for (trigger, body) in &facts.triggers {
+    let synced: Vec<&str> = written_on(subject.sync, place.side).map(|(_, name)| name).collect();
+    let fires_for_us = synced.contains(&name);
+    for (trigger, body) in facts.triggers.iter().filter(|_| fires_for_us) {
         let fires = format!(
             "the trigger `{trigger}` fires for applied rows, whatever `apply_as` says: this server cannot leave it out"
         );
@@ -526,8 +523,9 @@ fn existing(
         (install.as_str(), sync.as_str(), own_flow.as_str()) == (subject.install.as_str(), subject.name, flow.as_str())
     });
     let refuses = table.target.unwrap_or(subject.sync.target) == Target::Refuse;
-    if flow.target() != place.side || begun || !refuses || facts.rows == 0 {
+    let is_written = table.apply.is_none();
+    if flow.target() != place.side || begun || !refuses || !is_written || facts.rows == 0 {
         return;
     }
-    super::existing::found(subject, flow, place, table_on(table, place.side), facts.rows, findings);
+    super::existing::found(subject, flow, place, table.on(place.side).unwrap_or_default(), facts.rows, findings);
 }

@@ -7,7 +7,7 @@ use crate::{
 
 use super::{
     Check, Findings,
-    facts::{Facts, Place, Server, Subject, table_on},
+    facts::{Facts, Place, Server, Subject, tables_on},
     flow_into,
 };
 
@@ -15,12 +15,16 @@ pub(super) fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
     for place in subject.places() {
         let Some(own) = place.postgres() else { continue };
         role(place, &own.server, findings);
-        for table in &subject.sync.tables {
-            let name = table_on(table, place.side);
+        for (table, name) in tables_on(subject.sync, place.side) {
             if let Some(facts) = place.tables.get(name) {
                 let truncates = flow_into(place.side) == subject.applying()
                     && table.target.unwrap_or(subject.sync.target) == Target::Replace;
-                on_table(place, &own.server, name, facts, truncates, findings);
+                let needs = |action: &str| match action {
+                    "SELECT" => true,
+                    "TRUNCATE" => truncates && table.apply.is_none(),
+                    _ => table.apply.is_none(),
+                };
+                on_table(place, &own.server, name, facts, needs, findings);
             }
         }
     }
@@ -50,7 +54,14 @@ fn role(place: &Place, server: &Server, findings: &mut Findings<'_>) {
     }
 }
 
-fn on_table(place: &Place, server: &Server, name: &str, facts: &Facts, truncates: bool, findings: &mut Findings<'_>) {
+fn on_table(
+    place: &Place,
+    server: &Server,
+    name: &str,
+    facts: &Facts,
+    needs: impl Fn(&str) -> bool,
+    findings: &mut Findings<'_>,
+) {
     let (where_, table, role) = (place.table(name), quote_table(name), quote(&server.role));
     if !facts.is_owner && !server.is_superuser {
         findings.error(
@@ -61,7 +72,7 @@ fn on_table(place: &Place, server: &Server, name: &str, facts: &Facts, truncates
             format!("grant the role that owns {table} to {role}"),
         );
     }
-    let lacks: Vec<&str> = facts.lacks.iter().copied().filter(|&action| action != "TRUNCATE" || truncates).collect();
+    let lacks: Vec<&str> = facts.lacks.iter().copied().filter(|action| needs(action)).collect();
     if !lacks.is_empty() {
         let lacks = lacks.join(", ");
         findings.error(

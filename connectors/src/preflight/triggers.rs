@@ -7,7 +7,7 @@ use crate::{config::ApplyAs, error::FlowError};
 
 use super::{
     Check, Findings,
-    facts::{Place, PostgresPlace, Subject, table_on},
+    facts::{Place, PostgresPlace, Subject, written_on},
     flow_into,
 };
 
@@ -24,9 +24,9 @@ const CASCADES: &str = "SELECT c.conname::text, n.nspname || '.' || r.relname FR
 
 pub(super) async fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) -> Result<(), FlowError> {
     for place in subject.places() {
-        let synced: Vec<&str> = subject.sync.tables.iter().map(|table| table_on(table, place.side)).collect();
+        let synced: Vec<&str> = written_on(subject.sync, place.side).map(|(_, name)| name).collect();
         let Some(own) = place.postgres() else { continue };
-        for (name, facts) in &place.tables {
+        for (name, facts) in place.tables.iter().filter(|(name, _)| synced.contains(&name.as_str())) {
             on_table(subject, place, own, name, facts.oid, &synced, findings).await?;
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A column that is missing from `after` was not in the stream (unchanged TOAST): it must be left alone, and no placeholder stands for it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use super::json::{BadJson, Reader, write_number, write_string};
 use crate::position::Lsn;
@@ -264,6 +264,53 @@ impl<'a> Envelope<'a> {
         Self { op: Op::Create, ..self }
     }
 
+    /// The old row as a JSON object, as far as the record has it; each value is text or null.
+    pub(crate) fn old_row(&self) -> Result<Option<String>, BadJson> {
+        self.before.map(|object| object.rest().map(str::to_owned)).transpose()
+    }
+
+    /// The row after the change likewise, without what the change left in its place elsewhere.
+    pub(crate) fn new_row(&self) -> Result<Option<String>, BadJson> {
+        let Some(after) = self.after else { return Ok(None) };
+        let mut whole = after.rest()?.to_owned();
+        if self.op == Op::Create && self.before.is_some() {
+            // It came from a row of which the sync knew nothing: what did not change is said there alone.
+            let (mut own, mut more) = (BTreeSet::new(), Vec::new());
+            self.after(|name, _| {
+                own.insert(name.to_owned());
+            })?;
+            self.before(|name, value| {
+                if !own.contains(name) {
+                    more.push(b',');
+                    write_string(&mut more, name.as_bytes());
+                    more.push(b':');
+                    match value {
+                        Some(text) => write_string(&mut more, text.as_bytes()),
+                        None => more.extend_from_slice(b"null"),
+                    }
+                }
+            })?;
+            let more = String::from_utf8(more).map_err(|_| BadJson)?;
+            let end = whole.rfind('}').ok_or(BadJson)?;
+            whole.insert_str(end, if own.is_empty() { more.trim_start_matches(',') } else { &more });
+        }
+        Ok(Some(whole))
+    }
+
+    /// How many columns [`Self::new_row`] has.
+    pub(crate) fn given(&self) -> Result<usize, BadJson> {
+        let mut given = BTreeSet::new();
+        self.after(|name, _| {
+            given.insert(name.to_owned());
+        })?;
+        if self.op == Op::Create {
+            self.before(|name, _| {
+                given.insert(name.to_owned());
+            })?;
+        }
+        Ok(given.len())
+    }
+
     /// Gives each column of `before` to `take`.
     pub(crate) fn before(&self, take: impl FnMut(&str, Option<&str>)) -> Result<bool, BadJson> {
         columns(self.before, take)
@@ -297,6 +344,26 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_row_that_comes_into_the_sync_is_told_with_what_did_not_change() {
+        let record = |before: &str, after: &str| {
+            format!(r#"{{"before":{before},"after":{after},"op":"u","source":{{"schema":"a","table":"b"}}}}"#)
+        };
+        let cases = [
+            (r#"{"id":"1","big":"x\"y","n":null}"#, r#"{"id":"2"}"#, r#"{"id":"2","big":"x\"y","n":null}"#, 3),
+            (r#"{"id":"1"}"#, "{}", r#"{"id":"1"}"#, 1),
+            ("null", r#"{"id":"2"}"#, r#"{"id":"2"}"#, 1),
+        ];
+        for (before, after, new, given) in cases {
+            let record = record(before, after);
+            let came = Envelope::parse(record.as_bytes()).unwrap().comes();
+            assert_eq!((came.new_row().unwrap().as_deref(), came.given().unwrap()), (Some(new), given));
+            let changed = Envelope::parse(record.as_bytes()).unwrap();
+            assert_eq!(changed.new_row().unwrap().as_deref(), Some(after));
+            assert_eq!(changed.leaves().new_row().unwrap(), None);
+        }
+    }
+
     fn value() -> impl Strategy<Value = Option<Option<String>>> {
         prop_oneof![Just(None), Just(Some(None)), any::<String>().prop_map(|text| Some(Some(text)))]
     }
@@ -325,6 +392,10 @@ mod tests {
             envelope.after(|name, value| seen.push((name.to_owned(), value.map(str::to_owned)))).unwrap();
             let wanted: Vec<_> = row.iter().filter_map(|(name, value, _)| value.clone().map(|value| (name.clone(), value))).collect();
             prop_assert_eq!(seen, wanted);
+            // As one JSON text, for whoever takes it whole.
+            let (old, new) = (envelope.old_row().unwrap().unwrap(), envelope.new_row().unwrap().unwrap());
+            prop_assert_eq!(&serde_json::from_str::<serde_json::Value>(&old).unwrap(), &json["before"]);
+            prop_assert_eq!(&serde_json::from_str::<serde_json::Value>(&new).unwrap(), &json["after"]);
             let mut old = 0;
             envelope.before(|_, _| old += 1).unwrap();
             prop_assert_eq!(old, row.iter().filter(|(_, value, key)| *key && value.is_some()).count());

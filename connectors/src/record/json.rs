@@ -55,6 +55,11 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0 }
     }
 
+    /// The text that it has yet to read.
+    pub(crate) fn rest(&self) -> Result<&'a str, BadJson> {
+        self.bytes.get(self.at..).and_then(|rest| std::str::from_utf8(rest).ok()).ok_or(BadJson)
+    }
+
     fn space(&mut self) {
         while matches!(self.bytes.get(self.at), Some(b' ' | b'\n' | b'\r' | b'\t')) {
             self.at += 1;

@@ -6,7 +6,7 @@ pub(crate) mod postgres;
 use std::time::SystemTime;
 
 use crate::{
-    database::{DatabaseUrl, mysql::MysqlSession, postgres::Session},
+    database::{DatabaseUrl, catalogue::describe, mysql::MysqlSession, postgres::Session},
     error::FlowError,
     names::FlowNames,
     plan::Plan,
@@ -68,6 +68,17 @@ impl SourceLink {
         match self {
             Self::Postgres(session) => postgres::slot::remembered(session, names).await,
             Self::Mysql(session) => mysql::stored::remembered(session, names).await,
+        }
+    }
+
+    /// The columns by which a table's rows are told apart in the log; none where nothing tells.
+    pub(crate) async fn key(&mut self, table: &str) -> Result<Vec<String>, FlowError> {
+        match self {
+            Self::Postgres(session) => postgres::key::of(session, table).await,
+            Self::Mysql(session) => {
+                let columns = describe(session, table).await?;
+                Ok(columns.into_iter().filter(|column| column.is_key).map(|column| column.name).collect())
+            }
         }
     }
 

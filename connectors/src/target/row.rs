@@ -56,6 +56,8 @@ pub(crate) struct Row {
     moves_key: bool,
     /// Columns that the record has of the row after the change.
     given: usize,
+    /// The record has something of the row before the change.
+    tells_before: bool,
     hasher: RandomState,
 }
 
@@ -64,7 +66,7 @@ pub(crate) struct Row {
 impl Row {
     /// Takes the columns of a record. A column that the target lacks stops the flow; one that the target makes itself is left out.
     pub(crate) fn read(&mut self, envelope: &Envelope<'_>, table: &impl Layout, at: Position) -> Result<(), FlowError> {
-        let Self { text, after, before, given, .. } = self;
+        let Self { text, after, before, given, tells_before, .. } = self;
         *given = 0;
         text.clear();
         after.clear();
@@ -118,7 +120,7 @@ impl Row {
             }
         }
         let bad = |_: BadJson| FlowError::Malformed { what: "a row record that is not Banyan's", at: at.to_string() };
-        read.map_err(bad)?;
+        *tells_before = read.map_err(bad)?;
         if let Some(name) = missing {
             return Err(FlowError::Misfit(format!(
                 "{} at {at}: the target has no column `{name}`, which a row on its way has: keep it, or add it again, until all rows from before are applied",
@@ -133,6 +135,30 @@ impl Row {
                 // Left out of the new row is unchanged.
                 new.is_some() && old.is_some() && old != new
             });
+        Ok(())
+    }
+
+    /// Takes these columns alone, numbered as they stand here.
+    pub(crate) fn read_only(
+        &mut self,
+        envelope: &Envelope<'_>,
+        columns: &[String],
+        at: Position,
+    ) -> Result<(), FlowError> {
+        let Self { text, after, before, moves_key, given, tells_before, .. } = self;
+        (*moves_key, *given) = (false, 0);
+        text.clear();
+        after.clear();
+        before.clear();
+        let mut take = |into: &mut Vec<(usize, Option<Range<usize>>)>, name: &str, value: Option<&str>| {
+            let Some(column) = columns.iter().position(|column| column == name) else { return };
+            let start = text.len();
+            text.extend_from_slice(value.unwrap_or_default().as_bytes());
+            into.push((column, value.map(|_| start..text.len())));
+        };
+        let bad = |_: BadJson| FlowError::Malformed { what: "a row record that is not Banyan's", at: at.to_string() };
+        envelope.after(|name, value| take(after, name, value)).map_err(bad)?;
+        *tells_before = envelope.before(|name, value| take(before, name, value)).map_err(bad)?;
         Ok(())
     }
 
@@ -171,6 +197,11 @@ impl Row {
         value(&self.before, &self.text, column)
     }
 
+    /// Whether the record tells anything of the row as it was.
+    pub(crate) fn has_before(&self) -> bool {
+        self.tells_before
+    }
+
     /// A column of the row as it is; nothing when the record does not tell.
     pub(crate) fn after(&self, column: usize) -> Option<Option<&[u8]>> {
         value(&self.after, &self.text, column)
@@ -179,7 +210,7 @@ impl Row {
     /// A row of these columns, from the first on.
     #[cfg(test)]
     pub(crate) fn of(before: &[Option<&str>], after: &[Option<&str>]) -> Self {
-        let mut row = Self::default();
+        let mut row = Self { tells_before: !before.is_empty(), ..Self::default() };
         let Self { text, before: old, after: new, .. } = &mut row;
         for (into, columns) in [(old, before), (new, after)] {
             for (column, value) in columns.iter().enumerate() {

@@ -103,6 +103,8 @@ pub enum What {
 pub struct Outcome {
     /// By `schema.table` of the owner's side.
     pub tables: BTreeMap<String, Counts>,
+    /// Tables of the owner's side whose rows go to a function: nothing is known of what should be on the other side.
+    pub not_compared: Vec<String>,
 }
 
 /// What was found in one table.
@@ -131,6 +133,16 @@ pub enum VerifyError {
     /// The sync has no such table.
     #[error("the sync `{sync}` has no table `{table}` on the side of its owner")]
     NoTable {
+        /// The sync's name.
+        sync: String,
+        /// As it was asked for.
+        table: String,
+    },
+    /// There is nothing to compare the table with.
+    #[error(
+        "the rows of `{table}` of the sync `{sync}` go to a function, and what should be on the other side is the function's to say"
+    )]
+    Function {
         /// The sync's name.
         sync: String,
         /// As it was asked for.
@@ -180,7 +192,11 @@ async fn run_sync(
 ) -> Result<Outcome, VerifyError> {
     let (legacy, modern) = urls(name, sync)?;
     let flow = applying(install, name, &legacy, &modern).await?;
-    let tables = PlanTable::all(sync, flow);
+    let (functions, tables): (Vec<_>, Vec<_>) =
+        PlanTable::all(sync, flow).into_iter().partition(|table| table.is_function);
+    if let Some(asked) = options.tables.iter().find(|wanted| functions.iter().any(|own| own.source == **wanted)) {
+        return Err(VerifyError::Function { sync: name.to_owned(), table: asked.clone() });
+    }
     if let Some(table) = options.tables.iter().find(|wanted| !tables.iter().any(|table| table.source == **wanted)) {
         return Err(VerifyError::NoTable { sync: name.to_owned(), table: table.clone() });
     }
@@ -189,7 +205,9 @@ async fn run_sync(
     if options.repair.is_some() {
         repair::refuse_beside_parked(&sides).await?;
     }
-    let mut outcome = Outcome::default();
+    let not_compared = if options.tables.is_empty() { functions } else { Vec::new() };
+    let not_compared = not_compared.into_iter().map(|table| table.source).collect();
+    let mut outcome = Outcome { tables: BTreeMap::new(), not_compared };
     let mut throttle = Throttle::new(options.rate);
     for table in &tables {
         if options.tables.is_empty() || options.tables.contains(&table.source) {

@@ -63,7 +63,7 @@ impl Schedule {
         let found = self.found().await?;
         self.show(&found);
         let Some(wish) = &self.sync.verify else { return Ok(()) };
-        if !is_due(&found, self.sync.tables.len(), wish.every) {
+        if !is_due(&found, self.compared(), wish.every) {
             return Ok(());
         }
         let options = Options { rate: wish.rate, ..Options::default() };
@@ -85,6 +85,11 @@ impl Schedule {
         Ok(())
     }
 
+    /// How many tables can be compared: those that both sides have.
+    fn compared(&self) -> usize {
+        self.sync.tables.iter().filter(|table| table.apply.is_none()).count()
+    }
+
     async fn found(&self) -> Result<Vec<Verified>, VerifyError> {
         let (legacy, modern) = urls(&self.name, &self.sync)?;
         let flow = applying(&self.install, &self.name, &legacy, &modern).await?;
@@ -96,7 +101,7 @@ impl Schedule {
 
     /// All tables count together: what was verified is as old as the oldest of them.
     fn show(&self, found: &[Verified]) {
-        let is_whole = found.len() >= self.sync.tables.len();
+        let is_whole = found.len() >= self.compared();
         let oldest = found.iter().map(|table| table.at).min().filter(|_| is_whole);
         let unequal = found.iter().map(|table| table.counts.unequal()).sum();
         let undecided = found.iter().map(|table| table.counts.undecided).sum();

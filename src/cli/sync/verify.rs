@@ -122,6 +122,9 @@ fn told(outcome: &Outcome, differences: &[Difference]) -> String {
         let verdict = if parts.is_empty() { "all equal".to_owned() } else { parts.join(", ") };
         let _ = writeln!(out, "{table}: {} rows, {verdict}", count(rows));
     }
+    for table in &outcome.not_compared {
+        let _ = writeln!(out, "{table}: not compared, its rows go to a function");
+    }
     out
 }
 
@@ -173,11 +176,12 @@ mod tests {
         let equal = Counts { rows: 3, ..Counts::default() };
         let outcome = Outcome {
             tables: BTreeMap::from([("public.accounts".to_owned(), equal), ("public.payments".to_owned(), counts)]),
+            not_compared: vec!["public.users".to_owned()],
         };
         assert_eq!(
             told(&outcome, &[difference]),
             "public.payments  id=42  differs in amount, note; repaired\npublic.accounts: 3 rows, all equal\n\
-             public.payments: 1,204 rows, 1 differing, 1 repaired\n"
+             public.payments: 1,204 rows, 1 differing, 1 repaired\npublic.users: not compared, its rows go to a function\n"
         );
     }
 }

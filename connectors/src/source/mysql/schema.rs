@@ -182,6 +182,10 @@ impl Schema {
         noted: Option<usize>,
     ) -> Result<Option<String>, FlowError> {
         let own = &plan.tables[table];
+        if own.is_function {
+            // It gets whatever columns there are.
+            return Ok(None);
+        }
         let is_resumed = noted.is_some_and(|noted| self.met[noted].state == State::Resumed);
         let goes = |shape: &TableShape| -> Vec<ColumnShape> {
             shape.columns.iter().filter(|column| !own.mapping.leaves_out(&column.name)).cloned().collect()

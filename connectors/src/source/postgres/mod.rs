@@ -2,6 +2,7 @@
 
 mod chunks;
 mod failover;
+pub(crate) mod key;
 mod line;
 mod outbox;
 pub(crate) mod pgoutput;

@@ -383,20 +383,26 @@ pub(super) async fn check_publication(session: &Session, plan: &Plan, may_change
             "the publication `{name}` does not hold every change of exactly the sync's tables and its outbox; {cannot} a running sync is not available in this version"
         )));
     }
-    let tables: Vec<String> = wanted.iter().map(|table| quote_table(table)).collect();
-    let statement = if exists.is_some() {
-        format!(
-            "ALTER PUBLICATION {0} SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true); \
-             ALTER PUBLICATION {0} SET TABLE {1}",
-            quote(&name),
-            tables.join(", ")
-        )
-    } else {
-        format!(
+    let list = |tables: &[String]| tables.iter().map(|table| quote_table(table)).collect::<Vec<_>>().join(", ");
+    // Of a flow that carries no table, since all go to functions the other way, the marks in the log are read alone.
+    let statement = match (exists.is_some(), wanted.as_slice()) {
+        (true, wanted) => {
+            let tables = match (wanted, published.as_slice()) {
+                ([], []) => String::new(),
+                ([], published) => format!("; ALTER PUBLICATION {} DROP TABLE {}", quote(&name), list(published)),
+                (wanted, _) => format!("; ALTER PUBLICATION {} SET TABLE {}", quote(&name), list(wanted)),
+            };
+            format!(
+                "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true){tables}",
+                quote(&name)
+            )
+        }
+        (false, []) => format!("CREATE PUBLICATION {} WITH (publish_via_partition_root = true)", quote(&name)),
+        (false, wanted) => format!(
             "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
             quote(&name),
-            tables.join(", ")
-        )
+            list(wanted)
+        ),
     };
     session.batch_execute(&statement).await.map_err(|e| sql(&e))
 }

@@ -60,8 +60,8 @@ impl Parking {
         let (keys, book) = match writer {
             Writer::Postgres(writer) => {
                 let session = writer.pipe.session();
-                let keys = Keys::load(session, &writer.tables).await?;
-                let book = Book::load(session, &plan.names, &writer.tables, &keys).await?;
+                let keys = Keys::load(session, &writer.tables, &writer.functions).await?;
+                let book = Book::load(session, &plan.names, &keys).await?;
                 (keys, book)
             }
             Writer::Mysql(_) => (Keys::default(), Book::default()),
@@ -124,7 +124,7 @@ impl Applier<'_> {
         let is_drafted = draft.as_ref().is_some_and(|draft| draft.lsn == at.lsn);
         if !is_drafted {
             let Some(first) = follows else { return Ok(Way::Apply) };
-            let reason = format!("{} at {at}: it follows {first}", writer.tables[table].plan.target);
+            let reason = format!("{} at {at}: it follows {first}", keys.label(table));
             *draft = Some(Draft::new(at.lsn, reason, Some(first), 0));
             if at.ordinal > 0 {
                 self.roll_back().await?;
@@ -173,7 +173,7 @@ impl Applier<'_> {
         }
         let change = Change { table, op: envelope.op, row: &writer.row, record, ordinal: at.ordinal };
         let known = book.keys();
-        draft.put(&mut writer.pipe, change, &writer.tables, keys, known, scratch).await
+        draft.put(&mut writer.pipe, change, keys, known, scratch).await
     }
 
     /// At the end of a source transaction.
@@ -196,7 +196,7 @@ impl Applier<'_> {
         let (rows, bytes) = draft.size();
         let Parking { keys, book, .. } = &mut self.parking;
         if let Writer::Postgres(writer) = &self.writer {
-            book.add(writer.pipe.session(), id, &writer.tables, keys).await?;
+            book.add(writer.pipe.session(), id, keys).await?;
         }
         self.board.parked(book.parked());
         self.board.metrics().parked_one();

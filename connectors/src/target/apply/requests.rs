@@ -43,7 +43,7 @@ impl Applier<'_> {
         if ended {
             if let Some(writer) = self.holder() {
                 let (session, names) = (writer.pipe.session(), &self.plan.names);
-                self.parking.book = Book::load(session, names, &writer.tables, &self.parking.keys).await?;
+                self.parking.book = Book::load(session, names, &self.parking.keys).await?;
             }
             // What it follows may have ended: it is judged again.
             drop(self.parking.draft.take_if(|draft| draft.is_follower()));

@@ -43,7 +43,7 @@ impl Question {
         let sql = format!(
             "SELECT concat('', coalesce(sum(crc32(concat_ws(' ', TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, ORDINAL_POSITION, COLUMN_TYPE, COLLATION_NAME, COLUMN_KEY, EXTRA))), 0)), \
              count(DISTINCT TABLE_SCHEMA, TABLE_NAME) FROM information_schema.COLUMNS WHERE {}",
-            places.join(" OR ")
+            if places.is_empty() { "false".to_owned() } else { places.join(" OR ") }
         );
         Self { sql, tables: tables.len() }
     }

@@ -1,11 +1,11 @@
-//! Whether the target's tables are still those that were looked up: people alter them while rows are applied, and a cast to the type that a
+//! Whether the target's tables and functions are still those that were looked up: people alter them while rows are applied, and a cast to the type that a
 //! column had would change values without a word.
 
 use std::time::Instant;
 
 use tokio_postgres::Statement;
 
-use super::{pipe::Pipe, position::Parameter};
+use super::{function, pipe::Pipe, position::Parameter};
 use crate::{
     database::postgres::Session,
     error::FlowError,
@@ -22,16 +22,28 @@ pub(crate) struct Catalogue {
     looked: Instant,
 }
 
-/// The sum of all columns, keys and unique indexes of the tables, as an expression.
-fn sum(tables: &[PlanTable]) -> String {
-    let names: Vec<String> =
-        tables.iter().map(|table| format!("to_regclass({})::oid", literal(&quote_table(&table.target)))).collect();
-    let tables = format!("ARRAY[{}]", names.join(", "));
+/// The sum of all columns, keys and unique indexes of the tables, and of the functions, as an expression.
+fn sum(all: &[PlanTable]) -> String {
+    let names: Vec<String> = all
+        .iter()
+        .filter(|table| !table.is_function)
+        .map(|table| format!("to_regclass({})::oid", literal(&quote_table(&table.target))))
+        .collect();
+    let tables = format!("ARRAY[{}]::oid[]", names.join(", "));
+    let functions: Vec<String> = all.iter().filter(|table| table.is_function).map(function::is_it).collect();
+    let functions = match functions.as_slice() {
+        [] => String::new(),
+        functions => format!(
+            " || '/' || (SELECT coalesce(sum(hashtextextended(concat_ws(' ', p.oid, p.xmin, n.xmin), 0)), 0) \
+             FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {})::text",
+            functions.join(" OR ")
+        ),
+    };
     format!(
         "(SELECT coalesce(sum(hashtextextended(concat_ws(' ', a.attrelid, a.attnum, a.atttypid, a.attname, a.attgenerated, a.attidentity), 0)), 0) \
              FROM pg_attribute a WHERE a.attrelid = ANY ({tables}) AND a.attnum > 0 AND NOT a.attisdropped)::text || '/' || \
          (SELECT coalesce(sum(hashtextextended(concat_ws(' ', i.indexrelid, i.indkey, i.indisprimary), 0)), 0) \
-             FROM pg_index i WHERE i.indrelid = ANY ({tables}) AND (i.indisunique OR i.indisexclusion))::text"
+             FROM pg_index i WHERE i.indrelid = ANY ({tables}) AND (i.indisunique OR i.indisexclusion))::text{functions}"
     )
 }
 

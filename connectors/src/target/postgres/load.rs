@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{pipe::Pipe, table::TargetTable};
+use super::{function::TargetFunction, pipe::Pipe, table::TargetTable};
 use crate::{
     config::Target,
     database::postgres::Session,
@@ -56,6 +56,7 @@ pub(crate) async fn start(
     pipe: &mut Pipe,
     names: &FlowNames,
     tables: &[TargetTable],
+    functions: &[TargetFunction],
     again: bool,
     half: &BTreeMap<String, Loading>,
     loads: &[Load],
@@ -80,11 +81,17 @@ pub(crate) async fn start(
     pipe.simple("beginning a copy", format!("DELETE FROM banyan.loading WHERE {}", mine(names))).await?;
     let mut all = BTreeMap::new();
     for load in loads {
-        let keeps = find(tables, &load.table)?.plan.existing == Target::KeepMatching;
+        let keeps =
+            !is_function(functions, &load.table) && find(tables, &load.table)?.plan.existing == Target::KeepMatching;
         all.insert(load.table.clone(), note(pipe, names, load, keeps).await?);
     }
     pipe.drain().await?;
     Ok(all)
+}
+
+/// What a function has made of rows from before is not known here, and stays.
+fn is_function(functions: &[TargetFunction], source: &str) -> bool {
+    functions.iter().any(|function| function.plan.source == source)
 }
 
 /// The copy of one table begins, while others are as they are. A table that was copied before holds what came from the source: it is made
@@ -93,8 +100,12 @@ pub(crate) async fn begin(
     pipe: &mut Pipe,
     names: &FlowNames,
     tables: &[TargetTable],
+    functions: &[TargetFunction],
     load: &Load,
 ) -> Result<Loading, FlowError> {
+    if is_function(functions, &load.table) {
+        return note(pipe, names, load, false).await;
+    }
     let table = find(tables, &load.table)?;
     let keeps = match table.plan.existing {
         Target::Replace => false,

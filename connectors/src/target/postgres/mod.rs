@@ -2,6 +2,7 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod fold;
+pub(crate) mod function;
 pub(crate) mod load;
 mod origin;
 pub(crate) mod parking;

@@ -139,6 +139,8 @@ pub(crate) enum Parameter {
     Int4(i32),
     Lsn(PgLsn),
     Text(String),
+    /// Its text.
+    Json(Option<String>),
     Time(SystemTime),
     Ints(Vec<i64>),
     Texts(Vec<String>),
@@ -156,6 +158,7 @@ impl tokio_postgres::types::ToSql for Parameter {
             Self::Int4(value) => value.to_sql(ty, out),
             Self::Lsn(value) => value.to_sql(ty, out),
             Self::Text(value) => value.to_sql(ty, out),
+            Self::Json(value) => value.to_sql(ty, out),
             Self::Time(value) => value.to_sql(ty, out),
             Self::Ints(values) => values.to_sql(ty, out),
             Self::Texts(values) => values.to_sql(ty, out),

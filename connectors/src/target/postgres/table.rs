@@ -149,14 +149,6 @@ impl TargetTable {
         })
     }
 
-    /// Whether this is `schema.table` of the source.
-    pub(crate) fn is(&self, schema: &str, table: &str) -> bool {
-        self.plan
-            .source
-            .split_once('.')
-            .is_some_and(|(own_schema, own_table)| own_schema == schema && own_table == table)
-    }
-
     pub(crate) fn statement(&self, shape: &Shape) -> Option<&Statement> {
         self.statements.get(shape)
     }

@@ -7,6 +7,7 @@ use tokio_postgres::{Statement, types::PgLsn};
 use super::{
     catalogue::Catalogue,
     fold::{Run, Ways},
+    function::TargetFunction,
     load,
     pipe::Pipe,
     position::{self, Holder, Parameter},
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{ApplyAs, Target},
-    database::postgres::PostgresUrl,
+    database::postgres::{PostgresUrl, Session},
     error::FlowError,
     failpoint::{self, Point},
     metrics::FlowMetrics,
@@ -26,6 +27,7 @@ use crate::{
         control::Load,
         envelope::{Envelope, Op},
     },
+    source::SourceLink,
     status::Board,
     target::{
         applied::{Applied, Loading},
@@ -41,6 +43,8 @@ pub(crate) struct Writer {
     holder: Holder,
     pub(crate) catalogue: Catalogue,
     pub(crate) tables: Vec<TargetTable>,
+    /// Counted on behind the tables.
+    pub(crate) functions: Vec<TargetFunction>,
     run: Option<Run>,
     /// What was read last.
     pub(crate) row: Row,
@@ -70,9 +74,10 @@ impl Writer {
         }
         let catalogue = Catalogue::take(&session, &plan.tables).await?;
         let mut tables = Vec::with_capacity(plan.tables.len());
-        for table in &plan.tables {
+        for table in plan.tables.iter().filter(|table| !table.is_function) {
             tables.push(TargetTable::load(&session, table).await?);
         }
+        let functions = functions(plan, &session).await?;
         let (pipe, holder, applied) = position::take(plan, session).await?;
         let writer = Self {
             names: names.clone(),
@@ -81,6 +86,7 @@ impl Writer {
             holder,
             catalogue,
             tables,
+            functions,
             run: None,
             row: Row::default(),
             truncated: Vec::new(),
@@ -103,7 +109,10 @@ impl Writer {
         }
         position::commit(&mut self.pipe).await?;
         for ((table, op), rows) in self.changes.drain() {
-            self.tables[table].count(&self.metrics, op, rows);
+            match self.tables.get_mut(table) {
+                Some(table) => table.count(&self.metrics, op, rows),
+                None => self.functions[table - self.tables.len()].count(&self.metrics, op, rows),
+            }
         }
         Ok(())
     }
@@ -126,12 +135,12 @@ impl Writer {
         half: &BTreeMap<String, Loading>,
         loads: &[Load],
     ) -> Result<BTreeMap<String, Loading>, FlowError> {
-        load::start(&mut self.pipe, &self.names, &self.tables, again, half, loads).await
+        load::start(&mut self.pipe, &self.names, &self.tables, &self.functions, again, half, loads).await
     }
 
     pub(crate) async fn load(&mut self, load: &Load) -> Result<Loading, FlowError> {
         self.flush().await?;
-        load::begin(&mut self.pipe, &self.names, &self.tables, load).await
+        load::begin(&mut self.pipe, &self.names, &self.tables, &self.functions, load).await
     }
 
     pub(crate) async fn loaded(&mut self, table: &str, loading: Loading) -> Result<(), FlowError> {
@@ -144,13 +153,23 @@ impl Writer {
         load::end(&mut self.pipe, &self.names, &self.tables).await
     }
 
-    /// Reads a row's columns, and gives its table.
+    /// Which of the functions takes its table's changes.
+    fn function(&self, envelope: &Envelope<'_>) -> Option<usize> {
+        self.functions.iter().position(|function| function.plan.is(&envelope.schema, &envelope.table))
+    }
+
+    /// Reads a row's columns, and gives its table; of one that goes to a function its key alone.
     pub(crate) fn read(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<usize, FlowError> {
-        let Some(table) = self.tables.iter().position(|table| table.is(&envelope.schema, &envelope.table)) else {
-            return Err(FlowError::Stop(format!(
-                "{}.{} at {at}: the file does not name this table",
-                envelope.schema, envelope.table
-            )));
+        let is_it = |table: &TargetTable| table.plan.is(&envelope.schema, &envelope.table);
+        let Some(table) = self.tables.iter().position(is_it) else {
+            let Some(function) = self.function(envelope) else {
+                return Err(FlowError::Stop(format!(
+                    "{}.{} at {at}: the file does not name this table",
+                    envelope.schema, envelope.table
+                )));
+            };
+            self.row.read_only(envelope, &self.functions[function].key, at)?;
+            return Ok(self.tables.len() + function);
         };
         if envelope.op != Op::Truncate {
             self.row.read(envelope, &self.tables[table], at)?;
@@ -166,7 +185,18 @@ impl Writer {
         folds: bool,
         loading: Option<Loading>,
     ) -> Result<(), FlowError> {
-        let (table, op) = (self.read(envelope, at)?, envelope.op);
+        let op = envelope.op;
+        if let Some(function) = self.function(envelope) {
+            // All rows before it go first. Tables that are emptied together wait for each other.
+            if op == Op::Truncate {
+                self.flush_run().await?;
+            } else {
+                self.flush().await?;
+            }
+            *self.changes.entry((self.tables.len() + function, op)).or_default() += 1;
+            return self.functions[function].take(&mut self.pipe, envelope, at, loading).await;
+        }
+        let table = self.read(envelope, at)?;
         if op == Op::Truncate {
             // Tables that a source empties together must be emptied together, or their foreign keys forbid it.
             self.flush_run().await?;
@@ -381,6 +411,23 @@ impl Writer {
             })
             .await
     }
+}
+
+/// The functions of the plan. What tells their rows apart is asked of the source, which may be away: then all of a table counts as touched by what
+/// is parked of it.
+async fn functions(plan: &Plan, session: &Session) -> Result<Vec<TargetFunction>, FlowError> {
+    let (mut functions, mut link) = (Vec::new(), None);
+    for table in plan.tables.iter().filter(|table| table.is_function) {
+        if link.is_none() {
+            link = Some(SourceLink::connect(plan, "keys").await);
+        }
+        let key = match &mut link {
+            Some(Ok(link)) => link.key(&table.source).await.ok(),
+            _ => None,
+        };
+        functions.push(TargetFunction::load(session, table, key.unwrap_or_default()).await?);
+    }
+    Ok(functions)
 }
 
 /// A copy must not write over a row that is none of the sync's, though it has the key of one that is.

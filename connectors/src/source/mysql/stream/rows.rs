@@ -244,8 +244,9 @@ impl Stream<'_> {
         let stamp = Stamp { op, ..stamp };
         failpoint::reached(Point::RowRead);
         let frame = &self.frames[table];
-        // Whether a row was one of the sync's is told by its old values.
-        let tells_all = self.plan.tables[table].mapping.has_filter();
+        // Whether a row was one of the sync's is told by its old values; and a function may make use of them.
+        let own = &self.plan.tables[table];
+        let tells_all = own.is_function || own.mapping.has_filter();
         let (before, after) = match op {
             Op::Create => (None, Some(&self.after)),
             // The old key is said where it changed.

@@ -69,6 +69,22 @@ pub(super) async fn proven(
     Ok(Some(followed))
 }
 
+/// Whether rows from before have NULL in all columns that are new.
+pub(super) async fn is_null_in_rows_of_before(
+    source: &Session,
+    before: &Shape,
+    after: &Shape,
+) -> Result<bool, FlowError> {
+    for change in before.changes(after) {
+        let Change::Added(column) = change else { continue };
+        let described = describe(source, &after.table, &column.name).await?;
+        if described.is_none_or(|described| described.missing.is_some()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The same where the other side is MariaDB or MySQL: no row from before has a value of the new columns on either side.
 async fn is_null_throughout(
     source: &Session,

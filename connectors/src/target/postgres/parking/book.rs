@@ -15,13 +15,7 @@ use super::{
     OPEN,
     keys::{Claim, Keys, Scratch, Touch},
 };
-use crate::{
-    database::postgres::Session,
-    error::FlowError,
-    names::FlowNames,
-    record::envelope::Op,
-    target::{postgres::table::TargetTable, row::Row},
-};
+use crate::{database::postgres::Session, error::FlowError, names::FlowNames, record::envelope::Op, target::row::Row};
 
 /// More keys are not stored one by one: the transactions that bring them count as touching all of their tables. About 40 MB.
 pub(crate) const MOST_KEYS: usize = 1_000_000;
@@ -56,31 +50,20 @@ pub(crate) struct Parked {
 
 impl Book {
     /// Reads all of it from the target.
-    pub(crate) async fn load(
-        session: &Session,
-        names: &FlowNames,
-        tables: &[TargetTable],
-        keys: &Keys,
-    ) -> Result<Self, FlowError> {
+    pub(crate) async fn load(session: &Session, names: &FlowNames, keys: &Keys) -> Result<Self, FlowError> {
         let mut book = Self::default();
         let list = format!(
             "SELECT id FROM banyan.parked WHERE install = $1 AND sync = $2 AND flow = $3 AND state IN {OPEN} ORDER BY id"
         );
         let rows = session.query(&list, &[&names.install, &names.sync, &names.flow.as_str()]).await;
         for row in rows.map_err(|e| FlowError::sql("reading what is parked", &e))? {
-            book.add(session, row.get(0), tables, keys).await?;
+            book.add(session, row.get(0), keys).await?;
         }
         Ok(book)
     }
 
     /// Reads one more, which must be the newest.
-    pub(crate) async fn add(
-        &mut self,
-        session: &Session,
-        id: i64,
-        tables: &[TargetTable],
-        keys: &Keys,
-    ) -> Result<(), FlowError> {
+    pub(crate) async fn add(&mut self, session: &Session, id: i64, keys: &Keys) -> Result<(), FlowError> {
         let sql = |error: &tokio_postgres::Error| FlowError::sql("reading what is parked", error);
         let head = "SELECT parked_at, bytes FROM banyan.parked WHERE id = $1";
         let row = session.query_one(head, &[&id]).await.map_err(|e| sql(&e))?;
@@ -89,9 +72,8 @@ impl Book {
         let claims = "SELECT target_table, key_name, role, key FROM banyan.parked_key WHERE parked = $1";
         let mut rows = std::pin::pin!(session.query_raw(claims, [id]).await.map_err(|e| sql(&e))?);
         while let Some(row) = rows.try_next().await.map_err(|e| sql(&e))? {
-            let name: &str = row.get(0);
             // A table that the file names no more brings no rows.
-            let Some(table) = tables.iter().position(|table| table.plan.target == name) else { continue };
+            let Some(table) = keys.table(row.get(0)) else { continue };
             let touch = Touch::parse(row.get(2)).unwrap_or(Touch::All);
             match keys.find(table, row.get(1)) {
                 Some(key) => self.note(id, Claim { table, key, touch, text: row.get::<_, &str>(3).as_bytes() }),
@@ -135,7 +117,7 @@ impl Book {
 
     /// The first parked transaction that a row follows.
     pub(crate) fn touched(&self, keys: &Keys, table: usize, row: &Row, op: Op, scratch: &mut Scratch) -> Option<i64> {
-        if op == Op::Truncate {
+        if op == Op::Truncate || !keys.are_told(table, row, op) {
             return self.any.get(&table).copied();
         }
         let mut first = self.whole.get(&table).copied();
@@ -194,6 +176,41 @@ mod tests {
         }
         let (table, op, before, after) = later;
         book.touched(&keys, table, &Row::of(before, after), op, &mut scratch) == Some(7)
+    }
+
+    #[test]
+    fn a_row_for_a_function_follows_by_its_key_and_one_whose_key_is_not_told_follows_whatever_is_parked() {
+        type Change = (Op, Columns, Columns);
+        let follows = |keys: &Keys, first: Change, later: Change| {
+            let (mut scratch, mut book) = (Scratch::default(), Book::default());
+            let row = |(_, before, after): Change| Row::of(before, after);
+            if keys.are_told(0, &row(first), first.0) {
+                keys.of_row(0, &row(first), first.0, &mut scratch, |claim| book.note(7, claim));
+            } else {
+                book.note(7, Claim { table: 0, key: 0, touch: Touch::All, text: b"" });
+            }
+            book.touched(keys, 0, &row(later), later.0, &mut scratch) == Some(7)
+        };
+        const NONE: Columns = &[];
+        const ONE: Columns = &[Some("1")];
+        const TWO: Columns = &[Some("2")];
+        let (known, unknown) = (Keys::of_function(1), Keys::of_function(0));
+        let (create, moved) = ((Op::Create, NONE, ONE), (Op::Update, ONE, TWO));
+        for (keys, first, later, is) in [
+            (&known, create, (Op::Update, NONE, ONE), true),
+            (&known, create, (Op::Create, NONE, TWO), false),
+            (&known, create, moved, true),
+            (&known, moved, (Op::Create, NONE, ONE), true),
+            (&known, moved, (Op::Delete, TWO, NONE), true),
+            (&known, create, (Op::Truncate, NONE, NONE), true),
+            // Another key than was known: nothing tells which row it is.
+            (&known, create, (Op::Delete, NONE, NONE), true),
+            (&known, create, (Op::Update, &[None], TWO), true),
+            (&known, (Op::Delete, NONE, NONE), (Op::Create, NONE, TWO), true),
+            (&unknown, create, (Op::Create, NONE, TWO), true),
+        ] {
+            assert_eq!(follows(keys, first, later), is, "{first:?}, then {later:?}");
+        }
     }
 
     #[test]

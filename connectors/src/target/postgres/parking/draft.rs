@@ -14,7 +14,7 @@ use crate::{
     position::{Generation, Lsn},
     record::{control::Commit, envelope::Op},
     target::{
-        postgres::{pipe::Pipe, position::Parameter, table::TargetTable},
+        postgres::{pipe::Pipe, position::Parameter},
         row::Row,
     },
 };
@@ -131,7 +131,6 @@ impl Draft {
         &mut self,
         pipe: &mut Pipe,
         change: Change<'_>,
-        tables: &[TargetTable],
         keys: &Keys,
         known: usize,
         scratch: &mut Scratch,
@@ -142,12 +141,12 @@ impl Draft {
         stored.bytes += record.len() as u64;
         let waiting = &mut stored.waiting;
         waiting.ordinals.push(ordinal.cast_signed());
-        waiting.tables.push(tables[table].plan.target.clone());
+        waiting.tables.push(keys.label(table).to_owned());
         waiting.ops.push(op.as_str().to_owned());
         waiting.records.push(record.to_vec());
         waiting.bytes += record.len();
-        let name = |table: usize| tables[table].plan.target.as_str();
-        if op == Op::Truncate || known + stored.keys >= MOST_KEYS {
+        let name = |table: usize| keys.label(table);
+        if op == Op::Truncate || !keys.are_told(table, row, op) || known + stored.keys >= MOST_KEYS {
             if stored.whole.insert(table) {
                 waiting.key(name(table), "", Touch::All, b"");
             }

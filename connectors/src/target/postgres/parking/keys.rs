@@ -11,7 +11,7 @@ use crate::{
     names::{hash_bytes, quote_table},
     record::{envelope::Op, json::write_string},
     target::{
-        postgres::table::TargetTable,
+        postgres::{function::TargetFunction, table::TargetTable},
         row::{Layout as _, Row},
     },
 };
@@ -30,6 +30,10 @@ pub(crate) struct Keys {
 }
 
 struct TableKeys {
+    /// What the table, or the function and its table, is called where rows are parked.
+    label: String,
+    /// Its rows go to a function: their keys are the source's, and a record may lack one.
+    is_function: bool,
     /// The primary key is the first.
     unique: Vec<UniqueKey>,
     references: Vec<Reference>,
@@ -104,7 +108,11 @@ impl Touch {
 
 impl Keys {
     /// Reads the catalogue.
-    pub(crate) async fn load(session: &Session, tables: &[TargetTable]) -> Result<Self, FlowError> {
+    pub(crate) async fn load(
+        session: &Session,
+        tables: &[TargetTable],
+        functions: &[TargetFunction],
+    ) -> Result<Self, FlowError> {
         let sql = |error: &tokio_postgres::Error| FlowError::sql("reading the target's keys", error);
         let columns_of = |table: &TargetTable, names: Vec<String>| -> Option<Vec<usize>> {
             names.iter().map(|name| table.column(name, 0)).collect()
@@ -118,7 +126,7 @@ impl Keys {
                     unique.push(UniqueKey { name: row.get(0), columns });
                 }
             }
-            all.push(TableKeys { unique, references: Vec::new() });
+            all.push(TableKeys { label: table.plan.label(), is_function: false, unique, references: Vec::new() });
         }
         for (i, table) in tables.iter().enumerate() {
             let rows = session.query(REFERENCES, &[&quote_table(&table.plan.target)]).await.map_err(|e| sql(&e))?;
@@ -132,8 +140,30 @@ impl Keys {
                 }
             }
         }
+        for TargetFunction { plan, key, .. } in functions {
+            // By its columns: parked keys of other columns tell nothing of later rows.
+            let unique =
+                UniqueKey { name: format!("{PRIMARY} ({})", key.join(", ")), columns: (0..key.len()).collect() };
+            let unique = if key.is_empty() { Vec::new() } else { vec![unique] };
+            all.push(TableKeys { label: plan.label(), is_function: true, unique, references: Vec::new() });
+        }
         let row = session.query_one("SELECT current_setting('server_encoding') = 'UTF8'", &[]).await;
         Ok(Self { tables: all, is_utf8: row.map_err(|e| sql(&e))?.get(0) })
+    }
+
+    /// Whether `row` has the keys by which it is told apart. Always, in a table of the target.
+    pub(crate) fn are_told(&self, table: usize, row: &Row, op: Op) -> bool {
+        let own = &self.tables[table];
+        let Some(key) = own.unique.first().filter(|_| own.is_function) else { return !own.is_function };
+        let is_whole =
+            |value: &dyn Fn(usize) -> Option<bool>| key.columns.iter().all(|column| value(*column) == Some(true));
+        let old = |column| row.before(column).map(|value| value.is_some());
+        let new = |column| row.after(column).map(|value| value.is_some());
+        match op {
+            Op::Delete => is_whole(&old),
+            Op::Update => is_whole(&new) && (!row.has_before() || is_whole(&old)),
+            _ => is_whole(&new),
+        }
     }
 
     /// Gives every key that `row` touches to `take`.
@@ -203,13 +233,39 @@ impl Keys {
     #[cfg(test)]
     pub(crate) fn of(tables: &[&[&[usize]]], references: &[(usize, usize, usize, &[usize])]) -> Self {
         let unique = |columns: &&[usize]| UniqueKey { name: String::new(), columns: columns.to_vec() };
-        let table =
-            |keys: &&[&[usize]]| TableKeys { unique: keys.iter().map(unique).collect(), references: Vec::new() };
+        let table = |keys: &&[&[usize]]| TableKeys {
+            label: String::new(),
+            is_function: false,
+            unique: keys.iter().map(unique).collect(),
+            references: Vec::new(),
+        };
         let mut tables: Vec<_> = tables.iter().map(table).collect();
         for (child, parent, key, columns) in references {
             tables[*child].references.push(Reference { parent: *parent, key: *key, columns: columns.to_vec() });
         }
         Self { tables, is_utf8: true }
+    }
+
+    /// The keys of a function whose table has a key of so many columns, or an unknown one.
+    #[cfg(test)]
+    pub(crate) fn of_function(columns: usize) -> Self {
+        let mut keys = Self::of(&[&[]], &[]);
+        keys.tables[0].is_function = true;
+        if columns > 0 {
+            let unique = UniqueKey { name: PRIMARY.to_owned(), columns: (0..columns).collect() };
+            keys.tables[0].unique.push(unique);
+        }
+        keys
+    }
+
+    /// What a table is called where its rows are parked.
+    pub(crate) fn label(&self, table: usize) -> &str {
+        &self.tables[table].label
+    }
+
+    /// Which table is called so; none when the file does not name it any more.
+    pub(crate) fn table(&self, label: &str) -> Option<usize> {
+        self.tables.iter().position(|table| table.label == label)
     }
 
     /// A key's name.
