@@ -313,8 +313,19 @@ impl FlowError {
 pub(crate) const COMMITTING: &str = "committing";
 
 /// Data exceptions, violated constraints, and what a trigger or function of the target raised.
-fn is_of_data(state: &str) -> bool {
+pub(crate) fn is_of_data(state: &str) -> bool {
     matches!(state.get(..2), Some("22" | "23")) || state == "P0001"
+}
+
+/// Values that a column does not take, broken constraints, and what a trigger of the target raised; by their numbers.
+pub(crate) fn is_of_row(code: u16) -> bool {
+    match code {
+        // NULL; a key that is there; out of range, cut, no date, no text, no label, too long, no JSON; a check.
+        1048 | 1062 | 1586 | 1264 | 1265 | 1292 | 1366 | 1367 | 1406 | 1411 | 1525 | 3140 | 4025 | 3819 => true,
+        // Foreign keys; SIGNAL.
+        1216 | 1217 | 1451 | 1452 | 1557 | 1644 => true,
+        _ => false,
+    }
 }
 
 /// Classes of <https://www.postgresql.org/docs/current/errcodes-appendix.html> that pass by themselves.

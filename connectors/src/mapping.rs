@@ -148,14 +148,12 @@ impl Mapping {
 
     /// The sync's rows of the target, as a condition of MariaDB and MySQL.
     pub(crate) fn target_rows_in_mysql(&self) -> Option<String> {
-        self.condition(|only| {
-            let column = mysql::quote(&only.target);
-            only.condition(
-                &column,
-                &format!("CAST(CAST({column} AS CHAR CHARACTER SET utf8mb4) AS BINARY)"),
-                mysql::text,
-            )
-        })
+        self.condition(|only| in_mysql(only, &only.target))
+    }
+
+    /// The sync's rows of the source, as a condition of MariaDB and MySQL.
+    pub(crate) fn source_rows_in_mysql(&self) -> Option<String> {
+        self.condition(|only| in_mysql(only, &only.source))
     }
 
     fn condition(&self, one: impl Fn(&Only) -> String) -> Option<String> {
@@ -213,6 +211,11 @@ impl Mapping {
 fn postgres(only: &Only, column: &str, alias: &str) -> String {
     let column = format!("{alias}.{}", quote(column));
     only.condition(&column, &format!("{column}::text COLLATE \"C\""), literal)
+}
+
+fn in_mysql(only: &Only, column: &str) -> String {
+    let column = mysql::quote(column);
+    only.condition(&column, &format!("CAST(CAST({column} AS CHAR CHARACTER SET utf8mb4) AS BINARY)"), mysql::text)
 }
 
 #[cfg(test)]

@@ -358,7 +358,6 @@ async fn a_function_is_told_exactly_what_the_log_has_in_its_place_among_other_ta
         ("ALTER FUNCTION changed(text, jsonb, jsonb) STRICT", "", "is STRICT"),
     ] {
         shop.modern.batch(breaks).await;
-        tokio::time::sleep(Duration::from_millis(600)).await;
         shop.legacy.batch("DELETE FROM customers WHERE id = 2; INSERT INTO customers VALUES (2, 'e')").await;
         eventually(secs(60), "the flow waits for the function", async || {
             let flow = running.status().flows.remove(0);

@@ -3,10 +3,14 @@
 
 use std::fmt::Write as _;
 
-use banyan_connectors::State;
+use banyan_connectors::{
+    State,
+    verify::{self, Counts, Difference, Event, Options, What},
+};
 use serde_json::json;
 
 use crate::{
+    data_basic::Running,
     data_mysql::start,
     harness::{Half, MariaDb, Postgres, Twin, eventually, secs},
 };
@@ -314,7 +318,50 @@ async fn arrive(from: Half, to: Half, cases: &'static [Case]) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let findings = running.status();
     assert_eq!(findings.flows.iter().map(|flow| flow.violations).sum::<u64>(), 0);
+    verified(&twin, &running, cases.len(), 3 * rows as u64).await;
     running.stop().await;
+}
+
+async fn compare(running: &Running, repair: Option<&str>) -> (Counts, Vec<Difference>) {
+    let (mut found, options) = (Vec::new(), Options { repair: repair.map(str::to_owned), ..Options::default() });
+    let mut tell = |event| {
+        if let Event::Found(difference) = event {
+            found.push(difference);
+        }
+    };
+    let outcome = verify::run(&running.config, "shop", &options, &mut tell).await.unwrap();
+    (*outcome.tables.values().next().unwrap(), found)
+}
+
+/// What arrived counts as equal, of every type; each column that has another value is found, and has the owner's again after a repair.
+async fn verified(twin: &Twin, running: &Running, columns: usize, rows: u64) {
+    let (counts, found) = compare(running, None).await;
+    assert_eq!(found, []);
+    assert_eq!(counts, Counts { rows, ..Counts::default() });
+    let sets: Vec<String> = (0..columns).map(|at| format!("c{at} = NULL")).collect();
+    twin.modern.batch(&format!("UPDATE edges SET {} WHERE id = 0", sets.join(", "))).await;
+    // The values of another row.
+    let sql = match twin.modern.kind() {
+        "postgres" => {
+            let sets: Vec<String> = (0..columns).map(|at| format!("c{at} = o.c{at}")).collect();
+            format!("UPDATE edges x SET {} FROM edges o WHERE o.id = 100 AND x.id = 101", sets.join(", "))
+        }
+        _ => {
+            let sets: Vec<String> = (0..columns).map(|at| format!("x.c{at} = o.c{at}")).collect();
+            format!("UPDATE edges x JOIN edges o ON o.id = 100 SET {} WHERE x.id = 101", sets.join(", "))
+        }
+    };
+    twin.modern.batch(&sql).await;
+    let (_, found) = compare(running, None).await;
+    let of = |id: &str| found.iter().find(|one| one.key["id"] == id).map(|one| (one.what, one.columns.clone()));
+    let all: Vec<String> = (0..columns).map(|at| format!("c{at}")).collect();
+    assert_eq!(of("0"), Some((What::Differs, all.clone())));
+    // No case says one value twice.
+    assert_eq!(of("101"), Some((What::Differs, all)));
+    assert_eq!(found.len(), 2);
+    let (_, found) = compare(running, Some("a test")).await;
+    assert!(found.len() == 2 && found.iter().all(|one| one.repaired), "{found:?}");
+    assert_eq!(compare(running, None).await.1, []);
 }
 
 fn bits(text: Option<&str>) -> Option<&str> {
@@ -359,6 +406,7 @@ async fn every_type_of_mariadb_arrives_in_mariadb_as_it_was() {
         twin.equal().await.map_err(|odd| format!("{:#?}\n{odd}", running.status()))
     })
     .await;
+    verified(&twin, &running, MARIADB_TO_POSTGRES.len(), 2 * rows as u64).await;
     running.stop().await;
 }
 

@@ -43,6 +43,8 @@ mod data_mysql_schema;
 #[cfg(test)]
 mod data_mysql_stops;
 #[cfg(test)]
+mod data_mysql_verify;
+#[cfg(test)]
 mod data_odds;
 #[cfg(test)]
 mod data_outbox;

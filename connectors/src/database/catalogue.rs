@@ -82,6 +82,19 @@ pub(crate) async fn describe(session: &mut MysqlSession, table: &str) -> Result<
         .collect())
 }
 
+/// The columns of a table's primary key, in its order.
+pub(crate) async fn primary_key(session: &mut MysqlSession, table: &str) -> Result<Vec<String>, FlowError> {
+    let (database, name) = table.split_once('.').unwrap_or(("", table));
+    let sql = format!(
+        "SELECT COLUMN_NAME FROM information_schema.STATISTICS \
+         WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX",
+        text(database),
+        text(name)
+    );
+    let rows = session.rows("reading the tables' keys", &sql).await?;
+    Ok(rows.iter().filter_map(|row| cell(row, 0)).collect())
+}
+
 /// The labels of `enum('a','it''s')`.
 pub(crate) fn labels(column_type: &str) -> Vec<String> {
     let mut labels = Vec::new();

@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS banyan.repair (
 
 /// The same for MariaDB and MySQL, where a database is the server's: rows of two databases of one server differ by side and flow.
 /// Positions are numbers: the file's in the upper half, the offset in the lower. Names compare byte by byte, as they do in PostgreSQL.
-const MYSQL: [&str; 7] = [
+const MYSQL: [&str; 9] = [
     "CREATE DATABASE IF NOT EXISTS banyan CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "CREATE TABLE IF NOT EXISTS banyan.owner (
         install varchar(16), sync varchar(64), side varchar(8),
@@ -143,6 +143,15 @@ const MYSQL: [&str; 7] = [
         install varchar(16), sync varchar(64), flow varchar(20), word varchar(16),
         content varchar(1000) NOT NULL, n bigint NOT NULL,
         PRIMARY KEY (install, sync, flow, word)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "CREATE TABLE IF NOT EXISTS banyan.verified (
+        install varchar(16), sync varchar(64), flow varchar(20), source_table varchar(255),
+        run longtext, found longtext, ended_at datetime(6),
+        PRIMARY KEY (install, sync, flow, source_table)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "CREATE TABLE IF NOT EXISTS banyan.repair (
+        id bigint unsigned AUTO_INCREMENT PRIMARY KEY,
+        install varchar(16) NOT NULL, sync varchar(64) NOT NULL, flow varchar(20) NOT NULL, source_table varchar(255) NOT NULL,
+        `rows` bigint NOT NULL, why text NOT NULL, who varchar(255) NOT NULL,
+        at timestamp(6) NOT NULL DEFAULT current_timestamp(6)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
 ];
 
 /// Columns of them that came later.
@@ -226,7 +235,7 @@ async fn are_there(session: &mut MysqlSession) -> Result<(bool, Vec<String>), Fl
         .value(
             doing,
             "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'banyan' \
-             AND table_name IN ('owner', 'capture', 'position', 'violation', 'schema_change', 'mark')",
+             AND table_name IN ('owner', 'capture', 'position', 'violation', 'schema_change', 'mark', 'verified', 'repair')",
         )
         .await?;
     let later: Vec<_> = MYSQL_LATER.iter().map(|(table, column)| format!("('{table}', '{column}')")).collect();
@@ -236,7 +245,7 @@ async fn are_there(session: &mut MysqlSession) -> Result<(bool, Vec<String>), Fl
         later.join(", ")
     );
     let columns = session.rows(doing, &ask).await?;
-    Ok((tables == Some(6), columns.iter().filter_map(|row| cell(row, 0)).collect()))
+    Ok((tables == Some(8), columns.iter().filter_map(|row| cell(row, 0)).collect()))
 }
 
 #[cfg(test)]
@@ -249,6 +258,6 @@ mod tests {
         assert!(names.starts_with(&["owner", "capture", "schema_change", "position", "violation"]), "{names:?}");
         assert_eq!(names.len(), POSTGRES.matches("CREATE TABLE").count());
         let names: Vec<_> = of_mysql().collect();
-        assert_eq!(names, ["owner", "capture", "position", "violation", "schema_change", "mark"]);
+        assert_eq!(names, ["owner", "capture", "position", "violation", "schema_change", "mark", "verified", "repair"]);
     }
 }

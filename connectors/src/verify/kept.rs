@@ -4,8 +4,17 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, sides::Sides, table::Key};
-use crate::{database::postgres::Session, error::FlowError, names::FlowNames};
+use super::{
+    Counts,
+    seat::{Seat, of_flow},
+    sides::Sides,
+    table::Key,
+};
+use crate::{
+    database::mysql::{cell, text},
+    error::FlowError,
+    names::FlowNames,
+};
 
 /// What the last whole run found in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -68,74 +77,111 @@ fn long_ago() -> SystemTime {
 }
 
 /// Where an interrupted run of this table goes on.
-pub(super) async fn interrupted(sides: &Sides, table: &str) -> Result<Option<Progress>, FlowError> {
+pub(super) async fn interrupted(sides: &mut Sides, table: &str) -> Result<Option<Progress>, FlowError> {
+    let doing = "reading how far the verification was";
     let names = &sides.names;
-    let row = sides
-        .other
-        .query_opt(
-            "SELECT run::text FROM banyan.verified WHERE install = $1 AND sync = $2 AND flow = $3 AND source_table = $4 AND run IS NOT NULL",
-            &[&names.install, &names.sync, &names.flow.as_str(), &table],
-        )
-        .await
-        .map_err(|e| FlowError::sql("reading how far the verification was", &e))?;
+    let run: Option<String> = match &mut sides.other {
+        Seat::Postgres(session) => session
+            .query_opt(
+                "SELECT run::text FROM banyan.verified WHERE install = $1 AND sync = $2 AND flow = $3 AND source_table = $4 AND run IS NOT NULL",
+                &[&names.install, &names.sync, &names.flow.as_str(), &table],
+            )
+            .await
+            .map_err(|e| FlowError::sql(doing, &e))?
+            .map(|row| row.get(0)),
+        Seat::Mysql(session) => {
+            let sql =
+                format!("SELECT run FROM banyan.verified WHERE {} AND source_table = {}", of_flow(names), text(table));
+            session.value(doing, &sql).await?
+        }
+    };
     // What another version has left is begun anew.
-    let kept = row.and_then(|row| serde_json::from_str::<Kept>(row.get(0)).ok());
+    let kept = run.and_then(|run| serde_json::from_str::<Kept>(&run).ok());
     let kept = kept.filter(|kept| kept.began.elapsed().is_ok_and(|age| age < FRESH));
     let progress = |Kept { began, pass, after, looked_at, counts }| Progress { began, pass, after, looked_at, counts };
     Ok(kept.map(progress))
 }
 
 /// Keeps how far a run is.
-pub(super) async fn keep(sides: &Sides, table: &str, progress: &Progress) -> Result<(), FlowError> {
+pub(super) async fn keep(sides: &mut Sides, table: &str, progress: &Progress) -> Result<(), FlowError> {
     let Progress { began, pass, after, looked_at, counts } = progress.clone();
-    let kept = Kept { began, pass, after, looked_at, counts };
-    write(
-        sides,
-        table,
-        &kept,
-        "INSERT INTO banyan.verified (install, sync, flow, source_table, run) VALUES ($1, $2, $3, $4, $5::text::jsonb) \
-         ON CONFLICT (install, sync, flow, source_table) DO UPDATE SET run = excluded.run",
-    )
-    .await
+    let kept = json(&Kept { began, pass, after, looked_at, counts })?;
+    let postgres = "INSERT INTO banyan.verified (install, sync, flow, source_table, run) VALUES ($1, $2, $3, $4, $5::text::jsonb) \
+         ON CONFLICT (install, sync, flow, source_table) DO UPDATE SET run = excluded.run";
+    let mysql = |run: &str| format!("run = {run}");
+    write(sides, table, &kept, postgres, mysql).await
 }
 
 /// Keeps what a whole run has found.
-pub(super) async fn end(sides: &Sides, table: &str, counts: Counts) -> Result<(), FlowError> {
-    write(
-        sides,
-        table,
-        &counts,
-        "INSERT INTO banyan.verified (install, sync, flow, source_table, found, ended_at) \
+pub(super) async fn end(sides: &mut Sides, table: &str, counts: Counts) -> Result<(), FlowError> {
+    let found = json(&counts)?;
+    let postgres = "INSERT INTO banyan.verified (install, sync, flow, source_table, found, ended_at) \
          VALUES ($1, $2, $3, $4, $5::text::jsonb, clock_timestamp()) ON CONFLICT (install, sync, flow, source_table) \
-         DO UPDATE SET run = NULL, found = excluded.found, ended_at = excluded.ended_at",
-    )
-    .await
+         DO UPDATE SET run = NULL, found = excluded.found, ended_at = excluded.ended_at";
+    let mysql = |found: &str| format!("run = NULL, found = {found}, ended_at = SYSDATE(6)");
+    write(sides, table, &found, postgres, mysql).await
 }
 
-async fn write(sides: &Sides, table: &str, value: &impl Serialize, statement: &str) -> Result<(), FlowError> {
-    let text = serde_json::to_string(value).map_err(|_| FlowError::Stop("a count could not be written".into()))?;
+fn json(value: &impl Serialize) -> Result<String, FlowError> {
+    serde_json::to_string(value).map_err(|_| FlowError::Stop("a count could not be written".into()))
+}
+
+/// `mysql` says what is set, of the value as a literal.
+async fn write(
+    sides: &mut Sides,
+    table: &str,
+    value: &str,
+    postgres: &str,
+    mysql: impl Fn(&str) -> String,
+) -> Result<(), FlowError> {
+    let doing = "keeping how far the verification is";
     let names = &sides.names;
-    sides
-        .other
-        .execute(statement, &[&names.install, &names.sync, &names.flow.as_str(), &table, &text])
-        .await
-        .map_err(|e| FlowError::sql("keeping how far the verification is", &e))?;
-    Ok(())
+    match &mut sides.other {
+        Seat::Postgres(session) => session
+            .execute(postgres, &[&names.install, &names.sync, &names.flow.as_str(), &table, &value])
+            .await
+            .map(drop)
+            .map_err(|e| FlowError::sql(doing, &e)),
+        Seat::Mysql(session) => {
+            let (install, sync, flow) = (text(&names.install), text(&names.sync), text(names.flow.as_str()));
+            let (table, set) = (text(table), mysql(&text(value)));
+            let own = format!("install = {install}, sync = {sync}, flow = {flow}, source_table = {table}");
+            let sql = format!("INSERT INTO banyan.verified SET {own}, {set} ON DUPLICATE KEY UPDATE {set}");
+            session.run(doing, &sql).await.map(drop)
+        }
+    }
 }
 
 /// What the last whole runs of a flow have found, table by table; nothing of tables that were never verified.
-pub(super) async fn found(session: &Session, names: &FlowNames) -> Result<Vec<Verified>, FlowError> {
-    let rows = session
-        .query(
-            "SELECT source_table, ended_at, found::text FROM banyan.verified \
-             WHERE install = $1 AND sync = $2 AND flow = $3 AND ended_at IS NOT NULL ORDER BY source_table",
-            &[&names.install, &names.sync, &names.flow.as_str()],
-        )
-        .await
-        .map_err(|e| FlowError::sql("reading what was verified", &e))?;
-    let verified = |row: &tokio_postgres::Row| {
-        let counts = serde_json::from_str(row.get(2)).ok()?;
-        Some(Verified { table: row.get(0), at: row.get(1), counts })
+pub(super) async fn found(seat: &mut Seat, names: &FlowNames) -> Result<Vec<Verified>, FlowError> {
+    let doing = "reading what was verified";
+    let verified = |table: String, at: SystemTime, found: &str| {
+        Some(Verified { table, at, counts: serde_json::from_str(found).ok()? })
     };
-    Ok(rows.iter().filter_map(verified).collect())
+    match seat {
+        Seat::Postgres(session) => {
+            let rows = session
+                .query(
+                    "SELECT source_table, ended_at, found::text FROM banyan.verified \
+                     WHERE install = $1 AND sync = $2 AND flow = $3 AND ended_at IS NOT NULL ORDER BY source_table",
+                    &[&names.install, &names.sync, &names.flow.as_str()],
+                )
+                .await
+                .map_err(|e| FlowError::sql(doing, &e))?;
+            Ok(rows.iter().filter_map(|row| verified(row.get(0), row.get(1), row.get(2))).collect())
+        }
+        Seat::Mysql(session) => {
+            let sql = format!(
+                "SELECT source_table, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', ended_at), found FROM banyan.verified \
+                 WHERE {} AND ended_at IS NOT NULL ORDER BY source_table",
+                of_flow(names)
+            );
+            let rows = session.rows(doing, &sql).await?;
+            let one = |row: &mysql_async::Row| {
+                let at = SystemTime::UNIX_EPOCH + Duration::from_micros(cell(row, 1)?);
+                verified(cell(row, 0)?, at, &cell::<String>(row, 2)?)
+            };
+            Ok(rows.iter().filter_map(one).collect())
+        }
+    }
 }

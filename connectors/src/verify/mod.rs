@@ -1,4 +1,4 @@
-//! Are both sides of a sync equal? Every row of every table, by a checksum each, while the stream goes on.
+//! Are both sides of a sync equal? Every row of every table, while the stream goes on.
 //!
 //! The owner's side says what is right. A chunk of its rows is read, then the other side is asked for the rows of the same keys once it has
 //! applied everything that was committed before the reading. Where both differ, either may have been read in the middle of a change: those
@@ -9,9 +9,12 @@
 
 mod again;
 mod kept;
+mod mysql;
 mod pass;
+mod postgres;
 mod repair;
 mod schedule;
+mod seat;
 mod sides;
 mod table;
 mod throttle;
@@ -23,14 +26,14 @@ use thiserror::Error;
 
 use crate::{
     config::{Config, Side, Sync},
-    database::{DatabaseUrl, postgres::PostgresUrl},
+    database::DatabaseUrl,
     error::{FlowError, UrlError},
     names::{Flow, FlowNames},
-    owner,
     plan::PlanTable,
 };
 pub use kept::Verified;
 pub(crate) use schedule::{Schedule, watch};
+use seat::Seat;
 use sides::Sides;
 use throttle::Throttle;
 
@@ -151,14 +154,6 @@ pub enum VerifyError {
     /// A database URL cannot be used.
     #[error("the {} database of the sync", .0.as_str())]
     Url(Side, #[source] UrlError),
-    /// Only rows of two PostgreSQL databases can be compared.
-    #[error("the sync `{sync}` has a {} database that is not PostgreSQL: only two PostgreSQL databases can be compared", .side.as_str())]
-    Kind {
-        /// The sync's name.
-        sync: String,
-        /// Which of its databases.
-        side: Side,
-    },
     /// The flow is not so far, or stands still.
     #[error("{0}")]
     NotYet(String),
@@ -190,7 +185,7 @@ async fn run_sync(
     options: &Options,
     tell: &mut (dyn FnMut(Event) + Send + std::marker::Sync),
 ) -> Result<Outcome, VerifyError> {
-    let (legacy, modern) = urls(name, sync)?;
+    let (legacy, modern) = urls(sync)?;
     let flow = applying(install, name, &legacy, &modern).await?;
     let (functions, tables): (Vec<_>, Vec<_>) =
         PlanTable::all(sync, flow).into_iter().partition(|table| table.is_function);
@@ -203,7 +198,7 @@ async fn run_sync(
     let (owner, other) = if flow.source() == Side::Legacy { (&legacy, &modern) } else { (&modern, &legacy) };
     let mut sides = Sides::open(FlowNames::new(install, name, flow), owner, other).await?;
     if options.repair.is_some() {
-        repair::refuse_beside_parked(&sides).await?;
+        repair::refuse_beside_parked(&mut sides).await?;
     }
     let not_compared = if options.tables.is_empty() { functions } else { Vec::new() };
     let not_compared = not_compared.into_iter().map(|table| table.source).collect();
@@ -219,21 +214,17 @@ async fn run_sync(
 }
 
 /// Both databases of a sync, legacy first.
-fn urls(name: &str, sync: &Sync) -> Result<(PostgresUrl, PostgresUrl), VerifyError> {
-    let url = |side, database| match DatabaseUrl::of(database) {
-        Ok(DatabaseUrl::Postgres(url)) => Ok(*url),
-        Ok(DatabaseUrl::Mysql(_)) => Err(VerifyError::Kind { sync: name.to_owned(), side }),
-        Err(source) => Err(VerifyError::Url(side, source)),
-    };
+fn urls(sync: &Sync) -> Result<(DatabaseUrl, DatabaseUrl), VerifyError> {
+    let url = |side, database| DatabaseUrl::of(database).map_err(|source| VerifyError::Url(side, source));
     Ok((url(Side::Legacy, &sync.legacy)?, url(Side::Modern, &sync.modern)?))
 }
 
 /// The flow away from the owner: what both databases say, the higher epoch first.
-async fn applying(install: &str, sync: &str, legacy: &PostgresUrl, modern: &PostgresUrl) -> Result<Flow, FlowError> {
+async fn applying(install: &str, sync: &str, legacy: &DatabaseUrl, modern: &DatabaseUrl) -> Result<Flow, FlowError> {
     let mut rows = Vec::new();
     for (side, url) in [(Side::Legacy, legacy), (Side::Modern, modern)] {
-        let session = url.connect(&format!("{install}/{sync}/verify")).await?;
-        rows.extend(owner::postgres::read(&session, install, sync, side).await?);
+        let mut seat = Seat::connect(url, &format!("{install}/{sync}/verify")).await?;
+        rows.extend(seat.owner(install, sync, side).await?);
     }
     match rows.iter().max_by_key(|row| (row.epoch, row.open)).map(|row| row.owner) {
         Some(Side::Legacy) => Ok(Flow::LegacyToModern),

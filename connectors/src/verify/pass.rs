@@ -5,14 +5,19 @@
 use super::{
     Counts, Event, Options, again,
     kept::{self, Pass, Progress},
+    seat::Seat,
     sides::Sides,
-    table::{CHUNK, Key, Table},
+    table::{CHUNK, Key, Row, Seen, Table},
     throttle::Throttle,
 };
 use crate::{config::ApplyAs, error::FlowError, plan::PlanTable, source::postgres::schema::changes};
 
-/// Rows between two waits for the other side.
+/// Rows between two waits for the other side, and bytes of them where they are more than checksums.
 const BATCH: usize = 10 * CHUNK;
+const BYTES: usize = 16 << 20;
+/// A statement reads about so many bytes, and as many rows to begin with.
+const PIECE: usize = 2 << 20;
+const FIRST: usize = 500;
 
 /// What goes through all that looks at one table.
 pub(super) struct Run<'r> {
@@ -24,6 +29,8 @@ pub(super) struct Run<'r> {
     pub(super) name: String,
     pub(super) counts: Counts,
     pub(super) tell: &'r mut (dyn FnMut(Event) + Send + Sync),
+    /// Rows of the next statement.
+    pub(super) piece: usize,
 }
 
 /// Verifies one table.
@@ -42,7 +49,7 @@ pub(super) async fn table(
         tell(Event::Resumed { table: plan_table.source.clone(), rows: looked_at });
     }
     let name = plan_table.source.clone();
-    let mut run = Run { sides, apply_as, table: plan_table, options, name, counts, tell };
+    let mut run = Run { sides, apply_as, table: plan_table, options, name, counts, tell, piece: FIRST };
     loop {
         let last = match pass {
             Pass::Owner => owner_batch(&mut run, &table, after.as_ref(), throttle, &mut looked_at).await?,
@@ -59,8 +66,11 @@ pub(super) async fn table(
         kept::keep(run.sides, &run.name, &progress).await?;
     }
     kept::end(run.sides, &run.name, run.counts).await?;
-    if run.counts.unequal() == 0 && run.counts.undecided == 0 {
-        changes::verified(&run.sides.owner, &run.sides.names, &run.name, began).await?;
+    if run.counts.unequal() == 0
+        && run.counts.undecided == 0
+        && let Seat::Postgres(owner) = &run.sides.owner
+    {
+        changes::verified(owner, &run.sides.names, &run.name, began).await?;
     }
     Ok(run.counts)
 }
@@ -73,23 +83,36 @@ async fn owner_batch(
     throttle: &mut Throttle,
     looked_at: &mut u64,
 ) -> Result<Option<Key>, FlowError> {
-    let (mut keys, mut checksums, mut is_end) = (Vec::new(), Vec::new(), false);
-    while keys.len() < BATCH && !is_end {
-        throttle.wait(CHUNK).await;
-        let chunk = table.owner.keys(&run.sides.owner, keys.last().or(after)).await?;
-        is_end = chunk.len() < CHUNK;
-        checksums.extend(table.owner.checksums(&run.sides.owner, &chunk).await?);
+    let (mut keys, mut own, mut bytes, mut is_end): (Vec<Key>, Vec<Option<Row>>, _, _) = (vec![], vec![], 0, false);
+    while keys.len() < BATCH && bytes < BYTES && !is_end {
+        throttle.wait(run.piece).await;
+        let (chunk, rows) = table.owner.chunk(&mut run.sides.owner, keys.last().or(after), run.piece).await?;
+        is_end = chunk.len() < run.piece;
+        let read = rows.iter().flatten().flatten().flatten().map(String::len).sum::<usize>();
+        run.piece = next_piece(run.piece, chunk.len(), read);
+        bytes += read;
+        own.extend(rows);
         keys.extend(chunk);
     }
     let last = keys.last().cloned().filter(|_| !is_end);
     run.counts.rows += keys.len() as u64;
     *looked_at += keys.len() as u64;
     run.sides.settle().await?;
-    let other = table.other.checksums(&run.sides.other, &keys).await?;
-    let suspects = keys.into_iter().zip(checksums).zip(other).filter(|((_, own), other)| own != other);
+    let other = table.other.compare(&mut run.sides.other, &keys, &own).await?;
+    let is_odd = |own: &Option<Row>, other| match own {
+        Some(_) => other != Seen::Same,
+        None => other != Seen::Absent,
+    };
+    let suspects = keys.into_iter().zip(own).zip(other).filter(|((_, own), other)| is_odd(own, *other));
     let suspects = suspects.map(|((key, _), _)| key).collect();
     again::judge(run, table, suspects).await?;
     Ok(last)
+}
+
+/// Of how many rows the next statement is, after one that has read `rows` of so many bytes.
+fn next_piece(piece: usize, rows: usize, bytes: usize) -> usize {
+    let fits = PIECE.saturating_mul(rows.max(1)) / bytes.max(1);
+    fits.clamp(1, piece.saturating_mul(10)).min(CHUNK)
 }
 
 /// Looks for a batch of the other side's keys at the owner's.
@@ -103,14 +126,28 @@ async fn other_batch(
     let (mut suspects, mut last, mut read, mut is_end) = (Vec::new(), after.cloned(), 0, false);
     while read < BATCH && !is_end {
         throttle.wait(CHUNK).await;
-        let chunk = table.other.keys(&run.sides.other, last.as_ref()).await?;
+        let chunk = table.other.keys(&mut run.sides.other, last.as_ref(), CHUNK).await?;
         is_end = chunk.len() < CHUNK;
         read += chunk.len();
-        let there = table.owner.present(&run.sides.owner, &chunk).await?;
+        let there = table.owner.present(&mut run.sides.owner, &chunk).await?;
         last = chunk.last().cloned().or(last);
-        suspects.extend(chunk.into_iter().zip(there).filter(|(_, there)| there.is_none()).map(|(key, _)| key));
+        suspects.extend(chunk.into_iter().zip(there).filter(|(_, there)| !there).map(|(key, _)| key));
     }
     *looked_at += read as u64;
     again::judge(run, table, suspects).await?;
     Ok(last.filter(|_| !is_end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_rows_are_read_in_small_pieces_and_narrow_ones_in_large() {
+        assert_eq!(next_piece(500, 500, 500 * 16), CHUNK);
+        assert_eq!(next_piece(500, 500, 500 * (1 << 20)), 2);
+        assert_eq!(next_piece(1, 1, 64 << 20), 1);
+        assert_eq!(next_piece(2, 2, 20), 20, "step by step");
+        assert_eq!(next_piece(500, 0, 0), CHUNK);
+    }
 }

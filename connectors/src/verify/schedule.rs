@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, Verified, VerifyError, applying, kept, run_sync, urls};
+use super::{Options, Verified, VerifyError, applying, kept, run_sync, seat::Seat, urls};
 use crate::{
     config::{Side, Sync},
     metrics::VerifyMetrics,
@@ -46,7 +46,7 @@ pub(crate) async fn watch(schedule: Schedule, cancel: CancellationToken) {
                 // The flows say themselves what they wait for.
                 Err(VerifyError::NotYet(_)) if schedule.sync.verify.is_some() => pause = FIRST,
                 // Nobody asked for it. That a database is away, the flows say themselves, too.
-                Err(VerifyError::NotYet(_) | VerifyError::Flow(_) | VerifyError::Kind { .. }) if schedule.sync.verify.is_none() => {}
+                Err(VerifyError::NotYet(_) | VerifyError::Flow(_)) if schedule.sync.verify.is_none() => {}
                 Err(error) => {
                     tracing::warn!(sync = schedule.name, %error, retry_in_s = AGAIN.as_secs(), "the tables could not be verified");
                     pause = AGAIN;
@@ -91,12 +91,12 @@ impl Schedule {
     }
 
     async fn found(&self) -> Result<Vec<Verified>, VerifyError> {
-        let (legacy, modern) = urls(&self.name, &self.sync)?;
+        let (legacy, modern) = urls(&self.sync)?;
         let flow = applying(&self.install, &self.name, &legacy, &modern).await?;
         let names = FlowNames::new(&self.install, &self.name, flow);
         let url = if flow.target() == Side::Legacy { legacy } else { modern };
-        let session = url.connect(&names.application("verified")).await?;
-        Ok(kept::found(&session, &names).await?)
+        let mut seat = Seat::connect(&url, &names.application("verified")).await?;
+        Ok(kept::found(&mut seat, &names).await?)
     }
 
     /// All tables count together: what was verified is as old as the oldest of them.

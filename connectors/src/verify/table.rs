@@ -1,25 +1,20 @@
-//! One table on both sides: how its rows are read and weighed there.
+//! One table on both sides: which column is held against which, and how a row of one side is found and judged on the other.
+//!
+//! Two PostgreSQL databases weigh their rows themselves, and what is compared here is a checksum a row. Of no other pair is it known that both
+//! write a value alike (`1.50` and `1.5000`, a `float`, JSON): there the owner's row goes to the other side as the text that the flow would
+//! carry, and that side's own server says whether its row is what would come of it.
 
 use std::collections::{BTreeMap, HashMap};
 
-use tokio_postgres::{Statement, types::ToSql};
-
-use super::sides::Sides;
-use crate::{
-    database::postgres::Session,
-    error::FlowError,
-    names::{quote, quote_table},
-    plan::PlanTable,
-};
+use super::{mysql, postgres, seat::Seat, sides::Sides};
+use crate::{error::FlowError, plan::PlanTable};
 
 /// The values of a primary key, as text.
 pub(super) type Key = Vec<String>;
-/// Of a row's text.
-pub(super) type Checksum = String;
-/// Of a row: another one when it was written again, even with the same values.
-pub(super) type Version = String;
-/// The texts of a row's columns.
+/// What is known of a row: its checksum, or the texts of all its columns.
 pub(super) type Row = Vec<Option<String>>;
+/// Of a row: another one when it was written again, even with the same values. Where a server does not tell, when it has other values.
+pub(super) type Version = String;
 
 /// A table of both sides.
 pub(super) struct Table {
@@ -36,40 +31,45 @@ pub(super) struct Table {
 }
 
 /// A table of one side.
-pub(super) struct SideTable {
-    /// The first rows by key, and those behind a key: their keys.
-    first: Statement,
-    after: Statement,
-    /// Of which of these keys there is a row, and its checksum.
-    checksums: Statement,
-    /// The same, a checksum a column; the columns' own text; and nothing of them.
-    by_column: Statement,
-    rows: Statement,
-    present: Statement,
-    versions: Statement,
-    keys: usize,
+pub(super) enum SideTable {
+    Postgres(Box<postgres::SideTable>),
+    Mysql(Box<mysql::SideTable>),
 }
 
 /// A column as a catalogue shows it.
-struct Column {
-    name: String,
-    /// Without its modifier.
-    type_name: String,
-    generated: bool,
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) class: Class,
+    pub(super) generated: bool,
     /// Its place in the primary key.
-    key: Option<usize>,
+    pub(super) key: Option<usize>,
 }
 
-/// How many rows a statement reads.
+/// What its values are.
+pub(super) enum Class {
+    /// The type's name without its modifier.
+    Postgres(String),
+    Mysql(mysql::Values),
+}
+
+/// A row of the other side beside one of the owner's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    Absent,
+    Same,
+    Differs,
+}
+
+/// How many rows a statement reads at most.
 pub(super) const CHUNK: usize = 5_000;
 
 // === impl Table ===
 
 impl Table {
-    /// Reads both catalogues and prepares the statements.
-    pub(super) async fn load(sides: &Sides, plan: &PlanTable) -> Result<Self, FlowError> {
-        let owner = columns(&sides.owner, &plan.source).await?;
-        let other = columns(&sides.other, &plan.target).await?;
+    /// Reads both catalogues and prepares what is asked of both sides.
+    pub(super) async fn load(sides: &mut Sides, plan: &PlanTable) -> Result<Self, FlowError> {
+        let owner = columns(&mut sides.owner, &plan.source).await?;
+        let other = columns(&mut sides.other, &plan.target).await?;
         let by_name: HashMap<&str, &Column> = other.iter().map(|column| (column.name.as_str(), column)).collect();
         let mut key: Vec<(usize, &Column)> = other.iter().filter_map(|c| c.key.map(|place| (place, c))).collect();
         key.sort_unstable_by_key(|(place, _)| *place);
@@ -77,7 +77,7 @@ impl Table {
             return Err(FlowError::Stop(format!("the table `{}` has no primary key", plan.target)));
         }
         // What the source's server makes by itself, the target's does too.
-        let mut pairs = Vec::new();
+        let mut pairs: Vec<(&Column, &Column)> = Vec::new();
         for column in owner.iter().filter(|column| !column.generated) {
             let Some(name) = plan.mapping.target(&column.name) else { continue };
             let Some(other) = by_name.get(name) else {
@@ -87,59 +87,27 @@ impl Table {
                 pairs.push((column, *other));
             }
         }
-        let keys: Vec<(&str, &str)> = key.iter().map(|(_, c)| (c.name.as_str(), c.type_name.as_str())).collect();
-        let mut own_keys = Vec::with_capacity(keys.len());
-        for (name, _) in &keys {
-            let Some((own, _)) = pairs.iter().find(|(_, other)| other.name == *name) else {
-                return Err(FlowError::Stop(format!("`{}` has no column for the key column `{name}`", plan.source)));
+        let mut keys = Vec::with_capacity(key.len());
+        for (_, key) in &key {
+            let Some(at) = pairs.iter().position(|(_, other)| other.name == key.name) else {
+                return Err(FlowError::Stop(format!(
+                    "`{}` has no column for the key column `{}`",
+                    plan.source, key.name
+                )));
             };
-            own_keys.push((own.name.as_str(), own.type_name.as_str()));
+            keys.push(at);
         }
-        let texts = |is_owner: bool| -> Vec<String> {
-            pairs
-                .iter()
-                .map(|(own, other)| {
-                    let other_type = (is_owner && own.type_name != other.type_name).then_some(other.type_name.as_str());
-                    let (name, type_name) =
-                        if is_owner { (&own.name, &own.type_name) } else { (&other.name, &other.type_name) };
-                    text(name, type_name, other_type)
-                })
-                .collect()
+        let guess = match &mut sides.owner {
+            Seat::Postgres(session) => postgres::guess(session, &plan.source).await?,
+            Seat::Mysql(session) => mysql::guess(session, &plan.source).await?,
         };
-        let guess = sides
-            .owner
-            .query_one(
-                "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = to_regclass($1)",
-                &[&quote_table(&plan.source)],
-            )
-            .await
-            .map_err(|e| FlowError::sql("asking for the size of a table", &e))?
-            .get::<_, i64>(0);
-        let columns: Vec<String> = pairs.iter().map(|(own, _)| own.name.clone()).collect();
-        let other_columns: Vec<String> = pairs.iter().map(|(_, other)| other.name.clone()).collect();
         Ok(Self {
-            owner: SideTable::prepare(
-                &sides.owner,
-                &plan.source,
-                &own_keys,
-                &columns,
-                &texts(true),
-                plan.mapping.source_rows("x"),
-            )
-            .await?,
-            other: SideTable::prepare(
-                &sides.other,
-                &plan.target,
-                &keys,
-                &other_columns,
-                &texts(false),
-                plan.mapping.target_rows("x"),
-            )
-            .await?,
-            key: own_keys.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            columns,
-            other_columns,
-            guess: guess.unsigned_abs(),
+            owner: SideTable::prepare(&mut sides.owner, &plan.source, plan, &pairs, &keys, true).await?,
+            other: SideTable::prepare(&mut sides.other, &plan.target, plan, &pairs, &keys, false).await?,
+            key: keys.iter().map(|&at| pairs[at].0.name.clone()).collect(),
+            columns: pairs.iter().map(|(own, _)| own.name.clone()).collect(),
+            other_columns: pairs.iter().map(|(_, other)| other.name.clone()).collect(),
+            guess,
         })
     }
 
@@ -149,190 +117,191 @@ impl Table {
     }
 }
 
-async fn columns(session: &Session, table: &str) -> Result<Vec<Column>, FlowError> {
-    let rows = session
-        .query(
-            "SELECT a.attname::text, format_type(a.atttypid, -1), a.attgenerated <> '', \
-             array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum)::int \
-             FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary \
-             WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-            &[&quote_table(table)],
-        )
-        .await
-        .map_err(|e| FlowError::sql("reading the columns", &e))?;
-    if rows.is_empty() {
+async fn columns(seat: &mut Seat, table: &str) -> Result<Vec<Column>, FlowError> {
+    let columns = match seat {
+        Seat::Postgres(session) => postgres::columns(session, table).await?,
+        Seat::Mysql(session) => mysql::columns(session, table).await?,
+    };
+    if columns.is_empty() {
         return Err(FlowError::Stop(format!("there is no table `{table}`")));
     }
-    let column = |row: &tokio_postgres::Row| Column {
-        name: row.get(0),
-        type_name: row.get(1),
-        generated: row.get(2),
-        key: row.get::<_, Option<i32>>(3).and_then(|place| usize::try_from(place).ok()),
-    };
-    Ok(rows.iter().map(column).collect())
-}
-
-/// A value as text that is the same where the value is. `as_type`: what the other side keeps it as, where that is another type.
-fn text(column: &str, type_name: &str, as_type: Option<&str>) -> String {
-    let value = format!("x.{}", quote(column));
-    // The other side may know types that this server does not; what is built in, both have.
-    let (value, type_name) = match as_type {
-        Some(other) if !other.contains(['.', '"']) => (format!("({value}::text)::{other}"), other),
-        _ => (value, type_name),
-    };
-    // 1.50 and 1.5000 are one number in two scales.
-    if type_name == "numeric" { format!("trim_scale({value})::text") } else { format!("{value}::text") }
-}
-
-/// Each text with its length before it, so that no two rows have one text; NULL has none.
-fn checksum(texts: &[String]) -> String {
-    let parts: Vec<String> =
-        texts.iter().map(|text| format!("coalesce(octet_length({text})::text || ':' || {text}, '-')")).collect();
-    format!("left(md5({}), 16)", parts.join(" || "))
+    Ok(columns)
 }
 
 // === impl SideTable ===
 
+fn crossed<T>() -> Result<T, FlowError> {
+    Err(FlowError::Stop("a table of one kind of database was looked for in another".into()))
+}
+
 impl SideTable {
-    /// `texts` are the columns as they are compared, and `only` tells which rows are the sync's.
+    /// `pairs` are the columns of the owner's side and of the other, `keys` the key's among them.
     async fn prepare(
-        session: &Session,
+        seat: &mut Seat,
         table: &str,
-        key: &[(&str, &str)],
-        columns: &[String],
-        texts: &[String],
-        only: Option<String>,
+        plan: &PlanTable,
+        pairs: &[(&Column, &Column)],
+        keys: &[usize],
+        is_owner: bool,
     ) -> Result<Self, FlowError> {
-        let own: Vec<String> = columns.iter().map(|column| format!("x.{}::text", quote(column))).collect();
-        let name = quote_table(table);
-        let columns: Vec<String> = key.iter().map(|(name, _)| format!("x.{}", quote(name))).collect();
-        let as_text: Vec<String> = columns.iter().map(|column| format!("{column}::text")).collect();
-        let (columns, as_text) = (columns.join(", "), as_text.join(", "));
-        let behind: Vec<String> =
-            key.iter().enumerate().map(|(i, (_, ty))| format!("${}::text::{ty}", i + 1)).collect();
-        let only = only.unwrap_or_else(|| "true".to_owned());
-        let chunk = |condition: &str| {
-            format!("SELECT {as_text} FROM {name} x WHERE {only}{condition} ORDER BY {columns} LIMIT {CHUNK}")
-        };
-        let arrays: Vec<String> = (1..=key.len()).map(|i| format!("${i}::text[]")).collect();
-        let labels: Vec<String> = (0..key.len()).map(|i| format!("k{i}")).collect();
-        let same: Vec<String> =
-            key.iter().enumerate().map(|(i, (name, ty))| format!("x.{} = u.k{i}::{ty}", quote(name))).collect();
-        let found = |what: &str| {
-            format!(
-                "SELECT u.n, {what} FROM unnest({}) WITH ORDINALITY AS u({}, n) JOIN {name} x ON {} AND {only}",
-                arrays.join(", "),
-                labels.join(", "),
-                same.join(" AND ")
-            )
-        };
-        let each: Vec<String> = texts.iter().map(|text| checksum(std::slice::from_ref(text))).collect();
-        let statements = [
-            chunk(""),
-            chunk(&format!(" AND ({columns}) > ({})", behind.join(", "))),
-            found(&checksum(texts)),
-            found(&format!("ARRAY[{}]", each.join(", "))),
-            found(&format!("ARRAY[{}]", own.join(", "))),
-            found("true"),
-            found("x.xmin::text || ' ' || x.ctid::text"),
-        ];
-        let mut prepared = Vec::with_capacity(statements.len());
-        for sql in &statements {
-            prepared.push(session.prepare(sql).await.map_err(|e| FlowError::sql("preparing the comparison", &e))?);
+        let mapping = &plan.mapping;
+        Ok(match seat {
+            Seat::Postgres(session) => {
+                let only = if is_owner { mapping.source_rows("x") } else { mapping.target_rows("x") };
+                let prepared = postgres::SideTable::prepare(session, table, pairs, keys, is_owner, only).await?;
+                Self::Postgres(Box::new(prepared))
+            }
+            Seat::Mysql(session) => {
+                let only = if is_owner { mapping.source_rows_in_mysql() } else { mapping.target_rows_in_mysql() };
+                let own: Vec<&Column> = pairs.iter().map(|(own, other)| if is_owner { *own } else { *other }).collect();
+                Self::Mysql(Box::new(mysql::SideTable::prepare(session, table, &own, keys, only).await?))
+            }
+        })
+    }
+
+    /// Whether a row's version tells that it was written again with the values that it had.
+    pub(super) fn tells_versions(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
+    /// Up to `limit` keys in this side's own order, behind `after`.
+    pub(super) async fn keys(&self, seat: &mut Seat, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, FlowError> {
+        match (self, seat) {
+            (Self::Postgres(table), Seat::Postgres(session)) => table.keys(session, after, limit).await,
+            (Self::Mysql(table), Seat::Mysql(session)) => table.keys(session, after, limit).await,
+            _ => crossed(),
         }
-        let Ok([first, after, checksums, by_column, rows, present, versions]) = <[Statement; 7]>::try_from(prepared)
-        else {
-            return Err(FlowError::Stop("the comparison could not be prepared".into()));
-        };
-        Ok(Self { first, after, checksums, by_column, rows, present, versions, keys: key.len() })
     }
 
-    /// Up to [`CHUNK`] keys in this side's own order, behind `after`.
-    pub(super) async fn keys(&self, session: &Session, after: Option<&Key>) -> Result<Vec<Key>, FlowError> {
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            after.into_iter().flatten().map(|value| value as &(dyn ToSql + Sync)).collect();
-        let statement = if after.is_some() { &self.after } else { &self.first };
-        let rows = session.query(statement, &parameters).await.map_err(|e| FlowError::sql("reading keys", &e))?;
-        Ok(rows.iter().map(|row| (0..self.keys).map(|i| row.get(i)).collect()).collect())
-    }
-
-    /// The checksum of each key's row; `None` where there is none.
-    pub(super) async fn checksums(&self, session: &Session, keys: &[Key]) -> Result<Vec<Option<Checksum>>, FlowError> {
-        self.ask(session, &self.checksums, keys).await
-    }
-
-    /// The same, one a column.
-    pub(super) async fn by_column(
+    /// The same with what is known of their rows; nothing of a row that went in between.
+    pub(super) async fn chunk(
         &self,
-        session: &Session,
-        keys: &[Key],
-    ) -> Result<Vec<Option<Vec<String>>>, FlowError> {
-        self.ask(session, &self.by_column, keys).await
+        seat: &mut Seat,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<(Vec<Key>, Vec<Option<Row>>), FlowError> {
+        match (self, seat) {
+            (Self::Postgres(table), Seat::Postgres(session)) => {
+                let keys = table.keys(session, after, limit).await?;
+                let rows = table.weigh(session, &keys).await?;
+                Ok((keys, rows))
+            }
+            (Self::Mysql(table), Seat::Mysql(session)) => table.chunk(session, after, limit).await,
+            _ => crossed(),
+        }
     }
 
-    /// Each key's row: the text of every column that is compared, as this side has it.
-    pub(super) async fn rows(&self, session: &Session, keys: &[Key]) -> Result<Vec<Option<Row>>, FlowError> {
-        self.ask(session, &self.rows, keys).await
+    /// What is known of each key's row, and its version from before; `None` where there is none.
+    pub(super) async fn look(
+        &self,
+        seat: &mut Seat,
+        keys: &[Key],
+    ) -> Result<(Vec<Option<Version>>, Vec<Option<Row>>), FlowError> {
+        match (self, seat) {
+            (Self::Postgres(table), Seat::Postgres(session)) => {
+                let versions = table.versions(session, keys).await?;
+                Ok((versions, table.weigh(session, keys).await?))
+            }
+            (Self::Mysql(table), Seat::Mysql(session)) => {
+                let rows = table.rows(session, keys).await?;
+                Ok((rows.iter().map(|row| row.as_ref().map(mysql::version)).collect(), rows))
+            }
+            _ => crossed(),
+        }
     }
 
     /// Which row each key has.
-    pub(super) async fn versions(&self, session: &Session, keys: &[Key]) -> Result<Vec<Option<Version>>, FlowError> {
-        self.ask(session, &self.versions, keys).await
+    pub(super) async fn versions(&self, seat: &mut Seat, keys: &[Key]) -> Result<Vec<Option<Version>>, FlowError> {
+        match (self, seat) {
+            (Self::Postgres(table), Seat::Postgres(session)) => table.versions(session, keys).await,
+            (Self::Mysql(table), Seat::Mysql(session)) => {
+                let rows = table.rows(session, keys).await?;
+                Ok(rows.iter().map(|row| row.as_ref().map(mysql::version)).collect())
+            }
+            _ => crossed(),
+        }
+    }
+
+    /// Each key's row: the text of every column that is compared, as the flow would carry it.
+    pub(super) async fn rows(&self, seat: &mut Seat, keys: &[Key]) -> Result<Vec<Option<Row>>, FlowError> {
+        match (self, seat) {
+            (Self::Postgres(table), Seat::Postgres(session)) => table.rows(session, keys).await,
+            (Self::Mysql(table), Seat::Mysql(session)) => table.rows(session, keys).await,
+            _ => crossed(),
+        }
     }
 
     /// Of which keys there is a row.
-    pub(super) async fn present(&self, session: &Session, keys: &[Key]) -> Result<Vec<Option<bool>>, FlowError> {
-        self.ask(session, &self.present, keys).await
+    pub(super) async fn present(&self, seat: &mut Seat, keys: &[Key]) -> Result<Vec<bool>, FlowError> {
+        match (self, seat) {
+            (Self::Postgres(table), Seat::Postgres(session)) => table.present(session, keys).await,
+            (Self::Mysql(table), Seat::Mysql(session)) => table.present(session, keys).await,
+            _ => crossed(),
+        }
     }
 
-    async fn ask<T>(&self, session: &Session, statement: &Statement, keys: &[Key]) -> Result<Vec<Option<T>>, FlowError>
-    where
-        T: for<'r> tokio_postgres::types::FromSql<'r>,
-    {
-        let mut found: Vec<Option<T>> = Vec::with_capacity(keys.len());
-        for chunk in keys.chunks(CHUNK) {
-            let start = found.len();
-            found.resize_with(start + chunk.len(), || None);
-            let arrays = transposed(chunk, self.keys);
-            let parameters: Vec<&(dyn ToSql + Sync)> =
-                arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-            let rows = session.query(statement, &parameters).await.map_err(|e| FlowError::sql("comparing rows", &e))?;
-            for row in rows {
-                let at = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).checked_sub(1);
-                if let Some(slot) = at.and_then(|at| found.get_mut(start + at)) {
-                    *slot = Some(row.get(1));
-                }
+    /// Holds this side's rows against the owner's; of a key that the owner has not, whether there is a row.
+    pub(super) async fn compare(
+        &self,
+        seat: &mut Seat,
+        keys: &[Key],
+        own: &[Option<Row>],
+    ) -> Result<Vec<Seen>, FlowError> {
+        let whole: Vec<&Row> = own.iter().flatten().collect();
+        let judged = match (self, &mut *seat) {
+            (Self::Postgres(table), Seat::Postgres(session)) => table.judge(session, keys, own, &whole).await?,
+            (Self::Mysql(table), Seat::Mysql(session)) => table.judge(session, &whole).await?,
+            _ => return crossed(),
+        };
+        let mut judged = judged.into_iter();
+        let mut seen: Vec<Seen> = own
+            .iter()
+            .map(|row| match row.as_ref().and_then(|_| judged.next().flatten()) {
+                Some(true) => Seen::Same,
+                Some(false) => Seen::Differs,
+                None => Seen::Absent,
+            })
+            .collect();
+        // Whose row was not found, or is none that this side could hold: is there one with its key?
+        let open: Vec<usize> = (0..seen.len()).filter(|&at| seen[at] == Seen::Absent).collect();
+        let asked: Vec<Key> = open.iter().map(|&at| keys[at].clone()).collect();
+        for (at, there) in open.into_iter().zip(self.present(seat, &asked).await?) {
+            if there {
+                seen[at] = Seen::Differs;
             }
         }
-        Ok(found)
-    }
-}
-
-/// A list of keys as a list of each column's values.
-pub(super) fn transposed(keys: &[Key], columns: usize) -> Vec<Vec<&str>> {
-    (0..columns).map(|i| keys.iter().map(|key| key.get(i).map_or("", String::as_str)).collect()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_rows_have_one_text() {
-        let texts = ["x.a::text".to_owned(), "x.b::text".to_owned()];
-        assert_eq!(
-            checksum(&texts),
-            "left(md5(coalesce(octet_length(x.a::text)::text || ':' || x.a::text, '-') || \
-             coalesce(octet_length(x.b::text)::text || ':' || x.b::text, '-')), 16)"
-        );
+        Ok(seen)
     }
 
-    #[test]
-    fn a_value_is_weighed_as_the_other_side_keeps_it() {
-        assert_eq!(text("a", "text", None), "x.\"a\"::text");
-        assert_eq!(text("a", "integer", Some("bigint")), "(x.\"a\"::text)::bigint::text");
-        assert_eq!(text("a", "numeric", None), "trim_scale(x.\"a\")::text");
-        assert_eq!(text("a", "integer", Some("numeric")), "trim_scale((x.\"a\"::text)::numeric)::text");
-        assert_eq!(text("a", "text", Some("public.mood")), "x.\"a\"::text");
+    /// In which columns this side's rows differ from the owner's, whom `owner` shows; nothing where that cannot be told.
+    pub(super) async fn unlike(
+        &self,
+        seat: &mut Seat,
+        owner: &Self,
+        owner_seat: &mut Seat,
+        keys: &[Key],
+    ) -> Result<Vec<Vec<usize>>, FlowError> {
+        let places = |same: Option<Vec<bool>>| -> Vec<usize> {
+            same.into_iter().flatten().enumerate().filter(|(_, same)| !same).map(|(at, _)| at).collect()
+        };
+        if let (Self::Postgres(table), Seat::Postgres(session), Self::Postgres(own), Seat::Postgres(own_session)) =
+            (self, &mut *seat, owner, &mut *owner_seat)
+        {
+            let own = own.by_column(own_session, keys).await?;
+            let other = table.by_column(session, keys).await?;
+            let same = |(own, other): (Option<Vec<String>>, Option<Vec<String>>)| {
+                Some(own?.iter().zip(&other?).map(|(own, other)| own == other).collect())
+            };
+            return Ok(own.into_iter().zip(other).map(|pair| places(same(pair))).collect());
+        }
+        let own = owner.rows(owner_seat, keys).await?;
+        let whole: Vec<&Row> = own.iter().flatten().collect();
+        let judged = match (self, seat) {
+            (Self::Postgres(table), Seat::Postgres(session)) => table.judge_columns(session, &whole).await?,
+            (Self::Mysql(table), Seat::Mysql(session)) => table.judge_columns(session, &whole).await?,
+            _ => return crossed(),
+        };
+        let mut judged = judged.into_iter();
+        Ok(own.iter().map(|row| places(row.as_ref().and_then(|_| judged.next().flatten()))).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! MariaDB and MySQL as a source: a consistent snapshot, and the rows of the binlog that follow it.
 
-mod charset;
+pub(crate) mod charset;
 mod event;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -12,7 +12,7 @@ mod snapshot;
 mod statement;
 pub(crate) mod stored;
 mod stream;
-mod value;
+pub(crate) mod value;
 
 pub(crate) use charset::is_unicode;
 

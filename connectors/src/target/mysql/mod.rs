@@ -2,10 +2,10 @@
 
 mod batch;
 pub(crate) mod catalogue;
-mod literal;
+pub(crate) mod literal;
 mod load;
 mod position;
-mod table;
+pub(crate) mod table;
 mod writer;
 
 pub(crate) use writer::Writer;

@@ -7,8 +7,8 @@ use prometheus::IntCounter;
 use super::literal::Class;
 use crate::{
     database::{
-        catalogue::describe,
-        mysql::{MysqlSession, cell, quote, quote_table, text},
+        catalogue::{describe, primary_key},
+        mysql::{MysqlSession, quote, quote_table},
     },
     error::FlowError,
     mapping::Mapping,
@@ -45,7 +45,6 @@ pub(crate) struct Column {
 impl TargetTable {
     /// Reads the catalogue.
     pub(crate) async fn load(session: &mut MysqlSession, plan: &PlanTable) -> Result<Self, FlowError> {
-        let doing = "reading the target's columns";
         let columns: Vec<Column> = describe(session, &plan.target)
             .await?
             .into_iter()
@@ -59,18 +58,9 @@ impl TargetTable {
         if columns.is_empty() {
             return Err(FlowError::Stop(format!("the target has no table `{}`", plan.target)));
         }
-        let (database, name) = plan.target.split_once('.').unwrap_or(("", &plan.target));
-        let indexes = format!(
-            "SELECT COLUMN_NAME FROM information_schema.STATISTICS \
-             WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX",
-            text(database),
-            text(name)
-        );
-        let mut key = Vec::new();
-        for row in session.rows(doing, &indexes).await? {
-            let column: String = cell(&row, 0).unwrap_or_default();
-            key.extend(columns.iter().position(|own| own.name == column));
-        }
+        let names = primary_key(session, &plan.target).await?;
+        let key: Vec<usize> =
+            names.iter().filter_map(|name| columns.iter().position(|own| own.name == *name)).collect();
         if key.is_empty() {
             return Err(FlowError::Stop(format!("the target's table `{}` has no primary key", plan.target)));
         }

@@ -71,9 +71,11 @@ impl Catalogue {
 
     /// In a transaction that was just begun, before its first row.
     pub(super) async fn check(&mut self, pipe: &mut Pipe) -> Result<(), FlowError> {
-        if self.looked.elapsed() < AGE {
-            return Ok(());
-        }
+        if self.looked.elapsed() < AGE { Ok(()) } else { self.ask(pipe).await }
+    }
+
+    /// Behind calls of functions, in their transaction: one that was made STRICT a moment ago would not have been called, without a word.
+    pub(super) async fn ask(&mut self, pipe: &mut Pipe) -> Result<(), FlowError> {
         self.looked = Instant::now();
         pipe.execute(self.same.clone(), Vec::<Parameter>::new(), 0, |found| match found {
             Ok(1) => Ok(()),

@@ -103,6 +103,9 @@ impl Writer {
 
     pub(crate) async fn commit(&mut self, old: &Applied, new: &Applied) -> Result<(), FlowError> {
         self.flush().await?;
+        if self.changes.keys().any(|(table, _)| *table >= self.tables.len()) {
+            self.catalogue.ask(&mut self.pipe).await?;
+        }
         self.holder.advance(&mut self.pipe, old, new).await?;
         if !self.changes.is_empty() {
             failpoint::reached(Point::ApplyWritten);
