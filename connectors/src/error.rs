@@ -314,7 +314,8 @@ pub(crate) const COMMITTING: &str = "committing";
 
 /// Data exceptions, violated constraints, and what a trigger or function of the target raised.
 pub(crate) fn is_of_data(state: &str) -> bool {
-    matches!(state.get(..2), Some("22" | "23")) || state == "P0001"
+    // What PL/pgSQL raises about rows: RAISE, too few and too many of them, ASSERT; and a query that gives several where one may be.
+    matches!(state.get(..2), Some("22" | "23")) || matches!(state, "P0001" | "P0002" | "P0003" | "P0004" | "21000")
 }
 
 /// Values that a column does not take, broken constraints, and what a trigger of the target raised; by their numbers.
@@ -396,6 +397,8 @@ mod tests {
             ("23502", true),
             ("22001", true),
             ("P0001", true),
+            ("P0002", true),
+            ("21000", true),
             ("42703", false),
             ("42501", false),
             ("25006", false),

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     data_basic::{Running, until_equal},
-    harness::{Kafka, Shop, eventually, secs},
+    harness::{Kafka, Postgres, Shop, eventually, secs},
 };
 
 const LEGACY_OWNS: [State; 2] = [State::Applying, State::Watching];
@@ -285,5 +285,23 @@ async fn columns_that_a_key_only_includes_and_rows_that_change_partitions_are_ca
     assert_eq!(shop.modern.rows("covered").await, ["(5,12,y)", "(9,9,last)"]);
     assert_eq!(shop.modern.number("SELECT length(body) FROM parts_b WHERE id = 3").await, 32_000);
     running.until(LEGACY_OWNS).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_waits_for_others_for_long_is_made_once() {
+    let server = Postgres::dedicated();
+    let ddl = "CREATE TABLE items (id bigint PRIMARY KEY)";
+    let shop = Shop::on(&server, Postgres::shared_modern(), &Kafka::shared().brokers(), ddl, &["public.items"]).await;
+    let writer = shop.legacy.session().await;
+    writer.batch_execute("CREATE TABLE other (id int); BEGIN; INSERT INTO other VALUES (1)").await.unwrap();
+    let running = Running::start(&shop, "legacy", &json!({}));
+    eventually(secs(30), "the slot waits", async || running.status().flows[0].waiting_for.is_some()).await;
+    // Longer than Kafka may take nothing: that time begins with the first record.
+    tokio::time::sleep(secs(11)).await;
+    writer.batch_execute("COMMIT").await.unwrap();
+    running.until([State::Applying, State::Watching]).await;
+    let generation = "SELECT generation FROM banyan.capture WHERE flow = 'legacy_to_modern'";
+    assert_eq!(shop.legacy.number(generation).await, 1);
     running.stop().await;
 }

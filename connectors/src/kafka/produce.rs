@@ -154,7 +154,7 @@ impl ProducerContext for Reports {
                 }
                 let counts = ticket != Ticket::NONE && !state.failed.load(Ordering::Acquire);
                 if let Some(end) = counts.then(|| state.ledger().delivered(ticket, message.topic())).flatten() {
-                    state.confirmed.store(end.get(), Ordering::Release);
+                    state.confirmed.fetch_max(end.get(), Ordering::AcqRel);
                     failpoint::reached(Point::ReportAfter);
                 }
                 let delivered = if ticket.is_event() { &state.events } else { &state.rows };
@@ -181,6 +181,15 @@ impl ProducerContext for Reports {
 impl Sent {
     fn nothing() -> Self {
         Self { count: 0, looked: (0, Instant::now()) }
+    }
+
+    /// One more was queued. If none waited, the time begins with it.
+    fn queued(&mut self, delivered: &AtomicU64) {
+        let delivered = delivered.load(Ordering::Acquire);
+        if delivered >= self.count {
+            self.looked = (delivered, Instant::now());
+        }
+        self.count += 1;
     }
 
     /// To be called now and then, with how many were delivered: whether some wait, and Kafka has taken none for long.
@@ -303,8 +312,11 @@ impl Outlet {
             match producer.send(record) {
                 Ok(()) => {
                     failpoint::reached(Point::QueueAfter);
-                    let sent = if is_event { &mut self.events_sent } else { &mut self.rows_sent };
-                    sent.count += 1;
+                    if is_event {
+                        self.events_sent.queued(&self.reports.events);
+                    } else {
+                        self.rows_sent.queued(&self.reports.rows);
+                    }
                     return Ok(());
                 }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {

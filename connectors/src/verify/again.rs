@@ -46,11 +46,16 @@ pub(super) async fn judge(run: &mut Run<'_>, table: &Table, mut keys: Vec<Key>) 
         run.sides.settle().await?;
         let seen = table.other.versions(&mut run.sides.other, &keys).await?;
         let other = table.other.compare(&mut run.sides.other, &keys, &own).await?;
-        let (mut suspects, mut asked) = (Vec::new(), Vec::new());
+        let (mut suspects, mut asked, mut unread) = (Vec::new(), Vec::new(), Vec::new());
         for ((((key, before), own), seen), other) in keys.into_iter().zip(before).zip(own).zip(seen).zip(other) {
             let what = match (&own, other) {
                 (_, Seen::Same) | (None, Seen::Absent) => continue,
                 (Some(_), Seen::Absent) => What::Missing,
+                // The owner has it, and its values could not be read as the other side's: nothing is known of it.
+                (None, Seen::Differs) if before.is_some() => {
+                    unread.push(key);
+                    continue;
+                }
                 (None, Seen::Differs) => What::Extra,
                 (Some(_), Seen::Differs) => What::Differs,
             };
@@ -58,7 +63,7 @@ pub(super) async fn judge(run: &mut Run<'_>, table: &Table, mut keys: Vec<Key>) 
             suspects.push(Certain { key, what, versions: (before, seen), steady: 1 });
         }
         if suspects.is_empty() {
-            keys = Vec::new();
+            keys = unread;
             break;
         }
         // Where the owner's row is the same, it was so at the moment that the other side showed. Where the other side's is the same once all of this
@@ -66,10 +71,12 @@ pub(super) async fn judge(run: &mut Run<'_>, table: &Table, mut keys: Vec<Key>) 
         let behind = table.owner.versions(&mut run.sides.owner, &asked).await?;
         run.sides.settle().await?;
         let still = table.other.versions(&mut run.sides.other, &asked).await?;
+        // Once more: what the log had already, and nobody was shown yet, the place in the log has waited for.
+        let last = table.owner.versions(&mut run.sides.owner, &asked).await?;
         let mut again = HashMap::new();
-        keys = Vec::new();
-        for (mut one, now) in suspects.into_iter().zip(behind.into_iter().zip(still)) {
-            if one.versions != now {
+        keys = unread;
+        for ((mut one, now), last) in suspects.into_iter().zip(behind.into_iter().zip(still)).zip(last) {
+            if one.versions != now || one.versions.0 != last {
                 keys.push(one.key);
                 continue;
             }

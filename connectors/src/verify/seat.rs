@@ -86,8 +86,8 @@ impl Seat {
         }
     }
 
-    /// A place in the log behind everything that anybody has seen until now.
-    pub(super) async fn end(&mut self) -> Result<Lsn, FlowError> {
+    /// A place in the log behind everything that anybody has seen until now. Whatever stands before it in the log is seen when this returns.
+    pub(super) async fn end(&mut self, names: &FlowNames) -> Result<Lsn, FlowError> {
         match self {
             Self::Postgres(session) => {
                 // Whatever a session has seen was in the log before. The mark's own commit moves the log on, and has it written out.
@@ -100,8 +100,15 @@ impl Seat {
                     .map_err(|e| FlowError::sql("asking the owner how far its log goes", &e))?;
                 Ok(row.get::<_, PgLsn>(0).into())
             }
-            // What was written is in the binlog before anybody sees it.
-            Self::Mysql(session) => Ok(stored::place(session).await?.lsn),
+            Self::Mysql(session) => {
+                // What was written is in the binlog before anybody sees it, for long where a replica must have it first. Commits are shown in their
+                // order: behind the mark's own all before it are.
+                let at = stored::place(session).await?.lsn;
+                let flow = names.flow.as_str();
+                let mark = owner::mysql::say(&names.install, &names.sync, flow, "verify", &owner::nonce());
+                session.run("marking the owner's log", &mark).await?;
+                Ok(at)
+            }
         }
     }
 

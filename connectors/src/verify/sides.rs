@@ -42,7 +42,7 @@ impl Sides {
 
     /// Waits until the other side shows everything that the owner had committed when this was called.
     pub(super) async fn settle(&mut self) -> Result<(), FlowError> {
-        let wanted = self.owner.end().await?;
+        let wanted = self.owner.end(&self.names).await?;
         let (mut last, mut moved, mut look) = (Lsn::ZERO, Instant::now(), LOOK);
         loop {
             let Some(applied) = self.applied().await? else {

@@ -28,7 +28,7 @@ const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 wal_level = logical
-max_replication_slots = 200
+max_replication_slots = 1000
 max_wal_senders = 200
 max_connections = 400
 shared_buffers = 64MB
@@ -103,7 +103,7 @@ impl Postgres {
 
     pub(crate) fn newest_with_settings(settings: &str) -> Self {
         // What `max_replication_slots` was before 18.
-        Self::of(&NEWEST, &format!("max_active_replication_origins = 200\n{settings}"))
+        Self::of(&NEWEST, &format!("max_active_replication_origins = 1000\n{settings}"))
     }
 
     fn of(bin: &Path, settings: &str) -> Self {

@@ -10,23 +10,31 @@ use crate::{database::postgres::Session, error::FlowError, plan::Plan, position:
 
 const DOING: &str = "following the source to another timeline";
 
-/// The timeline that the server writes. A server in recovery has none yet that anybody may read from.
-pub(super) async fn now(
-    session: &Session,
-    replication: &mut ReplicationClient,
-    number: i32,
-) -> Result<Timeline, FlowError> {
-    let row = session.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(|e| FlowError::sql(DOING, &e))?;
-    if row.get(0) {
+/// Fails while the server is a standby: it writes no timeline that anybody may read. To be asked first, on the session that will stream: what it says of
+/// its timeline afterwards stays so.
+pub(super) async fn is_primary(replication: &mut ReplicationClient) -> Result<(), FlowError> {
+    let asked = replication.simple_query("SELECT pg_is_in_recovery()").await;
+    let rows = asked.map_err(|e| FlowError::replication(DOING, &e))?;
+    let says = rows.first().and_then(|row| row.first()).and_then(Option::as_ref);
+    if says.is_none_or(|says| says.as_ref() != b"f") {
         return Err(FlowError::Busy(
             "the source is a standby: waiting until it is promoted, or the address leads elsewhere".into(),
         ));
     }
+    Ok(())
+}
+
+/// The timeline of this number, which the server writes.
+pub(super) async fn timeline(replication: &mut ReplicationClient, number: i32) -> Result<Timeline, FlowError> {
     if number <= 1 {
         return Ok(Timeline::first(number));
     }
     let asked = replication.simple_query(&format!("TIMELINE_HISTORY {number}")).await;
-    let rows = asked.map_err(|e| FlowError::replication(DOING, &e))?;
+    let rows = match asked.map_err(|e| FlowError::replication(DOING, &e)) {
+        // The file is gone: then nothing is known to have come before.
+        Err(FlowError::Sql { state, .. }) if state == "58P01" => return Ok(Timeline::first(number)),
+        rows => rows?,
+    };
     let history = rows.first().and_then(|row| row.get(1)).and_then(Option::as_ref);
     let history = history.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default();
     Timeline::parse(number, &history)
@@ -65,7 +73,9 @@ pub(super) async fn follow(session: &Session, plan: &Plan, before: i32, timeline
     }
     let changed = session
         .execute(
-            "UPDATE banyan.capture SET timeline = $5 WHERE install = $1 AND sync = $2 AND flow = $3 AND timeline = $4",
+            // What a copy notes here may be younger than what its slot has confirmed, and is missing where the standby had the one and not the other.
+            "WITH anew AS (UPDATE banyan.snapshot SET state = 'asked' WHERE install = $1 AND sync = $2 AND flow = $3 AND state = 'loading') \
+             UPDATE banyan.capture SET timeline = $5 WHERE install = $1 AND sync = $2 AND flow = $3 AND timeline = $4",
             &[&names.install, &names.sync, &names.flow.as_str(), &before, &number],
         )
         .await

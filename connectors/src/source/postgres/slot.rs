@@ -81,10 +81,11 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
     let mut replication = ReplicationClient::connect_gated(config)
         .await
         .map_err(|e| FlowError::replication("connecting for replication", &e))?;
+    failover::is_primary(&mut replication).await?;
     let system =
         replication.identify_system().await.map_err(|e| FlowError::replication("connecting for replication", &e))?;
     let timeline = i32::try_from(system.timeline).unwrap_or(i32::MAX);
-    let timeline = failover::now(&session, &mut replication, timeline).await?;
+    let timeline = failover::timeline(&mut replication, timeline).await?;
     let stored = stored(&session, plan).await?;
     if let Some(stored) = stored.as_ref().filter(|stored| stored.state == retained::DROPPED) {
         return Err(FlowError::NeedsSnapshot(retained::reason(stored.reason.clone())));

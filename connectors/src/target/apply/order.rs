@@ -97,6 +97,11 @@ impl Applier<'_> {
         let position = head.position;
         if head.kind == Kind::Checkpoint {
             let checkpoint = Checkpoint::parse(value).map_err(bad)?;
+            let number = checkpoint.timeline.number;
+            if number != 0 && number < self.next.timeline {
+                // Of a server that is left: its places mean nothing any more.
+                return Ok(Next::On);
+            }
             if let Next::Again = self.moved(&checkpoint.timeline).await? {
                 return Ok(Next::Again);
             }
@@ -232,6 +237,7 @@ impl Applier<'_> {
             return Ok(Next::Again);
         }
         self.next.timeline = timeline.number;
+        self.commit().await?;
         Ok(Next::On)
     }
 
@@ -254,7 +260,8 @@ impl Applier<'_> {
         if self.source.is_none() {
             return Ok(Next::On);
         }
-        let others = self.next != self.stored;
+        // Only what is complete moves the offset; what the open transaction says of roles and copies is gone with it.
+        let others = self.next.offset != self.stored.offset;
         self.roll_back().await?;
         // What was complete went with it, and is read again, more carefully.
         Ok(if others { Next::Again } else { Next::On })

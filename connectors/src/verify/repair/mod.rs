@@ -91,6 +91,8 @@ async fn transaction(
     refuse_beside_parked(run.sides).await?;
     let keys: Vec<Key> = certain.iter().map(|one| one.key.clone()).collect();
     let here = table.other.versions(&mut run.sides.other, &keys).await?;
+    // What the log has, and nobody was shown yet, is shown from here on.
+    run.sides.owner.end(&run.sides.names).await?;
     let now = table.owner.versions(&mut run.sides.owner, &keys).await?;
     let rows = table.owner.rows(&mut run.sides.owner, &keys).await?;
     let behind = table.owner.versions(&mut run.sides.owner, &keys).await?;
@@ -98,7 +100,8 @@ async fn transaction(
     for (at, ((((one, row), now), behind), here)) in certain.iter().zip(rows).zip(now).zip(behind).zip(here).enumerate()
     {
         let (own, other) = &one.versions;
-        if now == *own && behind == *own && here == *other {
+        let fits = row.is_some() == (one.what != What::Extra);
+        if fits && now == *own && behind == *own && here == *other {
             let row = row.filter(|_| one.what != What::Extra);
             changes.push(Change { at, key: &one.key, what: one.what, row });
         }

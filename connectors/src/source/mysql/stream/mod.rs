@@ -436,7 +436,7 @@ impl Stream<'_> {
             // What empties or tidies an outbox takes no event back, and nobody reads what was there before it was dropped or made anew.
             Statement::Truncate(table) | Statement::Altered(table, _) | Statement::Unfollowed(table, _)
                 if table >= self.shape.len() => {}
-            Statement::NewRows(table) if table >= self.shape.len() => self.unknown_events(table, end)?,
+            Statement::NewRows(table) if table >= self.shape.len() => self.unknown_events(end)?,
             Statement::Truncate(table) => self.row(table, Op::Truncate).await?,
             Statement::NewRows(table) => self.unfollowed(table, end, statement::NO_ROWS)?,
             Statement::Unfollowed(table, why) => self.unfollowed(table, end, why)?,
@@ -460,9 +460,9 @@ impl Stream<'_> {
         Err(FlowError::Stop(format!("{} at {end}: {why}; copy the tables anew", self.names[table])))
     }
 
-    /// The same where the rows were events.
-    fn unknown_events(&self, table: usize, end: Lsn) -> Result<(), FlowError> {
-        let name = &self.names[table];
+    /// The same where the rows were events: of whichever table is the outbox here, since a statement may name more than one.
+    fn unknown_events(&self, end: Lsn) -> Result<(), FlowError> {
+        let Some(name) = self.outboxes.table_at(self.here()) else { return Ok(()) };
         let Some(stretch) = self.outboxes.at(name, self.here()) else { return Ok(()) };
         if stretch.has_ended() {
             // A person has read the error below, and said so.

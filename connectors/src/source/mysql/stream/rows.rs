@@ -97,6 +97,12 @@ impl Stream<'_> {
         if announced.whose == Whose::Other || self.open.as_ref().is_some_and(|open| open.echo) {
             return Ok(());
         }
+        if let Whose::Outbox(at) = announced.whose
+            && self.outboxes.at(&self.names[at], self.here()).is_none()
+        {
+            // It was one when it was announced.
+            return Ok(());
+        }
         if announced.columns.len() != rows.columns {
             return Err(self.malformed("rows with another number of columns than their table"));
         }

@@ -130,6 +130,12 @@ impl Schema {
         after: &Shape,
     ) -> Result<Decision, FlowError> {
         if table.is_function {
+            let loses_key = !before.is_whole() && !before.key().iter().all(|column| after.key().contains(column));
+            if loses_key && !self.met.iter().any(|met| met.is_resumed(here.at, after)) {
+                return Ok(Decision::Pause(
+                    "see that the function finds its rows by the columns that the log has of them now".to_owned(),
+                ));
+            }
             // It gets whatever columns there are. What rows of before hold now it is told once more, unless it was told.
             let (noted, now) = (self.facts.get(&after.table), facts::read(session, &after.table).await?);
             let followed = noted.zip(now.as_ref()).and_then(|(noted, now)| noted.followed_to(now, before, after));
