@@ -44,6 +44,15 @@ impl Flow {
         }
     }
 
+    /// The one away from the owner: it applies, and the other watches.
+    #[must_use]
+    pub fn away_from(owner: Side) -> Self {
+        match owner {
+            Side::Legacy => Self::LegacyToModern,
+            Side::Modern => Self::ModernToLegacy,
+        }
+    }
+
     /// The side it reads.
     #[must_use]
     pub fn source(self) -> Side {

@@ -157,9 +157,8 @@ impl SyncReader {
         };
         let source = source.says(install, sync, first).await;
         let target = target.says(install, sync, first.other()).await;
-        // The higher epoch wins, and of two alike the one that is open.
         let rows = [&source, &target].into_iter().flatten().filter_map(|says| says.owner);
-        let Some(owner) = rows.max_by_key(|row| (row.epoch, row.open)) else { return SyncReading::default() };
+        let Some(owner) = owner::latest(rows) else { return SyncReading::default() };
         let owner = Some((owner.owner, owner.epoch));
         let Some(end) = source.and_then(|says| says.end).filter(|_| owner.is_some_and(|(owner, _)| owner == first))
         else {

@@ -225,11 +225,8 @@ impl ResumeDesk {
             };
             found.extend(row);
         }
-        match found.iter().max_by_key(|row| (row.epoch, row.open)).map(|row| row.owner) {
-            Some(Side::Legacy) => Ok(Flow::LegacyToModern),
-            Some(Side::Modern) => Ok(Flow::ModernToLegacy),
-            None => Err(ResumeError::NoOwner(self.name.clone())),
-        }
+        let owner = owner::latest(found).map(|row| row.owner);
+        owner.map(Flow::away_from).ok_or_else(|| ResumeError::NoOwner(self.name.clone()))
     }
 
     /// Everything before the change is applied, and nothing of the table is parked: rows of the old shape fit the old table alone.

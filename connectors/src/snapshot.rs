@@ -133,9 +133,9 @@ impl SnapshotDesk {
             let row = owner::postgres::read(&session, &self.install, &self.name, side).await.map_err(error)?;
             found.extend(row.map(|row| (row, side, session)));
         }
-        let owner = found.iter().max_by_key(|(row, ..)| (row.epoch, row.open)).map(|(row, ..)| row.owner);
+        let owner = owner::latest(found.iter().map(|(row, ..)| *row)).map(|row| row.owner);
         let own = found.into_iter().find(|(_, side, _)| Some(*side) == owner);
         let Some((_, side, session)) = own else { return Err(SnapshotError::NoOwner(self.name.clone())) };
-        Ok((if side == Side::Legacy { Flow::LegacyToModern } else { Flow::ModernToLegacy }, session))
+        Ok((Flow::away_from(side), session))
     }
 }

@@ -50,6 +50,8 @@ struct Refusal(StatusCode, &'static str, &'static str);
 
 /// A call that takes longer is given up.
 const CALL: Duration = Duration::from_secs(10);
+/// Of a reason that people give, in bytes.
+const LONGEST_REASON: usize = 500;
 
 /// Lets a request through, or says why not.
 pub(super) async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
@@ -67,6 +69,11 @@ pub(super) async fn pass(State(gate): State<Gate>, mut request: Request, next: N
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Whether people can read a reason: one line of 500 bytes at most.
+pub(super) fn is_reason(text: &str) -> bool {
+    text.len() <= LONGEST_REASON && !text.contains(char::is_control)
 }
 
 /// An error of the listener's own.

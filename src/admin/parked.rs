@@ -12,7 +12,7 @@ use axum::{
 use banyan_connectors::{ParkedAct, ParkedDesk, ParkedError, ParkedTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::gate::{Asker, problem};
+use super::gate::{Asker, is_reason, problem};
 use crate::app::App;
 
 #[derive(Debug, Default, Deserialize)]
@@ -45,9 +45,6 @@ struct List {
 struct Asked {
     asked: u64,
 }
-
-/// It is read by people, in one line.
-const LONGEST_REASON: usize = 500;
 
 pub(super) async fn list(
     State(app): State<Arc<App>>,
@@ -130,7 +127,7 @@ pub(super) async fn retry_all(
 fn reason(body: &Bytes) -> Option<String> {
     let Said { reason } = serde_json::from_slice(body).ok()?;
     let reason = reason.trim().to_owned();
-    (reason.len() <= LONGEST_REASON && !reason.contains(char::is_control)).then_some(reason)
+    is_reason(&reason).then_some(reason)
 }
 
 fn bad_reason() -> Response {

@@ -12,7 +12,7 @@ use axum::{
 use banyan_connectors::{ResumeDesk, ResumeError};
 use serde::Deserialize;
 
-use super::gate::{Asker, problem};
+use super::gate::{Asker, is_reason, problem};
 use crate::app::App;
 
 /// Behind a change of which table, if of a certain one, and why.
@@ -23,9 +23,6 @@ struct Wanted {
     reason: String,
 }
 
-/// It is read by people, in one line.
-const LONGEST_REASON: usize = 500;
-
 pub(super) async fn ask(
     State(app): State<Arc<App>>,
     Path(sync): Path<String>,
@@ -33,8 +30,7 @@ pub(super) async fn ask(
     body: Bytes,
 ) -> Response {
     let wanted = serde_json::from_slice(&body).ok();
-    let fits = |wanted: &Wanted| wanted.reason.len() <= LONGEST_REASON && !wanted.reason.contains(char::is_control);
-    let Some(Wanted { table, reason }) = wanted.filter(fits) else {
+    let Some(Wanted { table, reason }) = wanted.filter(|wanted: &Wanted| is_reason(&wanted.reason)) else {
         let detail = "expected `{\"table\": \"schema.table\", \"reason\": \"…\"}`, both may be left out, the reason one line of 500 bytes at most";
         return problem(StatusCode::BAD_REQUEST, "body", detail);
     };

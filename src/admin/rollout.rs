@@ -15,7 +15,7 @@ use banyan_proxy::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::gate::{Asker, problem};
+use super::gate::{Asker, is_reason, problem};
 use crate::app::App;
 
 /// Why somebody does it.
@@ -30,9 +30,6 @@ struct History {
     /// The newest last.
     events: Vec<Event>,
 }
-
-/// It is read by people, in one line.
-const LONGEST_REASON: usize = 500;
 
 pub(super) async fn promote(app: State<Arc<App>>, route: Path<String>, asker: Asker, body: Bytes) -> Response {
     act(app, route, asker, &body, Act::Promote).await
@@ -58,8 +55,7 @@ async fn act(
     act: Act,
 ) -> Response {
     let said = serde_json::from_slice::<Said>(body).ok();
-    let one_line = |reason: &str| reason.len() <= LONGEST_REASON && !reason.contains(char::is_control);
-    let Some(Said { reason }) = said.filter(|said| one_line(&said.reason)) else {
+    let Some(Said { reason }) = said.filter(|said| is_reason(&said.reason)) else {
         let detail = "expected `{\"reason\": \"…\"}`, one line of 500 bytes at most";
         return problem(StatusCode::BAD_REQUEST, "body", detail);
     };

@@ -12,7 +12,7 @@ use axum::{
 use banyan_connectors::{SnapshotDesk, SnapshotError};
 use serde::Deserialize;
 
-use super::gate::{Asker, problem};
+use super::gate::{Asker, is_reason, problem};
 use crate::app::App;
 
 /// Which table, and why.
@@ -24,9 +24,6 @@ struct Wanted {
     reason: String,
 }
 
-/// It is read by people, in one line.
-const LONGEST_REASON: usize = 500;
-
 pub(super) async fn ask(
     State(app): State<Arc<App>>,
     Path(sync): Path<String>,
@@ -34,8 +31,7 @@ pub(super) async fn ask(
     body: Bytes,
 ) -> Response {
     let wanted = serde_json::from_slice(&body).ok();
-    let fits = |wanted: &Wanted| wanted.reason.len() <= LONGEST_REASON && !wanted.reason.contains(char::is_control);
-    let Some(Wanted { table, reason }) = wanted.filter(fits) else {
+    let Some(Wanted { table, reason }) = wanted.filter(|wanted: &Wanted| is_reason(&wanted.reason)) else {
         let detail =
             "expected `{\"table\": \"schema.table\", \"reason\": \"…\"}`, the reason one line of 500 bytes at most";
         return problem(StatusCode::BAD_REQUEST, "body", detail);

@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::{
     data_basic::Running,
     data_mysql::{shop, start, until_equal},
+    data_verify::interrupt,
     harness::{Half, Twin, eventually, secs},
 };
 
@@ -176,19 +177,7 @@ async fn an_interrupted_run_over_mariadb_goes_on() {
     .await;
     twin.modern.batch("DELETE FROM payments WHERE id = 3").await;
     let options = Options { tables: vec![name.clone()], ..Options::default() };
-    let (config, begun) = (running.config.clone(), options.clone());
-    let (send, mut progress) = tokio::sync::mpsc::unbounded_channel();
-    let interrupted =
-        tokio::spawn(async move { verify::run(&config, "shop", &begun, &mut |event| drop(send.send(event))).await });
-    // The second batch is told when the first is kept.
-    let mut told = 0;
-    while told < 2 {
-        if let Event::Progress { .. } = progress.recv().await.unwrap() {
-            told += 1;
-        }
-    }
-    interrupted.abort();
-    assert!(interrupted.await.unwrap_err().is_cancelled());
+    interrupt(&running, &options).await;
     let (mut resumed, began) = (None, Instant::now());
     let mut tell = |event| {
         if let Event::Resumed { rows, .. } = event {

@@ -23,6 +23,23 @@ use crate::{
 
 const LEGACY_OWNS: [State; 2] = [State::Applying, State::Watching];
 
+/// Begins a run, and ends it when its first batch is kept.
+pub(crate) async fn interrupt(running: &Running, options: &Options) {
+    let (config, begun) = (running.config.clone(), options.clone());
+    let (send, mut progress) = tokio::sync::mpsc::unbounded_channel();
+    let interrupted =
+        tokio::spawn(async move { verify::run(&config, "shop", &begun, &mut |event| drop(send.send(event))).await });
+    // The second batch is told when the first is kept.
+    let mut told = 0;
+    while told < 2 {
+        if let Event::Progress { .. } = progress.recv().await.unwrap() {
+            told += 1;
+        }
+    }
+    interrupted.abort();
+    assert!(interrupted.await.unwrap_err().is_cancelled());
+}
+
 async fn run(running: &Running, options: &Options) -> Result<(Outcome, Vec<Difference>), VerifyError> {
     let mut found = Vec::new();
     let mut tell = |event| {
@@ -232,19 +249,7 @@ async fn an_interrupted_run_goes_on_and_a_row_that_cannot_be_written_stays_liste
     // The row of the owner has the address that another row holds here.
     shop.modern.batch("DELETE FROM accounts WHERE id = 3; UPDATE accounts SET email = '3@x' WHERE id = 119000").await;
     let options = Options { tables: vec!["public.accounts".into()], ..Options::default() };
-    let (config, begun) = (running.config.clone(), options.clone());
-    let (send, mut progress) = tokio::sync::mpsc::unbounded_channel();
-    let interrupted =
-        tokio::spawn(async move { verify::run(&config, "shop", &begun, &mut |event| drop(send.send(event))).await });
-    // The second batch is told when the first is kept.
-    let mut told = 0;
-    while told < 2 {
-        if let Event::Progress { .. } = progress.recv().await.unwrap() {
-            told += 1;
-        }
-    }
-    interrupted.abort();
-    assert!(interrupted.await.unwrap_err().is_cancelled());
+    interrupt(&running, &options).await;
     let mut resumed = None;
     let mut tell = |event| {
         if let Event::Resumed { rows, .. } = event {

@@ -50,6 +50,11 @@ pub(crate) fn parse(owner: &str, epoch: i64, state: &str) -> Result<OwnerRow, Fl
     }
 }
 
+/// What both databases say together: the higher epoch wins, and of two alike the one that is open.
+pub(crate) fn latest(rows: impl IntoIterator<Item = OwnerRow>) -> Option<OwnerRow> {
+    rows.into_iter().max_by_key(|row| (row.epoch, row.open))
+}
+
 // === impl Owners ===
 
 impl Owners {

@@ -29,6 +29,7 @@ use crate::{
     database::DatabaseUrl,
     error::{FlowError, UrlError},
     names::{Flow, FlowNames},
+    owner,
     plan::PlanTable,
 };
 pub use kept::Verified;
@@ -226,11 +227,9 @@ async fn applying(install: &str, sync: &str, legacy: &DatabaseUrl, modern: &Data
         let mut seat = Seat::connect(url, &format!("{install}/{sync}/verify")).await?;
         rows.extend(seat.owner(install, sync, side).await?);
     }
-    match rows.iter().max_by_key(|row| (row.epoch, row.open)).map(|row| row.owner) {
-        Some(Side::Legacy) => Ok(Flow::LegacyToModern),
-        Some(Side::Modern) => Ok(Flow::ModernToLegacy),
-        None => Err(FlowError::Busy("the sync has not begun: neither database says who owns it".into())),
-    }
+    let owner = owner::latest(rows).map(|row| row.owner);
+    let none = || FlowError::Busy("the sync has not begun: neither database says who owns it".into());
+    owner.map(Flow::away_from).ok_or_else(none)
 }
 
 // === impl Counts ===
