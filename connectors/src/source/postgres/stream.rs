@@ -256,7 +256,14 @@ impl Stream<'_> {
             open.ordinal += 1;
         }
         Ok((
-            Head { kind, position, from: self.last_end, epoch: self.epoch, origin: self.plan.names.flow.source() },
+            Head {
+                kind,
+                position,
+                from: self.last_end,
+                epoch: self.epoch,
+                origin: self.plan.names.flow.source(),
+                timeline: self.timeline.number,
+            },
             stamp,
         ))
     }
@@ -581,6 +588,7 @@ impl Stream<'_> {
             from: self.last_end,
             epoch: self.epoch,
             origin: self.plan.names.flow.source(),
+            timeline: self.timeline.number,
         };
         self.value.clear();
         Checkpoint { at: self.read_at, timeline: self.timeline.clone() }.write(&mut self.value);
