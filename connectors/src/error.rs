@@ -52,9 +52,12 @@ pub enum UrlError {
     /// It names no database.
     #[error("names no database")]
     NoDatabase,
-    /// It demands TLS.
-    #[error("`sslmode=require` is known, not available in this version")]
+    /// It demands TLS, which has a key of its own.
+    #[error("the URL asks for TLS, which has a key of its own")]
     Tls,
+    /// It names a socket of this machine, and TLS is wanted.
+    #[error("leads to a socket of this machine, where no TLS is spoken: leave `tls` out")]
+    Socket,
     /// It has a parameter that is not taken.
     #[error("parameters (`?…`) of a MySQL URL are not available in this version")]
     Parameters,
@@ -131,6 +134,9 @@ pub(crate) enum FlowError {
     /// Somebody else holds what this task needs; it will be free later.
     #[error("waiting: {0}")]
     Busy(String),
+    /// A database and we find no common TLS: waiting helps when somebody mends a file or a server.
+    #[error("waiting: {0}")]
+    NoTls(String),
     /// Kafka refuses to make a topic of this name.
     #[error(
         "Kafka refuses to make the topic `{0}`: there is one whose name differs in `.` and `_` alone, or a policy of the cluster forbids it"
@@ -191,7 +197,11 @@ impl FlowError {
         if let Some(state) = error.code() {
             return Self::Sql { doing, state: state.code().to_owned() };
         }
-        let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+        let source = std::error::Error::source(error);
+        if error.to_string().starts_with("error performing TLS handshake") {
+            return Self::no_tls(doing, &source.map(ToString::to_string).unwrap_or_default());
+        }
+        let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
         let text = error.to_string();
         if io.is_some() || error.is_closed() || text.starts_with("error connecting") || text.starts_with("timeout") {
             return Self::Lost { doing, kind: io.map(std::io::Error::kind) };
@@ -200,11 +210,24 @@ impl FlowError {
         Self::Stop(format!("{doing}: {text}"))
     }
 
+    /// `what` a TLS library said; never a value.
+    pub(crate) fn no_tls(doing: &'static str, what: &str) -> Self {
+        Self::NoTls(format!("{doing}: there is no TLS with the database ({what}); put the database's `tls` right"))
+    }
+
     /// From a session with MariaDB or MySQL, keeping neither message nor value.
     pub(crate) fn mysql(doing: &'static str, error: &mysql_async::Error) -> Self {
         use mysql_async::{DriverError, Error as E, IoError};
         match error {
             E::Server(error) => Self::Mysql { doing, code: error.code },
+            E::Io(IoError::Tls(error)) => Self::no_tls(doing, &error.to_string()),
+            // What rustls says of the other end.
+            E::Io(IoError::Io(error))
+                if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) =>
+            {
+                Self::no_tls(doing, &error.to_string())
+            }
+            E::Driver(DriverError::NoClientSslFlagFromServer) => Self::no_tls(doing, "the server speaks none"),
             E::Io(IoError::Io(error)) => Self::Lost { doing, kind: Some(error.kind()) },
             E::Driver(DriverError::ConnectionClosed | DriverError::PacketOutOfOrder) => {
                 Self::Lost { doing, kind: None }
@@ -229,6 +252,7 @@ impl FlowError {
                     None => Self::Stop(format!("{doing}: the server refused the log-in of the replication session")),
                 }
             }
+            E::Tls(what) => Self::no_tls(doing, what.trim_start_matches("TLS handshake failed: ")),
             E::Io(error) => Self::Lost { doing, kind: Some(error.kind()) },
             E::MessageTooLarge { payload_bytes, limit_bytes } => Self::Stop(format!(
                 "{doing}: a change of {payload_bytes} bytes is larger than the {limit_bytes} that fit"
@@ -259,7 +283,7 @@ impl FlowError {
     /// Why, without the word that a flow waits: for those who are no flow.
     pub(crate) fn reason(&self) -> String {
         match self {
-            Self::Busy(what) => what.clone(),
+            Self::Busy(what) | Self::NoTls(what) => what.clone(),
             other => other.to_string(),
         }
     }
@@ -268,7 +292,9 @@ impl FlowError {
     #[must_use]
     pub(crate) fn verdict(&self) -> Verdict {
         match self {
-            Self::Lost { .. } | Self::Kafka { .. } | Self::Refused { .. } | Self::Busy(_) => Verdict::Retry,
+            Self::Lost { .. } | Self::Kafka { .. } | Self::Refused { .. } | Self::Busy(_) | Self::NoTls(_) => {
+                Verdict::Retry
+            }
             Self::Sql { state, .. } => verdict_of_state(state),
             Self::Mysql { code, .. } => verdict_of_code(*code),
             Self::Divergence { .. }

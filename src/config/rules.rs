@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use banyan_connectors::{
     UrlError,
-    config::{KafkaSasl, KafkaTls, Mechanism, Side, Slot, Table},
+    config::{KafkaSasl, Mechanism, Side, Slot, Table, Tls},
 };
 use secrecy::ExposeSecret;
 
@@ -40,6 +40,7 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
     functions(file, &mut found);
     outboxes(file, &mut found);
     kafka(file, &mut found);
+    halves(file, &mut found);
     rollouts(file, &mut found);
     webhook(file, &mut found);
     shared(file, &mut found);
@@ -65,17 +66,6 @@ fn kafka(file: &File, found: &mut Vec<Breach>) {
             hint: Some("build with `--features kafka-tls`".to_owned()),
         });
     }
-    if let Some(tls) = &kafka.tls
-        && tls.client_cert.is_some() != tls.client_key.is_some()
-    {
-        let (here, missing) =
-            if tls.client_cert.is_some() { ("client_cert", "client_key") } else { ("client_key", "client_cert") };
-        found.push(Breach {
-            path: format!("kafka.tls.{here}"),
-            message: format!("`{here}` without `{missing}`: Banyan shows both or neither"),
-            hint: Some(format!("add `{missing}`, or leave `{here}` out")),
-        });
-    }
     let topics = &kafka.topics;
     if let (Some(replicas), Some(least)) = (topics.replication, topics.min_insync_replicas)
         && least > replicas
@@ -86,6 +76,28 @@ fn kafka(file: &File, found: &mut Vec<Breach>) {
                 "{least} replicas cannot be in sync where there are {replicas}: Kafka would take no record"
             ),
             hint: Some(format!("write {replicas} or less; one less lets a broker be away")),
+        });
+    }
+}
+
+/// Where the file says whom to trust, by path.
+fn trusts(file: &File) -> impl Iterator<Item = (String, &Tls)> {
+    let of_kafka = file.kafka.iter().map(|kafka| ("kafka.tls".to_owned(), &kafka.tls));
+    let of_databases = file.syncs.iter().flat_map(|(name, sync)| {
+        [("legacy", &sync.legacy), ("modern", &sync.modern)]
+            .map(|(side, database)| (format!("syncs.{name}.{side}.tls"), &database.tls))
+    });
+    of_kafka.chain(of_databases).filter_map(|(path, tls)| Some((path, tls.as_ref()?)))
+}
+
+/// A certificate without its key, or the other way round.
+fn halves(file: &File, found: &mut Vec<Breach>) {
+    for (path, tls) in trusts(file) {
+        let Some((here, missing)) = tls.half() else { continue };
+        found.push(Breach {
+            path: format!("{path}.{here}"),
+            message: format!("`{here}` without `{missing}`: Banyan shows both or neither"),
+            hint: Some(format!("add `{missing}`, or leave `{here}` out")),
         });
     }
 }
@@ -106,6 +118,17 @@ pub(super) fn doubts(file: &File) -> Vec<Breach> {
             });
         }
     }
+    for (trust, tls) in trusts(file) {
+        for (key, path) in tls.files() {
+            if let Err(error) = std::fs::File::open(path) {
+                found.push(Breach {
+                    path: format!("{trust}.{key}"),
+                    message: format!("`{}` cannot be read here: {error}", path.display()),
+                    hint: Some("the syncs wait until it can be".to_owned()),
+                });
+            }
+        }
+    }
     let Some(kafka) = &file.kafka else { return found };
     let in_the_clear = kafka.tls.is_none() && !kafka.is_loopback();
     if in_the_clear && kafka.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == Mechanism::Plain) {
@@ -114,15 +137,6 @@ pub(super) fn doubts(file: &File) -> Vec<Breach> {
             message: "`plain` without `tls` sends the password over the network in the clear".to_owned(),
             hint: Some("add `tls: {}` to `kafka`, or use `scram_sha_512`".to_owned()),
         });
-    }
-    for (key, path) in kafka.tls.iter().flat_map(KafkaTls::files) {
-        if let Err(error) = std::fs::File::open(path) {
-            found.push(Breach {
-                path: format!("kafka.tls.{key}"),
-                message: format!("`{}` cannot be read here: {error}", path.display()),
-                hint: Some("the syncs wait until it can be".to_owned()),
-            });
-        }
     }
     found
 }
@@ -310,6 +324,12 @@ fn databases(file: &File, found: &mut Vec<Breach>) {
                         String::new(),
                         "write `postgres: \"${NAME}\"`, or `mysql: \"${NAME}\"` for MariaDB and MySQL".to_owned(),
                     ),
+                    (UrlError::Tls, kind) => (
+                        format!(".{kind}"),
+                        "leave the parameter out and write `tls: {}` beside the URL, or `tls: {ca: FILE}` for an authority of your own"
+                            .to_owned(),
+                    ),
+                    (UrlError::Socket, _) => (".tls".to_owned(), "leave `tls` out".to_owned()),
                     (UrlError::Both, _) => (".mysql".to_owned(), "keep the one that the database is".to_owned()),
                     (_, "mysql") => (
                         ".mysql".to_owned(),
@@ -325,6 +345,7 @@ fn databases(file: &File, found: &mut Vec<Breach>) {
                 let message = match error {
                     UrlError::Host => "the URL names no host, or more than one".to_owned(),
                     UrlError::NoDatabase => "the URL names no database".to_owned(),
+                    UrlError::Socket => "the URL leads to a socket of this machine, where no TLS is spoken".to_owned(),
                     error => error.to_string(),
                 };
                 found.push(Breach { path: format!("syncs.{name}.{side}{key}"), message, hint: Some(hint) });

@@ -67,6 +67,8 @@ mod data_snapshot;
 #[cfg(test)]
 mod data_stops;
 #[cfg(test)]
+mod data_tls;
+#[cfg(test)]
 mod data_types;
 #[cfg(test)]
 mod data_verify;

@@ -1,12 +1,14 @@
 //! The file's `kafka`: shapes and defaults. What librdkafka is told of it stands in `crate::kafka::client`.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use garde::Validate;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
+
+use super::Tls;
 
 /// The Kafka between both databases, and of replicas that share their state.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
@@ -15,10 +17,11 @@ pub struct Kafka {
     /// `host:port`, several divided by commas.
     #[garde(length(min = 3), pattern(r"^[^, :]+:[0-9]+(,[^, :]+:[0-9]+)*$"))]
     pub brokers: String,
-    /// Speaks TLS to the brokers; `{}` trusts the CAs of the system. Left out: in the clear.
+    /// Speaks TLS to the brokers; `{}` trusts the CAs of the system. Left out: in the clear. Needs a Banyan that was built with the feature
+    /// `kafka-tls`, as it is by default.
     #[serde(default)]
     #[garde(dive)]
-    pub tls: Option<KafkaTls>,
+    pub tls: Option<Tls>,
     /// Logs in to the brokers. Left out: nobody asks who Banyan is, or its certificate says so.
     #[serde(default)]
     #[garde(dive)]
@@ -27,22 +30,6 @@ pub struct Kafka {
     #[serde(default)]
     #[garde(dive)]
     pub topics: KafkaTopics,
-}
-
-/// TLS to the brokers, whose certificates must be for the names that they are reached by. Needs a Banyan that was built with the feature
-/// `kafka-tls`, as it is by default. The files are read whenever a flow begins again.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct KafkaTls {
-    /// A PEM file of the CAs that may sign the brokers' certificates. Default: the system's.
-    #[garde(skip)]
-    pub ca: Option<PathBuf>,
-    /// A PEM file with Banyan's own certificate and what it was signed by, for brokers that ask who is there.
-    #[garde(skip)]
-    pub client_cert: Option<PathBuf>,
-    /// A PEM file with that certificate's key; both or neither.
-    #[garde(skip)]
-    pub client_key: Option<PathBuf>,
 }
 
 /// A log-in by SASL.
@@ -156,16 +143,6 @@ impl Kafka {
             let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host);
             host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
         })
-    }
-}
-
-// === impl KafkaTls ===
-
-impl KafkaTls {
-    /// The files that it names, by their keys.
-    pub fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
-        let files = [("ca", &self.ca), ("client_cert", &self.client_cert), ("client_key", &self.client_key)];
-        files.into_iter().filter_map(|(key, file)| Some((key, file.as_ref()?)))
     }
 }
 

@@ -6,6 +6,7 @@ mod kafka;
 mod outbox;
 mod slot;
 mod table;
+mod tls;
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -15,10 +16,11 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-pub use kafka::{Compression, Kafka, KafkaSasl, KafkaTls, KafkaTopics, Mechanism, OutboxTopics};
+pub use kafka::{Compression, Kafka, KafkaSasl, KafkaTopics, Mechanism, OutboxTopics};
 pub use outbox::Outbox;
 pub use slot::{OnExceed, Slot};
 pub use table::{Apply, Constants, LeftOut, Table};
+pub use tls::Tls;
 
 use crate::{database::DatabaseUrl, error::UrlError};
 
@@ -147,7 +149,7 @@ pub struct Verify {
     pub rate: Option<NonZeroU32>,
 }
 
-/// One of the two databases of a sync: exactly one of its keys.
+/// One of the two databases of a sync: `postgres` or `mysql`, one of both.
 #[derive(Debug, Clone, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
@@ -161,6 +163,10 @@ pub struct Database {
     #[garde(skip)]
     #[schemars(with = "Option<String>")]
     pub mysql: Option<SecretString>,
+    /// Speaks TLS to the database, whose certificate must be for the host of the URL; `{}` trusts the CAs of the system. Left out: in the clear.
+    #[serde(default)]
+    #[garde(dive)]
+    pub tls: Option<Tls>,
 }
 
 impl Database {

@@ -3,6 +3,7 @@
 pub(crate) mod catalogue;
 pub(crate) mod mysql;
 pub(crate) mod postgres;
+mod tls;
 
 use std::fmt;
 
@@ -25,8 +26,10 @@ impl DatabaseUrl {
     /// When it names no database or two, or the URL cannot be used. The error never shows the URL.
     pub(crate) fn of(database: &Database) -> Result<Self, UrlError> {
         match (&database.postgres, &database.mysql) {
-            (Some(url), None) => postgres::PostgresUrl::try_new(url).map(|url| Self::Postgres(Box::new(url))),
-            (None, Some(url)) => mysql::MysqlUrl::try_new(url).map(Self::Mysql),
+            (Some(url), None) => {
+                postgres::PostgresUrl::try_new(url, database.tls.as_ref()).map(|url| Self::Postgres(Box::new(url)))
+            }
+            (None, Some(url)) => mysql::MysqlUrl::try_new(url, database.tls.as_ref()).map(Self::Mysql),
             (None, None) => Err(UrlError::Neither),
             (Some(_), Some(_)) => Err(UrlError::Both),
         }

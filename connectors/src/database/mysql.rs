@@ -8,7 +8,11 @@ use mysql_async::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::error::{FlowError, UrlError};
+use super::tls;
+use crate::{
+    config::Tls,
+    error::{FlowError, UrlError},
+};
 
 /// How long a server may take to let us in.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -37,6 +41,7 @@ pub(crate) struct MysqlUrl {
     host: String,
     port: u16,
     database: String,
+    tls: Option<Tls>,
 }
 
 /// A connection; dropping it closes it, which rolls back whatever was open.
@@ -50,14 +55,16 @@ pub(crate) struct MysqlSession {
 // === impl MysqlUrl ===
 
 impl MysqlUrl {
-    /// Reads `mysql://user:password@host:port/database`.
+    /// Reads `mysql://user:password@host:port/database`. Nothing of `tls` is read yet.
     ///
     /// # Errors
     ///
     /// When it does not parse, or asks for what is not there. The error never shows the URL.
-    pub(crate) fn try_new(url: &SecretString) -> Result<Self, UrlError> {
-        if url.expose_secret().contains('?') {
-            return Err(UrlError::Parameters);
+    pub(crate) fn try_new(url: &SecretString, tls: Option<&Tls>) -> Result<Self, UrlError> {
+        match url.expose_secret().split_once('?') {
+            Some((_, parameters)) if parameters.contains("ssl") => return Err(UrlError::Tls),
+            Some(_) => return Err(UrlError::Parameters),
+            None => {}
         }
         let opts = Opts::from_url(url.expose_secret()).map_err(|_| UrlError::MysqlSyntax)?;
         let host = opts.ip_or_hostname().to_owned();
@@ -66,7 +73,7 @@ impl MysqlUrl {
         }
         let database = opts.db_name().filter(|name| !name.is_empty()).ok_or(UrlError::NoDatabase)?.to_owned();
         let port = opts.tcp_port();
-        Ok(Self { opts, host, port, database })
+        Ok(Self { opts, host, port, database, tls: tls.cloned() })
     }
 
     /// Opens a session that shows itself as `application`.
@@ -84,7 +91,8 @@ impl MysqlUrl {
             .wait_timeout(Some(28_800))
             .max_allowed_packet(Some(1 << 30))
             .stmt_cache_size(32)
-            .connect_attribute("program_name", application);
+            .connect_attribute("program_name", application)
+            .ssl_opts(self.tls.as_ref().map(tls::mysql).transpose()?);
         let opening = async {
             let mut conn = Conn::new(opts).await?;
             let version: Option<String> = conn.query_first("SELECT VERSION()").await?;
@@ -218,13 +226,14 @@ mod tests {
 
     #[test]
     fn no_error_and_no_debug_shows_the_password() {
-        let url = |text: &str| MysqlUrl::try_new(&text.to_owned().into());
+        let url = |text: &str| MysqlUrl::try_new(&text.to_owned().into(), None);
         let good = url("mysql://shop:hunter2@db.example:3307/shop").unwrap();
         assert_eq!(good.to_string(), "db.example:3307/shop");
         for (bad, error) in [
             ("postgres://shop:hunter2@db.example/shop", UrlError::MysqlSyntax),
             ("mysql://shop:hunter2@db.example", UrlError::NoDatabase),
-            ("mysql://shop:hunter2@a/shop?require_ssl=true", UrlError::Parameters),
+            ("mysql://shop:hunter2@a/shop?require_ssl=true", UrlError::Tls),
+            ("mysql://shop:hunter2@a/shop?compression=fast", UrlError::Parameters),
         ] {
             let found = url(bad).err().unwrap();
             assert_eq!(found, error);

@@ -9,7 +9,11 @@ use tokio_postgres::{
     config::{Host, SslMode},
 };
 
-use crate::error::{FlowError, UrlError};
+use super::tls;
+use crate::{
+    config::Tls,
+    error::{FlowError, UrlError},
+};
 
 /// Settings on which the text form of values depends, the same for the session that reads and the one that writes; and no time limits
 /// that a role's defaults may have set. A client that is gone is noticed by the server too, for what it held.
@@ -27,6 +31,7 @@ pub(crate) struct PostgresUrl {
     user: String,
     password: SecretString,
     database: String,
+    tls: Option<Tls>,
 }
 
 /// A connection and the task that drives it; dropping it closes the connection at once, which rolls back whatever was open.
@@ -38,18 +43,19 @@ pub(crate) struct Session {
 // === impl PostgresUrl ===
 
 impl PostgresUrl {
-    /// Reads `postgres://user:password@host:port/database`.
+    /// Reads `postgres://user:password@host:port/database`. Nothing of `tls` is read yet.
     ///
     /// # Errors
     ///
     /// When it does not parse, or asks for what is not there. The error never shows the URL.
-    pub(crate) fn try_new(url: &SecretString) -> Result<Self, UrlError> {
+    pub(crate) fn try_new(url: &SecretString, tls: Option<&Tls>) -> Result<Self, UrlError> {
         let mut config = Config::from_str(url.expose_secret()).map_err(|_| UrlError::Syntax)?;
-        if matches!(config.get_ssl_mode(), SslMode::Require) {
+        if matches!(config.get_ssl_mode(), SslMode::Require) && tls.is_none() {
             return Err(UrlError::Tls);
         }
         let host = match config.get_hosts() {
             [Host::Tcp(host)] => host.clone(),
+            [Host::Unix(_)] if tls.is_some() => return Err(UrlError::Socket),
             [Host::Unix(path)] => path.to_str().ok_or(UrlError::Syntax)?.to_owned(),
             _ => return Err(UrlError::Host),
         };
@@ -59,14 +65,14 @@ impl PostgresUrl {
         let password = config.get_password().map(|p| String::from_utf8_lossy(p).into_owned()).unwrap_or_default();
         let port = config.get_ports().first().copied().unwrap_or(5432);
         config
-            .ssl_mode(SslMode::Disable)
+            .ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable })
             .connect_timeout(Duration::from_secs(5))
             .keepalives(true)
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(3))
             .keepalives_retries(3)
             .tcp_user_timeout(Duration::from_secs(20));
-        Ok(Self { config, host, port, user, password: password.into(), database })
+        Ok(Self { config, host, port, user, password: password.into(), database, tls: tls.cloned() })
     }
 
     /// Opens a session that shows itself as `application`.
@@ -81,9 +87,18 @@ impl PostgresUrl {
             None => PINNED.to_owned(),
         };
         config.options(options).application_name(application);
-        let (client, connection) = config.connect(NoTls).await.map_err(|error| FlowError::sql("connecting", &error))?;
-        // Ends with the session that owns it.
-        let driver = tokio::spawn(async move { drop(connection.await) });
+        let failed = |error: tokio_postgres::Error| FlowError::sql("connecting", &error);
+        // The driver ends with the session that owns it.
+        let (client, driver) = match &self.tls {
+            Some(tls) => {
+                let (client, connection) = config.connect(tls::postgres(tls)?).await.map_err(failed)?;
+                (client, tokio::spawn(async move { drop(connection.await) }))
+            }
+            None => {
+                let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+                (client, tokio::spawn(async move { drop(connection.await) }))
+            }
+        };
         Ok(Session { client, driver })
     }
 
@@ -94,6 +109,8 @@ impl PostgresUrl {
         publication: &str,
         application: &str,
     ) -> pgwire_replication::ReplicationConfig {
+        let in_the_clear = pgwire_replication::TlsConfig::disabled;
+        let tls = self.tls.as_ref().map_or_else(in_the_clear, |tls| tls::replication(tls, &self.host));
         pgwire_replication::ReplicationConfig::new(
             self.host.as_str(),
             self.user.as_str(),
@@ -103,7 +120,7 @@ impl PostgresUrl {
             publication,
         )
         .with_port(self.port)
-        .with_tls(pgwire_replication::TlsConfig::disabled())
+        .with_tls(tls)
         .with_options(PINNED)
         .with_application_name(application)
     }
@@ -155,7 +172,7 @@ mod tests {
 
     #[test]
     fn no_error_and_no_debug_shows_the_password() {
-        let url = |text: &str| PostgresUrl::try_new(&text.to_owned().into());
+        let url = |text: &str| PostgresUrl::try_new(&text.to_owned().into(), None);
         let good = url("postgres://shop:hunter2@db.example:6432/shop").unwrap();
         assert_eq!(format!("{good:?} {good}"), "db.example:6432/shop db.example:6432/shop");
         for (bad, error) in [

@@ -187,13 +187,20 @@ impl Place {
             Err(error) => {
                 let fix = match &error {
                     FlowError::Lost { .. } => "start the server, or correct host and port".to_owned(),
+                    FlowError::NoTls(_) => format!("put `syncs.{}.{}.tls` right", findings.sync, side.as_str()),
                     _ if kind == "mysql" => {
                         format!("correct user, password or database in {key}, or the user's host on the server")
+                    }
+                    // It lets nobody in like this.
+                    FlowError::Sql { state, .. } if state == "28000" && database.tls.is_none() => {
+                        format!(
+                            "add `tls` beside {key} if the server demands it, or correct user or database there, or pg_hba.conf of the server"
+                        )
                     }
                     _ => format!("correct user, password or database in {key}, or pg_hba.conf of the server"),
                 };
                 let where_ = format!("{} database ({address})", side.as_str());
-                findings.error(Check::Connect, None, where_, format!("cannot be read: {error}"), fix);
+                findings.error(Check::Connect, None, where_, format!("cannot be read: {}", error.reason()), fix);
                 None
             }
         }

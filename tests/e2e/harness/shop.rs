@@ -13,7 +13,7 @@ pub(crate) const PASSWORD: &str = "pw-of-banyan";
 
 /// Cluster-wide. `banyan` is a member of the tables' owner, as a publication demands, and may set what `apply_as: replica` sets.
 const ROLES: &str = "
-SELECT pg_advisory_lock(1);
+SELECT pg_advisory_xact_lock(1);
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'shop') THEN
     CREATE ROLE shop;
@@ -23,7 +23,6 @@ DO $$ BEGIN
     END IF;
   END IF;
 END $$;
-SELECT pg_advisory_unlock(1);
 ";
 
 /// In each database. The origin functions are what a superuser grants where replication origins are wanted.
