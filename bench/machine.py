@@ -23,7 +23,7 @@ CACHE = ROOT / "target" / "bench"
 PACKAGES = {
     "nginx": "nginx-light", "haproxy": "haproxy", "cc": "gcc libc6-dev", "valgrind": "valgrind", "perf": "linux-perf",
     "strace": "strace", "h2load": "nghttp2-client", "openssl": "openssl", "java": "default-jre-headless", "mvn": "maven", "psql": "postgresql-client",
-    "pg_recvlogical": "postgresql-client", "pgbench": "postgresql", "initdb": "postgresql", "taskset": "util-linux",
+    "pg_recvlogical": "postgresql-client", "mariadbd": "mariadb-server-core", "mariadb-install-db": "mariadb-server-core", "mariadb": "mariadb-client-core", "pgbench": "postgresql", "initdb": "postgresql", "taskset": "util-linux",
 }
 
 
@@ -144,6 +144,12 @@ def cpu_seconds(pids):
         except FileNotFoundError:
             pass
     return total / os.sysconf("SC_CLK_TCK")
+
+
+def children_seconds(pid):
+    """The same of those that it has started and waited for."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def goes_first(pids):

@@ -20,9 +20,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 TABLE = """CREATE TABLE public.payments (id bigint PRIMARY KEY, account bigint NOT NULL, amount numeric(12,2) NOT NULL,
   status text NOT NULL, note text, at timestamptz NOT NULL)"""
 
+# What a database says of its rows; equal on both sides when every row arrived whole.
+CHECKSUM = "SELECT count(*) || ' ' || coalesce(sum(hashtextextended(p::text, 0)), 0) FROM public.payments p"
+
 
 class Postgres:
     """A server of the machine's PostgreSQL on a data directory of its own: durable commits, logical WAL."""
+
+    kind = "postgres"
 
     def __init__(self, place, name):
         self.port = machine.free_port()
@@ -50,6 +55,43 @@ class Postgres:
 
     def session(self, database="postgres"):
         return Session(self.place, self.url(database))
+
+
+class MariaDb:
+    """A server of the machine's MariaDB on a data directory of its own, with the log that capture needs."""
+
+    kind = "mysql"
+
+    def __init__(self, place):
+        self.port = machine.free_port()
+        folder = place.dir / "mariadb"
+        folder.mkdir()
+        other = ["--user=nobody"] if os.geteuid() == 0 else []
+        if other:
+            shutil.chown(folder, "nobody", "nogroup")
+        subprocess.run([machine.find("mariadb-install-db"), "--no-defaults", f"--datadir={folder}/data", f"--tmpdir={folder}",
+                        "--auth-root-authentication-method=normal", "--skip-test-db", *other], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        self.process = place.start([
+            machine.find("mariadbd"), "--no-defaults", f"--datadir={folder}/data", f"--tmpdir={folder}", f"--socket={folder}/s",
+            f"--pid-file={folder}/pid", f"--port={self.port}", "--bind-address=127.0.0.1", "--log-bin=binlog", "--server-id=1",
+            "--binlog-format=ROW", "--binlog-row-image=FULL", "--binlog-row-metadata=FULL", "--character-set-server=utf8mb4",
+            "--skip-name-resolve", "--innodb-buffer-pool-size=256M", "--max-allowed-packet=64M", *other], cwd="/")
+        machine.wait_port(self.port, self.process)
+        self.ask("CREATE USER bench@'%' IDENTIFIED BY 'x'; GRANT ALL ON *.* TO bench@'%'")
+
+    def url(self, database):
+        return f"mysql://bench:x@127.0.0.1:{self.port}/{database}"
+
+    def ask(self, sql):
+        """The answer's lines as one text; ends the script on an error."""
+        said = subprocess.run([machine.find("mariadb"), "-h", "127.0.0.1", "-P", str(self.port), "-u", "root", "-BN"], input=sql,
+                              capture_output=True, text=True)
+        if said.returncode:
+            sys.exit(f"error: mariadb: {said.stderr}")
+        return said.stdout.strip()
+
+    def number(self, sql):
+        return int(self.ask(sql) or 0)
 
 
 class Session:
@@ -84,6 +126,10 @@ class Session:
 
     def number(self, sql):
         return int(self.ask(sql) or 0)
+
+    def end(self):
+        self.psql.stdin.close()
+        self.psql.wait(10)
 
 
 class Kafka:
@@ -129,6 +175,17 @@ num.partitions=1
         answer = self.take(struct.unpack(">i", self.take(4))[0])
         error, _, offset = struct.unpack(">hqq", answer[-18:])
         return offset if error == 0 else 0
+
+    def offsets(self, topic, complete, seconds=600):
+        """Times and end offsets of a topic, every few ms until complete(offset)."""
+        series = [(time.monotonic(), self.end(topic))]
+        end = time.monotonic() + seconds
+        while not complete(series[-1][1]):
+            if time.monotonic() > end:
+                sys.exit(f"error: {topic} stands at {series[-1][1]} after {seconds} s")
+            time.sleep(0.005)
+            series.append((time.monotonic(), self.end(topic)))
+        return series
 
     def take(self, n):
         got = b""
@@ -184,6 +241,18 @@ plugin.discovery=hybrid_warn
             "publication.name": "debezium", "publication.autocreate.mode": "filtered", "max.batch.size": "8192", "max.queue.size": "32768",
             "poll.interval.ms": "5", "producer.override.linger.ms": "5"})
 
+    def mariadb(self, name, server, number, kafka):
+        """The same of a MariaDB, without schemas; its topic is `name.shop.payments`."""
+        converter = {f"{part}.converter": "org.apache.kafka.connect.json.JsonConverter" for part in ("key", "value")}
+        converter |= {f"{part}.converter.schemas.enable": "false" for part in ("key", "value")}
+        self.create(name, converter | {
+            "connector.class": "io.debezium.connector.mariadb.MariaDbConnector", "database.hostname": "127.0.0.1",
+            "database.port": str(server.port), "database.user": "bench", "database.password": "x", "database.server.id": str(number),
+            "topic.prefix": name, "database.include.list": "shop", "table.include.list": "shop.payments",
+            "schema.history.internal.kafka.bootstrap.servers": f"127.0.0.1:{kafka.port}",
+            "schema.history.internal.kafka.topic": f"{name}.history", "max.batch.size": "8192", "max.queue.size": "32768",
+            "poll.interval.ms": "5", "producer.override.linger.ms": "5"})
+
     def sink(self, name, topic, postgres, database):
         """A JDBC sink of that topic; it needs records with schemas."""
         converter = {f"{part}.converter": "org.apache.kafka.connect.json.JsonConverter" for part in ("key", "value")}
@@ -224,7 +293,7 @@ plugin.discovery=hybrid_warn
 class Banyan:
     """`banyan run --only connectors` with one sync of one table; one install a round, so that all read the same WAL."""
 
-    def __init__(self, place, binary, install, kafka, legacy, modern, database):
+    def __init__(self, place, binary, install, kafka, legacy, modern, database, table="public.payments", more=""):
         self.place, self.binary = place, binary
         self.topic = f"{install}.payments.legacy_to_modern"
         self.folder = place.dir / install
@@ -241,14 +310,14 @@ state: {{dir: {self.folder}/state}}
 upstreams:
   monolith: {{endpoints: ["http://127.0.0.1:{unused}"]}}
 default: monolith
-kafka: {{brokers: "127.0.0.1:{kafka.port}"}}
+kafka: {{brokers: "127.0.0.1:{kafka.port}"{more}}}
 syncs:
   payments:
     owner: legacy
-    legacy: {{postgres: "{legacy.url('shop')}"}}
-    modern: {{postgres: "{modern.url(database)}"}}
+    legacy: {{{legacy.kind}: "{legacy.url('shop')}"}}
+    modern: {{{modern.kind}: "{modern.url(database)}"}}
     tables:
-      - public.payments
+      - {table}
 """)
 
     def start(self):
@@ -268,7 +337,7 @@ def fetched(name):
     wanted = (HERE / f"{name}-pom.xml").read_text()
     if not libs.exists() or not (folder / "pom.xml").exists() or (folder / "pom.xml").read_text() != wanted:
         machine.programs("mvn")
-        print(f"fetching the jars of {name} (about 75 MB, once)", file=sys.stderr)
+        print(f"fetching the jars of {name} (75 to 110 MB, once)", file=sys.stderr)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "pom.xml").write_text(wanted)
         shutil.rmtree(libs, ignore_errors=True)
