@@ -4,9 +4,12 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::{
+    data_basic::Running,
     data_faults::resident,
-    harness::{Banyan, Shop, eventually},
+    harness::{Banyan, Shop, eventually, secs},
 };
 
 const DDL: &str = "CREATE TABLE events (id bigint PRIMARY KEY, account int NOT NULL, amount numeric(12,2) NOT NULL, note text, at timestamptz NOT NULL)";
@@ -66,4 +69,23 @@ async fn a_large_table_is_copied_in_flat_memory_and_goes_on_after_a_kill() {
     assert_eq!(shop.legacy.number(generations).await, 1);
     // The budget, and what allocators and librdkafka's own buffers hold beside it.
     assert!(most.iter().all(|most| *most < before + 96), "{before} MiB before, {most:?} MiB at most");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_as_large_as_the_file_allows_goes_through_however_little_memory_there_is_for_it() {
+    let ddl = "CREATE TABLE rows (id bigint PRIMARY KEY, word text); \
+               CREATE TABLE outbox (id bigint PRIMARY KEY, aggregatetype text, aggregateid text, type text, payload text)";
+    let mut shop = Shop::with(ddl, &["public.rows"]).await;
+    // A third of 32 MiB is what the flow has for its queue of rows and events.
+    shop.kafka = json!({"topics": {"max_record": "32MiB"}});
+    let running = Running::start(&shop, "legacy", &json!({"outbox": {"legacy": "public.outbox"}}));
+    running.until([banyan_connectors::State::Applying, banyan_connectors::State::Watching]).await;
+    shop.legacy.batch("INSERT INTO rows SELECT n, repeat(md5(n::text), 400000) FROM generate_series(1, 3) n").await;
+    shop.legacy.batch("INSERT INTO outbox VALUES (1, 'large', '1', 't', repeat('e', 12000000))").await;
+    shop.legacy
+        .batch("UPDATE rows SET word = repeat(word, 2) WHERE id = 2; INSERT INTO rows VALUES (4, 'behind')")
+        .await;
+    eventually(secs(60), "both sides are equal", async || shop.equal().await).await;
+    assert_eq!(shop.modern.count("rows").await, 4);
+    running.stop().await;
 }

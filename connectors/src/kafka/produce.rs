@@ -18,6 +18,7 @@ use rdkafka::{
 };
 
 use super::{
+    ROOM,
     client::{Ear, forbidden},
     events::{Events, Way},
     ledger::{Ledger, Ticket},
@@ -101,13 +102,15 @@ const OF_EVENTS: [(&str, &str); 3] = [
     ("partitioner", "murmur2_random"),
 ];
 
-/// A producer that holds at most `budget` bytes.
+/// A producer that holds at most `budget` bytes, or the largest record.
 fn producer(
     kafka: &Kafka,
     budget: usize,
     reports: &Arc<State>,
     more: &[(&str, &str)],
 ) -> Result<ThreadedProducer<Reports>, FlowError> {
+    // One that never has room for a record would be waited for without end.
+    let queue = budget.max(kafka.topics.max_record() + ROOM);
     let mut settings = kafka.client();
     settings
         .set("enable.idempotence", "true")
@@ -120,7 +123,7 @@ fn producer(
         .set("message.max.bytes", kafka.topics.max_record().to_string())
         .set("compression.type", kafka.topics.compression.as_str())
         .set("queue.buffering.max.messages", most_records(budget).to_string())
-        .set("queue.buffering.max.kbytes", (budget / 1024).max(1024).to_string())
+        .set("queue.buffering.max.kbytes", queue.div_ceil(1024).to_string())
         .set("topic.metadata.refresh.interval.ms", "30000");
     for (key, value) in more {
         settings.set(*key, *value);
