@@ -52,7 +52,10 @@ pub(crate) fn spawn(
 async fn capture(plan: &Plan, owners: &Owners, board: &Board) -> Result<(), FlowError> {
     owners.ensure(plan.names.flow.source()).await?;
     let topic = plan.names.topic();
-    topics::ensure(&plan.kafka, &topic).await?.takes_records()?;
+    topics::ensure(&plan.kafka, &topic, plan.lanes).await?.takes_records()?;
+    for table in plan.tables.iter().filter(|_| plan.lanes.is_some()) {
+        topics::ensure(&plan.kafka, &plan.names.table_topic(&table.source), plan.lanes).await?.takes_records()?;
+    }
     let mut outlet = Outlet::open(plan, &topic, board.metrics())?;
     match &plan.source {
         DatabaseUrl::Postgres(url) => postgres::capture(plan, url, &owners.gate, &mut outlet, board).await,

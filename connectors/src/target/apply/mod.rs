@@ -92,12 +92,15 @@ enum Next {
 
 /// Applies until something ends it.
 pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
+    if plan.lanes.is_some() {
+        return Err(FlowError::Stop("`order: key` is not applied in this version".into()));
+    }
     let names = &plan.names;
     for table in &plan.tables {
         // From zero on: an alert must see the first one.
         board.metrics().violations(&table.source);
     }
-    let settings_shown = topics::ensure(&plan.kafka, &names.topic()).await?.shows_settings();
+    let settings_shown = topics::ensure(&plan.kafka, &names.topic(), plan.lanes).await?.shows_settings();
     let (writer, stored) = Writer::open(plan, board).await?;
     board.violations_so_far(violations(plan, &plan.target, names.flow).await?);
     let parking = Parking::load(plan, &writer).await?;
@@ -269,7 +272,7 @@ impl Applier<'_> {
             };
             last_message = Instant::now();
             if self.settings_shown && self.open.is_none() && last_topic.elapsed() > TOPIC_CHECK {
-                topics::ensure(&self.plan.kafka, &self.plan.names.topic()).await?;
+                topics::ensure(&self.plan.kafka, &self.plan.names.topic(), self.plan.lanes).await?;
                 last_topic = Instant::now();
             }
             let offset = message.offset();

@@ -72,6 +72,8 @@ impl Applier<'_> {
             source_time: time(start.at),
             tables,
             loading,
+            topics: self.next.topics.clone(),
+            barrier: String::new(),
         };
         (self.gap, self.unannounced) = (false, false);
         failpoint::reached(Point::ApplyStart);
