@@ -249,3 +249,102 @@ async fn a_row_stands_in_one_partition_of_its_tables_topic_in_order_and_a_kill_l
     }
     commits_count_right(kafka, &topic);
 }
+
+/// The copy is complete: from here on every operation counts.
+async fn copied(shop: &Shop) {
+    eventually(secs(60), "no table is being filled", async || {
+        let lanes = shop.modern.number("SELECT count(*) FROM banyan.position WHERE flow = 'legacy_to_modern' AND phase = 'stream'").await;
+        shop.modern.count("banyan.loading").await == 0 && lanes == i64::from(LANES)
+    })
+    .await;
+    eventually(secs(60), "the copy is equal", async || shop.equal().await).await;
+    for database in [&shop.legacy, &shop.modern] {
+        database.batch("TRUNCATE audit").await;
+    }
+}
+
+/// Both sides are equal, and every change of every row was applied once and in its order.
+async fn equal_and_once(shop: &Shop) {
+    eventually(secs(90), "both sides are equal", async || shop.equal().await).await;
+    let audit = "SELECT row, what FROM audit ORDER BY row, n";
+    let (done, applied) = (shop.legacy.lines(audit).await, shop.modern.lines(audit).await);
+    let odd = done.iter().zip(&applied).find(|(done, applied)| done != applied);
+    assert!(odd.is_none() && done.len() == applied.len(), "{} done, {} applied: {odd:?}", done.len(), applied.len());
+    assert!(done.len() > 300, "only {} changes", done.len());
+    let lanes = "SELECT count(*) FROM banyan.position WHERE flow = 'legacy_to_modern' AND barrier = '' AND role = 'applying'";
+    assert_eq!(shop.modern.number(lanes).await, i64::from(LANES));
+}
+
+#[tokio::test]
+async fn killed_at_random_moments_every_change_of_a_row_is_applied_once_and_in_order() {
+    let shop = shop().await;
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let keys = format!("{KEY}\n    snapshot: {{chunk: 20, rows_per_second: 300}}");
+    let mut banyan = Banyan::with(&shop.file_with("legacy", &keys)).start().await;
+    let writers = Writers::start(&shop.legacy, seed);
+    // While the tables are copied, too, and the lanes meet.
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(random.random_range(300..2_500))).await;
+        banyan.kill();
+        banyan.start_again().await;
+    }
+    writers.finish().await;
+    copied(&shop).await;
+    let writers = Writers::start(&shop.legacy, seed ^ 77);
+    for _ in 0..4 {
+        writers.advance(random.random_range(20..150)).await;
+        banyan.kill();
+        banyan.start_again().await;
+    }
+    writers.advance(100).await;
+    writers.finish().await;
+    equal_and_once(&shop).await;
+}
+
+fn applies(banyan: &Banyan) -> usize {
+    banyan.log().matches("this process applies the lane").count()
+}
+
+#[tokio::test]
+async fn lanes_move_between_processes_that_come_go_freeze_and_die_and_nothing_is_lost_or_doubled() {
+    let shop = shop().await;
+    let seed = seed();
+    let file = shop.file_with("legacy", KEY);
+    let another = || Banyan::with(&file).arg("--only").arg("connectors");
+    let mut first = another().start().await;
+    copied(&shop).await;
+    let writers = Writers::start(&shop.legacy, seed);
+    let mut second = another().start().await;
+    eventually(secs(40), "the second process gets lanes", async || applies(&second) > 0).await;
+    writers.advance(50).await;
+    let third = another().start().await;
+    eventually(secs(40), "the third process gets lanes", async || applies(&third) > 0).await;
+    writers.advance(50).await;
+    // One dies, and its lanes go to those who live.
+    let before = applies(&first) + applies(&third);
+    second.kill();
+    eventually(secs(60), "its lanes are taken over", async || applies(&first) + applies(&third) > before).await;
+    writers.advance(50).await;
+    // One freezes for longer than its lease, and comes back as if nothing had been.
+    signal(&first, "STOP");
+    let before = applies(&third);
+    eventually(secs(90), "its lanes are taken over", async || applies(&third) > before).await;
+    writers.advance(50).await;
+    let mark = "INSERT INTO items SELECT n, 0, 'late', NULL FROM generate_series(90000, 90029) AS n";
+    shop.legacy.batch(mark).await;
+    let late = "SELECT count(*) FROM items WHERE name = 'late'";
+    eventually(secs(90), "all lanes are applied without it", async || shop.modern.number(late).await == 30).await;
+    signal(&first, "CONT");
+    second.start_again().await;
+    writers.advance(100).await;
+    assert!(first.stop(secs(20)).success());
+    writers.advance(50).await;
+    writers.finish().await;
+    equal_and_once(&shop).await;
+}
+
+fn signal(banyan: &Banyan, name: &str) {
+    let done = std::process::Command::new("kill").arg(format!("-{name}")).arg(banyan.pid().to_string()).status();
+    assert!(done.unwrap().success());
+}

@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -19,7 +18,6 @@ use rdkafka::{
     message::OwnedMessage,
 };
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
 
 use super::{
     client::Ear,
@@ -34,10 +32,6 @@ use crate::{
     target::applied::{Applied, Place},
 };
 
-/// How often it is looked for rows that have not come yet.
-const LOOK: Duration = Duration::from_millis(3);
-/// How often the consumer is asked whether something is wrong.
-const SLICE: Duration = Duration::from_millis(100);
 /// So many records of the flow's topic are read ahead of a transaction whose rows have not come, at most.
 const AHEAD: usize = 1_000;
 
@@ -158,8 +152,8 @@ impl LaneInlet {
         i32::try_from(self.lane).unwrap_or(i32::MAX)
     }
 
-    /// Begins behind what is applied; all topics must hold it.
-    pub(crate) fn begin(&mut self, applied: &Applied) -> Result<(), FlowError> {
+    /// Begins behind what is applied; all topics must hold it. Gives the offset in the flow's topic.
+    pub(crate) fn begin(&mut self, applied: &Applied) -> Result<i64, FlowError> {
         self.reader = None;
         let consumer = Arc::new(consume::consumer(&self.kafka, &self.topics[0], self.budget)?);
         let (mut queues, mut list) = (Vec::new(), TopicPartitionList::new());
@@ -205,8 +199,9 @@ impl LaneInlet {
                 .map_err(|source| FlowError::Kafka { doing: "seeking in the topic", source })?;
         }
         consumer.assign(&list).map_err(|source| FlowError::Kafka { doing: "seeking in the topic", source })?;
+        let first = queues.first().map_or(0, |control| control.polled + i64::from(control.before.is_some()));
         self.reader = Some(Reader { consumer, queues, marks: Vec::new(), open: None, ahead: VecDeque::new() });
-        Ok(())
+        Ok(first)
     }
 
     /// The offsets that the next records of all topics will get.
@@ -227,28 +222,9 @@ impl LaneInlet {
         reader.queues.iter().zip(ends).enumerate().all(|(at, (queue, end))| !waits(at) || queue.polled >= *end)
     }
 
-    /// The next record, or nothing when `at_most` has passed.
-    pub(crate) async fn next(&mut self, applied: &Applied, at_most: Duration) -> Result<Option<Given>, FlowError> {
-        let end = Instant::now() + at_most;
-        loop {
-            if let Some(given) = self.ready(applied)? {
-                return Ok(Some(given));
-            }
-            let now = Instant::now();
-            if now >= end {
-                return Ok(None);
-            }
-            let Some(reader) = &mut self.reader else { return Ok(None) };
-            if reader.open.is_some() {
-                tokio::time::sleep(LOOK).await;
-            } else if let Some(control) = reader.queues.first_mut()
-                && let Ok(found) = timeout_at(end.min(now + SLICE), control.queue.recv()).await
-            {
-                let message = found.map(|message| message.detach());
-                let message = consume::sort(reader.consumer.context(), &control.topic, message)?;
-                control.here.extend(message);
-            }
-        }
+    /// Whether rows are on their way whose COMMIT is here.
+    pub(crate) fn waits_for_rows(&self) -> bool {
+        self.reader.as_ref().is_some_and(|reader| reader.open.is_some())
     }
 
     /// The next record if it is here already.

@@ -9,6 +9,7 @@ pub(crate) mod lane;
 pub(crate) mod lanes;
 mod ledger;
 pub(crate) mod produce;
+pub(crate) mod seats;
 pub(crate) mod topics;
 
 /// What Kafka adds to a record at most; a topic must take so much more than the largest one.

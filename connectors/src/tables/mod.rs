@@ -51,9 +51,10 @@ CREATE TABLE IF NOT EXISTS banyan.position (
     lease text NOT NULL, lease_until timestamptz NOT NULL, tables text,
     PRIMARY KEY (install, sync, flow, partition));
 ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS tables text;
--- With `order: key` a row (`partition`) is a lane's. `topics` is how far each table's topic was read; at `barrier` the lane waits for all others.
+-- With `order: key` a row (`partition`) is a lane's, of so many `lanes`. `topics` is how far each table's topic was read; at `barrier` the lane waits for all others.
 ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS topics text;
 ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS barrier text NOT NULL DEFAULT '';
+ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS lanes int NOT NULL DEFAULT 1;
 -- Changes found in the stream of a side that was closed for writes. No values: only which table, and where.
 CREATE TABLE IF NOT EXISTS banyan.violation (
     install text, sync text, flow text,
@@ -195,7 +196,7 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'reason') \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'tables') \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'lanes') \
-             AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'barrier') \
+             AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'lanes') \
              AND to_regclass('banyan.schema_change') IS NOT NULL \
              AND to_regclass('banyan.verified') IS NOT NULL AND to_regclass('banyan.repair') IS NOT NULL",
             &[],

@@ -3,7 +3,7 @@
 mod chunks;
 mod failover;
 pub(crate) mod key;
-mod lanes;
+pub(crate) mod lanes;
 mod line;
 mod outbox;
 pub(crate) mod pgoutput;

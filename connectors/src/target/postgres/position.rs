@@ -36,7 +36,7 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
     let sql = |error: &tokio_postgres::Error| FlowError::sql(doing, error);
     let names = plan.names.clone();
     tables::postgres(&session).await?;
-    let partition = plan.partition();
+    let (partition, lanes) = (plan.partition(), i32::try_from(plan.lanes.unwrap_or(1)).unwrap_or(i32::MAX));
     lock(&session, plan).await?;
     origin::take(&session, &plan.of_lane(&names.slot(), '_')).await?;
     let lease = owner::nonce();
@@ -51,15 +51,10 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
         .await
         .map_err(|e| sql(&e))?;
     let take = format!(
-        "UPDATE banyan.position SET lease = $4, lease_until = now() + interval '{LEASE_SECONDS} s' \
+        "UPDATE banyan.position SET lease = $4, lease_until = now() + interval '{LEASE_SECONDS} s', lanes = $6 \
          WHERE install = $1 AND sync = $2 AND flow = $3 AND partition = $5 RETURNING {COLUMNS}"
     );
-    let row = session.query_one(&take, &[&names.install, &names.sync, &flow, &lease, &partition]).await.map_err(|e| sql(&e))?;
-    let role = match row.get::<_, &str>(6) {
-        "applying" => Some(Role::Applying),
-        "watching" => Some(Role::Watching),
-        _ => None,
-    };
+    let row = session.query_one(&take, &[&names.install, &names.sync, &flow, &lease, &partition, &lanes]).await.map_err(|e| sql(&e))?;
     let applied = Applied {
         generation: Generation::new(row.get(0)),
         phase: match row.get::<_, &str>(1) {
@@ -72,7 +67,7 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
         ordinal: row.get::<_, i64>(3).cast_unsigned(),
         offset: row.get(4),
         record: row.get(5),
-        role,
+        role: role(row.get(6)),
         epoch: row.get(7),
         system_id: row.get(8),
         timeline: row.get(9),
@@ -265,6 +260,51 @@ fn judge(found: Result<u64, tokio_postgres::Error>, lost: &'static str) -> Resul
         Ok(1) => Ok(()),
         Ok(_) => Err(FlowError::Busy(lost.into())),
         Err(error) => Err(FlowError::sql("moving the position row", &error)),
+    }
+}
+
+/// As far as all lanes of `banyan.position q` are that are asked for.
+pub(crate) const APPLIED: &str = "(array_agg(q.applied ORDER BY q.applied))[1]";
+
+/// Whether they are all lanes of their flow, of one server. A row of an earlier version is the only one.
+pub(crate) const ALL_LANES: &str = "count(*) = max(coalesce((to_jsonb(q) ->> 'lanes')::int, 1)) AND min(q.system_id) = max(q.system_id) \
+     AND min(q.timeline) = max(q.timeline)";
+
+/// How far a lane is, for whoever shows it.
+pub(crate) struct LaneProgress {
+    pub(crate) lane: u32,
+    pub(crate) role: Option<Role>,
+    pub(crate) epoch: i64,
+    pub(crate) generation: Generation,
+    /// Nothing while tables are being filled.
+    pub(crate) watermark: Option<(Lsn, SystemTime)>,
+}
+
+/// How far all lanes of a flow are that anybody has ever applied.
+pub(crate) async fn progress(session: &Session, names: &FlowNames) -> Result<Vec<LaneProgress>, FlowError> {
+    let rows = session
+        .query(
+            "SELECT partition, role, epoch, generation, phase, applied, source_time FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3",
+            &[&names.install, &names.sync, &names.flow.as_str()],
+        )
+        .await
+        .map_err(|e| FlowError::sql("asking how far the lanes are", &e))?;
+    let one = |row: &tokio_postgres::Row| LaneProgress {
+        lane: u32::try_from(row.get::<_, i32>(0)).unwrap_or(0),
+        role: role(row.get(1)),
+        epoch: row.get(2),
+        generation: Generation::new(row.get(3)),
+        watermark: (row.get::<_, &str>(4) == Phase::Stream.as_str())
+            .then(|| (row.get::<_, PgLsn>(5).into(), row.get::<_, SystemTime>(6))),
+    };
+    Ok(rows.iter().map(one).collect())
+}
+
+fn role(text: &str) -> Option<Role> {
+    match text {
+        "applying" => Some(Role::Applying),
+        "watching" => Some(Role::Watching),
+        _ => None,
     }
 }
 
