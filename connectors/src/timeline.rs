@@ -13,6 +13,9 @@ pub(crate) struct Timeline {
     pub(crate) number: i32,
     /// Those before it, each with the place where it was left.
     left: Vec<(i32, Lsn)>,
+    /// Made when the flow followed its source to this server, and kept there: two standbys of one server that are both promoted begin timelines of
+    /// the same number, often in the same place. Empty where the flow began.
+    pub(crate) followed: String,
 }
 
 /// As it stands in a record.
@@ -23,6 +26,8 @@ pub(crate) struct Written {
     /// Numbers of timelines, and the places where they were left.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     left: Vec<(i32, u64)>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    followed: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -42,12 +47,12 @@ impl Timeline {
             Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
         };
         let left: Option<Vec<_>> = lines.filter(|line| !line.is_empty()).map(one).collect();
-        Some(Self { number, left: left? })
+        Some(Self { number, left: left?, followed: String::new() })
     }
 
     /// The first one of a server, which has left none.
     pub(crate) fn first(number: i32) -> Self {
-        Self { number, left: Vec::new() }
+        Self { number, ..Self::default() }
     }
 
     /// Where the log of `earlier` ceased to be that of this timeline; nothing when it is none of those before.
@@ -61,7 +66,11 @@ impl Timeline {
     }
 
     pub(crate) fn written(&self) -> Written {
-        Written { timeline: self.number, left: self.left.iter().map(|(number, at)| (*number, at.get())).collect() }
+        Written {
+            timeline: self.number,
+            left: self.left.iter().map(|(number, at)| (*number, at.get())).collect(),
+            followed: self.followed.clone(),
+        }
     }
 }
 
@@ -70,6 +79,7 @@ impl From<Written> for Timeline {
         Self {
             number: written.timeline,
             left: written.left.into_iter().map(|(number, at)| (number, Lsn::new(at))).collect(),
+            followed: written.followed,
         }
     }
 }

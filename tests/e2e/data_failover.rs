@@ -6,6 +6,10 @@ use banyan_connectors::{
     State,
     preflight::{self, Severity},
 };
+use rdkafka::{
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord},
+};
 use serde_json::json;
 
 use crate::{
@@ -42,14 +46,18 @@ impl Pair {
             shop.modern.move_behind(&address).await;
         }
         (shop.legacy_url, shop.modern_url) = (shop.legacy.url(ROLE, PASSWORD), shop.modern.url(ROLE, PASSWORD));
-        let standby = primary.standby().await;
+        let standby = primary.standby("standby").await;
         Self { primary, standby, address, shop, slots: if modern.is_none() { 2 } else { 1 } }
     }
 
     /// The standby has copies of the flows' slots that would outlive its promotion. Whoever copies rests for longer each time it finds nothing new, so it
     /// begins here; and a copy is complete when the slot has passed a note of what is running, which a checkpoint makes.
     async fn until_slots_are_kept(&self) {
-        let standby = self.standby.connect("postgres").await;
+        self.until_slots_are_kept_by(&self.standby).await;
+    }
+
+    async fn until_slots_are_kept_by(&self, standby: &Postgres) {
+        let standby = standby.connect("postgres").await;
         let sql = "SELECT count(*) FROM pg_replication_slots WHERE synced AND NOT temporary AND failover";
         for sql in ["ALTER SYSTEM SET sync_replication_slots = on", "SELECT pg_reload_conf()"] {
             standby.batch_execute(sql).await.unwrap();
@@ -144,5 +152,63 @@ async fn what_a_promoted_standby_never_had_needs_a_snapshot_as_a_slot_does_that_
     pair.shop.legacy.batch("UPDATE banyan.capture SET timeline = 1").await;
     let running = Running::start(&pair.shop, "legacy", &json!({}));
     needs(&running, "had no copy of the slot").await;
+    running.stop().await;
+}
+
+/// What a capture would write that still reads the server that was left: a whole transaction, behind all that was applied.
+async fn send_as_the_lost_primary(shop: &Shop) {
+    let topic = format!("{}.shop.legacy_to_modern", shop.install);
+    let producer: FutureProducer = Kafka::shared().client().create().unwrap();
+    let row =
+        r#"{"before":null,"after":{"id":"99","name":"lost"},"source":{"schema":"public","table":"items"},"op":"c"}"#;
+    let commit = r#"{"end":281470681743360,"count":1,"ts_us":1}"#;
+    for (position, kind, value) in [("1:stream:FFFF/0:0", "row", row), ("1:stream:FFFF/0:1", "commit", commit)] {
+        let headers = [("position", position), ("from", "0/1"), ("epoch", "1"), ("origin", "legacy"), ("kind", kind)]
+            .into_iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+        let record = FutureRecord::<(), str>::to(&topic).partition(0).headers(headers).payload(value);
+        producer.send(record, secs(10)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_of_two_standbys_that_was_promoted_lacks_what_the_first_has_written() {
+    let ddl = "CREATE TABLE items (id bigint PRIMARY KEY, name text)";
+    let mut pair = Pair::new(ddl, &["public.items".to_owned()], Some(Postgres::shared_modern())).await;
+    let other = pair.primary.standby("other").await;
+    let running = Running::start(&pair.shop, "legacy", &json!({}));
+    running.until(LEGACY_OWNS).await;
+    pair.shop.legacy.batch("INSERT INTO items VALUES (1, 'a')").await;
+    pair.until_slots_are_kept().await;
+    pair.until_slots_are_kept_by(&other).await;
+    pair.fail_over().await;
+    // Each of both begins timeline 2, where it is promoted.
+    other.promote().await;
+    let modern = &pair.shop.modern;
+    eventually(SETTLED, "the flow has moved", async || {
+        let moved = "flow = 'legacy_to_modern' AND timeline = 2 AND followed <> ''";
+        modern.number(&format!("SELECT count(*) FROM banyan.position WHERE {moved}")).await == 1
+    })
+    .await;
+    send_as_the_lost_primary(&pair.shop).await;
+    pair.shop.legacy.batch("INSERT INTO items VALUES (2, 'only at the first')").await;
+    eventually(SETTLED, "the row is applied", async || modern.count("items").await == 2).await;
+    assert_eq!(modern.rows("items").await, ["(1,a)", "(2,\"only at the first\")"]);
+
+    pair.standby.crash();
+    pair.address.redirect(other.port());
+    pair.shop.legacy.reconnect().await;
+    pair.shop.legacy.batch("INSERT INTO items VALUES (3, 'only at the second')").await;
+    eventually(SETTLED, "the flow says what the source lacks", async || {
+        let flow = running.status().flows.remove(0);
+        let why = flow.last_error.clone().unwrap_or_default();
+        if flow.state == State::NeedsSnapshot && why.contains("two standbys were promoted") {
+            Ok(())
+        } else {
+            Err(format!("{flow:#?}"))
+        }
+    })
+    .await;
+    assert_eq!(pair.shop.modern.number("SELECT count(*) FROM items WHERE id = 3").await, 0);
     running.stop().await;
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use banyan_connectors::State;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -16,7 +17,7 @@ use tokio_postgres::{Client, Error};
 
 use crate::harness::{Banyan, Database, Kafka, Record, Shop, eventually, secs};
 
-const KEY: &str = "order: key\n    partitions: 3\n    on_error: stop";
+pub(crate) const KEY: &str = "order: key\n    partitions: 3\n    on_error: stop";
 const LANES: i32 = 3;
 
 /// The audit has a row's changes in their order, under its key. A change of the key is an end and a beginning.
@@ -54,7 +55,7 @@ ALTER TABLE pairs ENABLE ALWAYS TRIGGER audited;
 const TABLES: [&str; 2] = ["public.items", "public.pairs"];
 
 /// Writers that do to the tables what applications do, each to keys of its own.
-struct Writers {
+pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
     committed: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<()>>,
@@ -67,7 +68,7 @@ fn seed() -> u64 {
     seed
 }
 
-async fn shop() -> Shop {
+pub(crate) async fn shop() -> Shop {
     let shop = Shop::with(DDL, &TABLES).await;
     let rows = "SELECT n, n, 'item ' || n, repeat('b', 3000) FROM generate_series(50000, 50299) AS n";
     shop.legacy.batch(&format!("INSERT INTO items {rows}")).await;
@@ -77,7 +78,7 @@ async fn shop() -> Shop {
 // === impl Writers ===
 
 impl Writers {
-    fn start(database: &Database, seed: u64) -> Self {
+    pub(crate) fn start(database: &Database, seed: u64) -> Self {
         let (stop, committed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let tasks = (0..3_u64).map(|number| {
             let (url, stop, committed) = (database.url("postgres", "none"), Arc::clone(&stop), Arc::clone(&committed));
@@ -99,12 +100,12 @@ impl Writers {
         Self { tasks: tasks.collect(), stop, committed }
     }
 
-    async fn advance(&self, more: u64) {
+    pub(crate) async fn advance(&self, more: u64) {
         let wanted = self.committed.load(Ordering::Relaxed) + more;
         eventually(secs(60), "the writers get on", async || self.committed.load(Ordering::Relaxed) >= wanted).await;
     }
 
-    async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             task.await.unwrap();
@@ -251,7 +252,9 @@ async fn a_row_stands_in_one_partition_of_its_tables_topic_in_order_and_a_kill_l
 }
 
 /// The copy is complete: from here on every operation counts.
-async fn copied(shop: &Shop) {
+pub(crate) async fn copied(shop: &Shop) {
+    let made = "SELECT count(*) FROM pg_tables WHERE schemaname = 'banyan' AND tablename = 'repair'";
+    eventually(secs(60), "Banyan's tables are there", async || shop.modern.number(made).await == 1).await;
     eventually(secs(60), "no table is being filled", async || {
         let lanes = shop.modern.number("SELECT count(*) FROM banyan.position WHERE flow = 'legacy_to_modern' AND phase = 'stream'").await;
         shop.modern.count("banyan.loading").await == 0 && lanes == i64::from(LANES)
@@ -264,7 +267,7 @@ async fn copied(shop: &Shop) {
 }
 
 /// Both sides are equal, and every change of every row was applied once and in its order.
-async fn equal_and_once(shop: &Shop) {
+pub(crate) async fn equal_and_once(shop: &Shop) {
     eventually(secs(90), "both sides are equal", async || shop.equal().await).await;
     let audit = "SELECT row, what FROM audit ORDER BY row, n";
     let (done, applied) = (shop.legacy.lines(audit).await, shop.modern.lines(audit).await);
@@ -326,16 +329,16 @@ async fn lanes_move_between_processes_that_come_go_freeze_and_die_and_nothing_is
     second.kill();
     eventually(secs(60), "its lanes are taken over", async || applies(&first) + applies(&third) > before).await;
     writers.advance(50).await;
-    // One freezes for longer than its lease, and comes back as if nothing had been.
-    signal(&first, "STOP");
-    let before = applies(&third);
-    eventually(secs(90), "its lanes are taken over", async || applies(&third) > before).await;
+    // One freezes for longer than its lease, and comes back as if nothing had been. The first one reads the source.
+    signal(&third, "STOP");
+    let before = applies(&first);
+    eventually(secs(90), "its lanes are taken over", async || applies(&first) > before).await;
     writers.advance(50).await;
     let mark = "INSERT INTO items SELECT n, 0, 'late', NULL FROM generate_series(90000, 90029) AS n";
     shop.legacy.batch(mark).await;
     let late = "SELECT count(*) FROM items WHERE name = 'late'";
     eventually(secs(90), "all lanes are applied without it", async || shop.modern.number(late).await == 30).await;
-    signal(&first, "CONT");
+    signal(&third, "CONT");
     second.start_again().await;
     writers.advance(100).await;
     assert!(first.stop(secs(20)).success());
@@ -347,4 +350,103 @@ async fn lanes_move_between_processes_that_come_go_freeze_and_die_and_nothing_is
 fn signal(banyan: &Banyan, name: &str) {
     let done = std::process::Command::new("kill").arg(format!("-{name}")).arg(banyan.pid().to_string()).status();
     assert!(done.unwrap().success());
+}
+
+/// What stops or delays the flow from legacy to modern.
+async fn refused(shop: &Shop, keys: &serde_json::Value) -> String {
+    let running = crate::data_basic::Running::start(shop, "legacy", keys);
+    let error = eventually(secs(60), "it stops", async || {
+        let flow = running.status().flows.remove(0);
+        match flow.state {
+            State::Stopped | State::NeedsSnapshot => Ok(flow.last_error.unwrap_or_default()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    running.stop().await;
+    error
+}
+
+fn by_key(partitions: u32) -> serde_json::Value {
+    serde_json::json!({"order": "key", "partitions": partitions, "on_error": "stop"})
+}
+
+#[tokio::test]
+async fn what_would_let_rows_of_different_keys_meet_is_refused_before_anything_is_made() {
+    let ddl = "CREATE TABLE a (id bigint PRIMARY KEY, email text UNIQUE);
+        CREATE TABLE b (id numeric PRIMARY KEY, n int);
+        CREATE TABLE c (id bigint PRIMARY KEY, n int, UNIQUE (n, id))";
+    let shop = Shop::with(ddl, &["public.a", "public.b", "public.c"]).await;
+    let error = refused(&shop, &by_key(2)).await;
+    for part in [
+        "public.a (",
+        "rows of different keys meet in `a_email_key`, and with `order: key` they do not wait for each other",
+        "write `order: transaction` for this sync, or drop the index or constraint",
+        "its primary key has `id numeric`",
+    ] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    assert!(!error.contains("public.c"), "an index that holds the whole key lets no others meet: {error}");
+    assert_eq!(shop.legacy.number("SELECT count(*) FROM pg_publication").await, 0);
+}
+
+#[tokio::test]
+async fn another_order_than_the_sync_began_with_is_refused_and_a_removal_takes_all_of_it_away() {
+    let shop = Shop::with("CREATE TABLE t (id bigint PRIMARY KEY, n int)", &["public.t"]).await;
+    shop.legacy.batch("INSERT INTO t SELECT n, n FROM generate_series(1, 50) AS n").await;
+    let running = crate::data_basic::Running::start(&shop, "legacy", &by_key(2));
+    eventually(secs(60), "the copy is equal", async || shop.equal().await).await;
+    eventually(secs(60), "it applies, and its lag is known", async || {
+        let flow = running.status().flows.remove(0);
+        (flow.state == State::Applying && flow.lag_seconds.is_some()).then_some(()).ok_or(format!("{flow:?}"))
+    })
+    .await;
+    let mut reader = running.reader();
+    eventually(secs(30), "the proxy knows how far it is", async || {
+        let reading = reader.read().await;
+        if reading.applied >= reading.written && reading.applied.is_some() { Ok(()) } else { Err(format!("{reading:?}")) }
+    })
+    .await;
+    running.stop().await;
+    let error = refused(&shop, &serde_json::json!({})).await;
+    assert!(error.contains("2 partitions") || error.contains("began with `order: key` and `partitions: 2`"), "{error}");
+    let error = refused(&shop, &by_key(3)).await;
+    assert!(error.contains("2 partitions") || error.contains("began with `order: key` and `partitions: 2`"), "{error}");
+    let banyan = Banyan::with(&shop.file_with("legacy", "order: key\n    partitions: 2\n    on_error: stop"));
+    let removed = banyan.verb(&["sync", "remove", "shop", "--yes"]);
+    assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    let topics = ["legacy_to_modern", "legacy_to_modern.public.t", "modern_to_legacy", "modern_to_legacy.public.t"];
+    for topic in topics {
+        let topic = format!("{}.shop.{topic}", shop.install);
+        assert!(Kafka::shared().all_records(&topic).is_empty(), "{topic} is gone");
+    }
+    let left = "SELECT (SELECT count(*) FROM pg_tables WHERE schemaname = 'banyan') + (SELECT count(*) FROM pg_replication_origin WHERE roname LIKE '";
+    assert_eq!(shop.modern.number(&format!("{left}{}%')", shop.install)).await, 0);
+}
+
+#[tokio::test]
+async fn an_emptied_table_is_copied_again_whatever_is_killed_meanwhile() {
+    let shop = shop().await;
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let keys = format!("{KEY}\n    snapshot: {{chunk: 20, rows_per_second: 500}}");
+    let mut banyan = Banyan::with(&shop.file_with("legacy", &keys)).start().await;
+    copied(&shop).await;
+    for round in 0..3 {
+        let writers = Writers::start(&shop.legacy, seed ^ round);
+        writers.advance(60).await;
+        // Keys that were there come again in the transaction that emptied the table, and behind it.
+        let rows = "SELECT n, 7, 'anew', repeat('c', 2500) FROM generate_series(50000, 50149) AS n";
+        shop.legacy.batch(&format!("BEGIN; TRUNCATE items; INSERT INTO items {rows}; COMMIT")).await;
+        shop.legacy.batch("UPDATE items SET n = n + 1 WHERE id > 50000").await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..1_500))).await;
+        banyan.kill();
+        banyan.start_again().await;
+        writers.advance(60).await;
+        writers.finish().await;
+        eventually(secs(90), "both sides are equal", async || shop.equal().await).await;
+        eventually(secs(60), "no table is being filled", async || shop.modern.count("banyan.loading").await == 0).await;
+    }
+    assert_eq!(shop.legacy.number("SELECT count(*) FROM banyan.snapshot WHERE emptied IS NOT NULL").await, 0);
+    assert!(shop.legacy.number("SELECT max(number) FROM banyan.snapshot WHERE source_table = 'public.items'").await >= 4);
 }

@@ -28,7 +28,7 @@ use crate::{
     error::FlowError,
     plan::Plan,
     position::{Phase, Position},
-    record::{Head, Kind},
+    record::{FIRST_TIMELINE, Head, Kind},
     target::applied::{Applied, Place},
 };
 
@@ -79,7 +79,6 @@ struct Queue {
 /// A transaction whose rows are being given.
 struct Open {
     commit: Given,
-    at: Position,
     /// Of records, its COMMIT left out.
     count: u64,
     next: u64,
@@ -124,9 +123,10 @@ impl Given {
         self.message.payload().unwrap_or_default()
     }
 
-    fn is_of(&self, at: Position) -> bool {
-        let own = self.head.position;
-        (own.generation, own.phase, own.lsn) == (at.generation, at.phase, at.lsn)
+    /// Whether it stands in the same transaction, of the same server.
+    fn is_beside(&self, other: Head) -> bool {
+        let of = |head: Head| (head.position.generation, head.position.phase, head.position.lsn, head.timeline);
+        of(self.head) == of(other)
     }
 }
 
@@ -264,11 +264,11 @@ impl LaneInlet {
                         }
                     }
                     let (mut marks, others): (Vec<_>, Vec<_>) =
-                        std::mem::take(&mut reader.marks).into_iter().partition(|mark| mark.is_of(at));
+                        std::mem::take(&mut reader.marks).into_iter().partition(|mark| mark.is_beside(head));
                     marks.sort_by_key(|mark| mark.head.position.ordinal);
                     reader.marks = others.into_iter().filter(|mark| mark.head.position > at).collect();
                     let count = rows.count;
-                    reader.open = Some(Open { commit: given, at, count, next: 0, marks: marks.into(), left });
+                    reader.open = Some(Open { commit: given, count, next: 0, marks: marks.into(), left });
                 }
                 _ => return Ok(Some(given)),
             }
@@ -280,6 +280,7 @@ impl LaneInlet {
 fn is_next(head: Head, applied: &Applied) -> bool {
     head.position.generation == applied.generation
         && applied.phase == Phase::Stream
+        && head.timeline == applied.timeline.max(FIRST_TIMELINE)
         && head.position.lsn >= applied.applied
         && head.from <= applied.applied
 }
@@ -364,7 +365,7 @@ impl Reader {
         }
         for (table, left) in open.left.iter_mut().filter(|(_, left)| *left > 0) {
             if found.is_none() {
-                found = self.row(*table + 1, open.at, open.next)?;
+                found = self.row(*table + 1, open.commit.head, open.next)?;
                 *left -= u64::from(found.is_some());
             }
         }
@@ -379,7 +380,7 @@ impl Reader {
     }
 
     /// The transaction's row with this ordinal, if it is the next one of this topic that matters.
-    fn row(&mut self, queue: usize, at: Position, ordinal: u64) -> Result<Option<Given>, FlowError> {
+    fn row(&mut self, queue: usize, commit: Head, ordinal: u64) -> Result<Option<Given>, FlowError> {
         loop {
             let next = match self.queues.get_mut(queue).and_then(|queue| queue.next.take()) {
                 Some(next) => next,
@@ -389,7 +390,7 @@ impl Reader {
                 },
             };
             let Some(queue) = self.queues.get_mut(queue) else { return Ok(None) };
-            let (is_its, own) = (next.is_of(at), next.head.position);
+            let (is_its, own) = (next.is_beside(commit), next.head.position);
             if is_its && own.ordinal > ordinal {
                 queue.next = Some(next);
                 return Ok(None);
@@ -409,13 +410,14 @@ impl Reader {
             let Some(open) = &self.open else { return Ok(None) };
             while let Some(given) = self.ahead.get(looked) {
                 looked += 1;
-                let head = given.head;
+                let (head, own) = (given.head, open.commit.head);
                 let is_another = match head.kind {
-                    Kind::Start => head.position.generation > open.at.generation,
+                    Kind::Start => head.position.generation > own.position.generation,
                     Kind::Commit | Kind::Checkpoint => {
-                        head.position.generation == open.at.generation
-                            && head.position.lsn > open.at.lsn
-                            && head.from <= applied.applied
+                        let is_behind = head.position.lsn > own.position.lsn && head.from <= applied.applied;
+                        // Another server's, or another run's.
+                        head.position.generation == own.position.generation
+                            && (head.timeline > own.timeline || head.timeline == own.timeline && is_behind)
                     }
                     _ => false,
                 };

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{error::FlowError, plan::Plan};
 
-/// A member that is not heard of for so long has no lanes any more.
-const SESSION: Duration = Duration::from_secs(10);
+/// A member that is not heard of for so long has no lanes any more. Brokers take no less unless they are told to.
+const SESSION: Duration = Duration::from_secs(6);
 /// Of errors that pass by themselves.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -49,7 +49,7 @@ pub(crate) async fn hold(plan: &Plan, seats: &watch::Sender<Seats>) -> Result<()
         .set("client.id", plan.names.application("lanes"))
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", SESSION.as_millis().to_string())
-        .set("heartbeat.interval.ms", (SESSION.as_millis() / 5).to_string())
+        .set("heartbeat.interval.ms", (SESSION.as_millis() / 4).to_string())
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "latest")

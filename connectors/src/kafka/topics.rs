@@ -131,6 +131,13 @@ async fn make(kafka: &Kafka, topic: &str, wanted: &Wanted) -> Result<(), FlowErr
     Ok(())
 }
 
+/// Deletes the group of this name, in which nothing is stored. Whether there is one, or somebody is in it, does not matter.
+pub(crate) async fn delete_group(kafka: &Kafka, group: &str) {
+    if let Ok(admin) = kafka.client().create_with_context::<_, AdminClient<Ear>>(Ear::default()) {
+        drop(admin.delete_groups(&[group], &AdminOptions::new().request_timeout(Some(TIMEOUT))).await);
+    }
+}
+
 /// Deletes `topic` with all its records; one that is not there is deleted.
 pub(crate) async fn delete(kafka: &Kafka, topic: &str) -> Result<(), FlowError> {
     let doing = "deleting the topic";

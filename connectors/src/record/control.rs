@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn a_checkpoint_survives_and_one_of_an_earlier_version_has_no_timeline() {
-        let timeline = Timeline::parse(3, "1\t0/50\n2\t1/60").unwrap();
+        let mut timeline = Timeline::parse(3, "1\t0/50\n2\t1/60").unwrap();
+        timeline.followed = "x".into();
         let checkpoint = Checkpoint { at: 7, timeline };
         let mut out = Vec::new();
         checkpoint.write(&mut out);

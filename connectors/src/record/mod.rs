@@ -48,7 +48,12 @@ pub(crate) struct Head {
     pub(crate) epoch: i64,
     /// The side whose database was read.
     pub(crate) origin: Side,
+    /// Of the server that was read: places in the logs of two timelines have no order. [`FIRST_TIMELINE`] where nobody counts them.
+    pub(crate) timeline: i32,
 }
+
+/// What PostgreSQL begins with. A record does not say it.
+pub(crate) const FIRST_TIMELINE: i32 = 1;
 
 /// A text on the stack: every record carries three, and formatting them is dear.
 struct Short {
@@ -141,11 +146,16 @@ impl Head {
         position.number(self.position.ordinal);
         from.lsn(self.from);
         epoch.number(self.epoch);
-        let headers = OwnedHeaders::new_with_capacity(5)
+        let mut headers = OwnedHeaders::new_with_capacity(6)
             .insert(Header { key: "position", value: Some(position.get()) })
             .insert(Header { key: "from", value: Some(from.get()) })
             .insert(Header { key: "epoch", value: Some(epoch.get()) })
             .insert(Header { key: "origin", value: Some(self.origin.as_str()) });
+        if self.timeline > FIRST_TIMELINE {
+            let mut timeline = Short::default();
+            timeline.number(self.timeline);
+            headers = headers.insert(Header { key: "timeline", value: Some(timeline.get()) });
+        }
         match self.kind {
             // Most records are rows; they save a header.
             Kind::Row => headers,
@@ -156,6 +166,7 @@ impl Head {
     /// Back from Kafka's headers.
     pub(crate) fn from_headers(headers: &BorrowedHeaders) -> Result<Self, BadPosition> {
         let (mut kind, mut position, mut from, mut epoch, mut origin) = (Kind::Row, None, None, None, None);
+        let mut timeline = FIRST_TIMELINE;
         for header in headers.iter() {
             let value = header.value.and_then(|v| std::str::from_utf8(v).ok()).ok_or(BadPosition)?;
             match header.key {
@@ -163,12 +174,15 @@ impl Head {
                 "from" => from = Some(value.parse()?),
                 "epoch" => epoch = Some(value.parse().map_err(|_| BadPosition)?),
                 "origin" => origin = [Side::Legacy, Side::Modern].into_iter().find(|side| side.as_str() == value),
+                "timeline" => timeline = value.parse().map_err(|_| BadPosition)?,
                 "kind" => kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == value).ok_or(BadPosition)?,
                 _ => {}
             }
         }
         match (position, from, epoch, origin) {
-            (Some(position), Some(from), Some(epoch), Some(origin)) => Ok(Self { kind, position, from, epoch, origin }),
+            (Some(position), Some(from), Some(epoch), Some(origin)) => {
+                Ok(Self { kind, position, from, epoch, origin, timeline })
+            }
             _ => Err(BadPosition),
         }
     }
@@ -188,10 +202,11 @@ mod tests {
             (generation, lsn, ordinal, from, epoch) in any::<(i64, u64, u64, u64, i64)>(),
             kind in 0_usize..9,
             snapshot in any::<bool>(),
+            timeline in 1..=i32::MAX,
         ) {
             let phase = if snapshot { Phase::Snapshot } else { Phase::Stream };
             let position = Position { generation: Generation::new(generation), phase, lsn: Lsn::new(lsn), ordinal };
-            let head = Head { kind: Kind::ALL[kind], position, from: Lsn::new(from), epoch, origin: Side::Modern };
+            let head = Head { kind: Kind::ALL[kind], position, from: Lsn::new(from), epoch, origin: Side::Modern, timeline };
             let headers = head.to_headers();
             let text = headers.get_as::<str>(0).unwrap();
             prop_assert_eq!(text.value.unwrap(), position.to_string());

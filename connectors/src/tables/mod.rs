@@ -55,6 +55,9 @@ ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS tables text;
 ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS topics text;
 ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS barrier text NOT NULL DEFAULT '';
 ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS lanes int NOT NULL DEFAULT 1;
+-- Here and in `capture`: by which two servers of one timeline are told apart.
+ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS followed text NOT NULL DEFAULT '';
+ALTER TABLE banyan.capture ADD COLUMN IF NOT EXISTS followed text NOT NULL DEFAULT '';
 -- Changes found in the stream of a side that was closed for writes. No values: only which table, and where.
 CREATE TABLE IF NOT EXISTS banyan.violation (
     install text, sync text, flow text,
@@ -69,6 +72,8 @@ CREATE TABLE IF NOT EXISTS banyan.snapshot (
     rows bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, estimate bigint,
     began_at timestamptz NOT NULL DEFAULT clock_timestamp(), ended_at timestamptz, who text, why text,
     PRIMARY KEY (install, sync, flow, source_table));
+-- With `order: key`: where TRUNCATE emptied the table, until the copy that makes up for it stands in Kafka as begun.
+ALTER TABLE banyan.snapshot ADD COLUMN IF NOT EXISTS emptied text;
 -- Tables of this database that are being filled: their rows may not be there yet. Moves with the position. `keeps`: what is there and does
 -- not come goes at the end. `columns` is how many a whole row of the source has.
 CREATE TABLE IF NOT EXISTS banyan.loading (
@@ -128,7 +133,7 @@ const MYSQL: [&str; 9] = [
         kafka_offset bigint NOT NULL, record varchar(255) NOT NULL,
         role varchar(16) NOT NULL, epoch bigint NOT NULL,
         system_id varchar(128) NOT NULL, timeline int NOT NULL, slot varchar(255) NOT NULL, source_time datetime(6) NOT NULL,
-        lease varchar(32) NOT NULL, lease_until datetime(6) NOT NULL, tables longtext,
+        lease varchar(32) NOT NULL, lease_until datetime(6) NOT NULL, tables longtext, followed varchar(32) NOT NULL DEFAULT '',
         PRIMARY KEY (install, sync, flow, part)) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "CREATE TABLE IF NOT EXISTS banyan.violation (
         install varchar(16), sync varchar(64), flow varchar(20),
@@ -161,7 +166,11 @@ const MYSQL: [&str; 9] = [
 ];
 
 /// Columns of them that came later.
-const MYSQL_LATER: [(&str, &str); 2] = [("position", "tables"), ("capture", "outboxes")];
+const MYSQL_LATER: [(&str, &str, &str); 3] = [
+    ("position", "tables", "longtext"),
+    ("capture", "outboxes", "longtext"),
+    ("position", "followed", "varchar(32) NOT NULL DEFAULT ''"),
+];
 
 /// Whoever makes or drops these tables holds this advisory lock: `IF NOT EXISTS` is no protection against another session that makes the same
 /// at the same time. The number is "banyan".
@@ -196,7 +205,9 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'reason') \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'tables') \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'lanes') \
+             AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.snapshot') AND attname = 'emptied') \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'lanes') \
+             AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'followed') \
              AND to_regclass('banyan.schema_change') IS NOT NULL \
              AND to_regclass('banyan.verified') IS NOT NULL AND to_regclass('banyan.repair') IS NOT NULL",
             &[],
@@ -227,10 +238,10 @@ pub(crate) async fn mysql(session: &mut MysqlSession) -> Result<(), FlowError> {
         }
     }
     let (_, columns) = are_there(session).await?;
-    for (table, column) in MYSQL_LATER {
+    for (table, column, kind) in MYSQL_LATER {
         // MySQL knows no ADD COLUMN IF NOT EXISTS.
         if !columns.contains(&format!("{table}.{column}")) {
-            session.run(doing, &format!("ALTER TABLE banyan.{table} ADD COLUMN {column} longtext")).await?;
+            session.run(doing, &format!("ALTER TABLE banyan.{table} ADD COLUMN {column} {kind}")).await?;
         }
     }
     session.unlock(MYSQL_LOCK).await
@@ -246,7 +257,7 @@ async fn are_there(session: &mut MysqlSession) -> Result<(bool, Vec<String>), Fl
              AND table_name IN ('owner', 'capture', 'position', 'violation', 'schema_change', 'mark', 'verified', 'repair')",
         )
         .await?;
-    let later: Vec<_> = MYSQL_LATER.iter().map(|(table, column)| format!("('{table}', '{column}')")).collect();
+    let later: Vec<_> = MYSQL_LATER.iter().map(|(table, column, _)| format!("('{table}', '{column}')")).collect();
     let ask = format!(
         "SELECT concat(table_name, '.', column_name) FROM information_schema.columns WHERE table_schema = 'banyan' \
          AND (table_name, column_name) IN ({})",

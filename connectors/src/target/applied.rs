@@ -33,6 +33,8 @@ pub(crate) struct Applied {
     pub(crate) epoch: i64,
     pub(crate) system_id: String,
     pub(crate) timeline: i32,
+    /// By which the source's server is told from another one of this timeline; empty until the flow has followed its source to one.
+    pub(crate) followed: String,
     pub(crate) slot: String,
     /// By the source's clock: everything committed before is here.
     pub(crate) source_time: SystemTime,

@@ -143,14 +143,16 @@ impl Postgres {
         self.port
     }
 
-    /// A standby of this server, made from a copy of its files, which it follows through a slot named `standby`. It copies no slots
+    /// A standby of this server, made from a copy of its files, which it follows through a slot named `name`. It copies no slots
     /// before `sync_replication_slots` is on.
-    pub(crate) async fn standby(&self) -> Self {
+    pub(crate) async fn standby(&self, name: &str) -> Self {
         let primary = self.connect("postgres").await;
         let run = async |sql: &str| primary.batch_execute(sql).await.unwrap_or_else(|e| panic!("{}\n{sql}", full(&e)));
-        run("SELECT pg_create_physical_replication_slot('standby', true); SELECT pg_backup_start('standby', true)")
-            .await;
-        let folder = watchdog::folder("standby");
+        run(&format!(
+            "SELECT pg_create_physical_replication_slot('{name}', true); SELECT pg_backup_start('{name}', true)"
+        ))
+        .await;
+        let folder = watchdog::folder(name);
         let (from, data) = (self.folder.join("data"), folder.join("data"));
         let copied = |from: &Path, to: &Path| {
             let done = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
@@ -175,7 +177,7 @@ impl Postgres {
         let conf = data.join("postgresql.conf");
         let primarys = fs::read_to_string(&conf).unwrap();
         let own = format!(
-            "primary_conninfo = 'host=127.0.0.1 port={} user=postgres dbname=postgres'\nprimary_slot_name = 'standby'\n\
+            "primary_conninfo = 'host=127.0.0.1 port={} user=postgres dbname=postgres'\nprimary_slot_name = '{name}'\n\
              hot_standby_feedback = on\nwal_retrieve_retry_interval = 200ms\n",
             self.port
         );

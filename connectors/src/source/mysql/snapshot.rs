@@ -21,7 +21,7 @@ use crate::{
     plan::Plan,
     position::{Lsn, Phase, Position},
     record::{
-        Head, Kind,
+        FIRST_TIMELINE, Head, Kind,
         control::{End, Start},
         envelope::{Connector, Op, Stamp, TableFrame, Value},
     },
@@ -101,6 +101,7 @@ pub(crate) async fn run(
         from: Lsn::ZERO,
         epoch: row.epoch,
         origin: source,
+        timeline: FIRST_TIMELINE,
     };
     let start = Start {
         nonce: fresh.nonce.clone(),

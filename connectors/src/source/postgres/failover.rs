@@ -6,7 +6,7 @@
 use pgwire_replication::ReplicationClient;
 use tokio_postgres::types::PgLsn;
 
-use crate::{database::postgres::Session, error::FlowError, plan::Plan, position::Lsn, timeline::Timeline};
+use crate::{database::postgres::Session, error::FlowError, owner, plan::Plan, position::Lsn, timeline::Timeline};
 
 const DOING: &str = "following the source to another timeline";
 
@@ -41,8 +41,13 @@ pub(super) async fn timeline(replication: &mut ReplicationClient, number: i32) -
         .ok_or_else(|| FlowError::Stop(format!("the source's history of timeline {number} is not understood")))
 }
 
-/// Goes on with the slot of a server that has left the timeline `before`.
-pub(super) async fn follow(session: &Session, plan: &Plan, before: i32, timeline: &Timeline) -> Result<(), FlowError> {
+/// Goes on with the slot of a server that has left the timeline `before`. Gives the word by which it is told from others of its timeline.
+pub(super) async fn follow(
+    session: &Session,
+    plan: &Plan,
+    before: i32,
+    timeline: &Timeline,
+) -> Result<String, FlowError> {
     let (names, slot, number) = (&plan.names, plan.names.slot(), timeline.number);
     let lost = |what: String| {
         Err(FlowError::NeedsSnapshot(format!(
@@ -71,12 +76,13 @@ pub(super) async fn follow(session: &Session, plan: &Plan, before: i32, timeline
     if confirmed > parted {
         return lost(format!("somebody has read its slot `{slot}` behind {parted}, where the timelines parted"));
     }
+    let followed = owner::nonce();
     let changed = session
         .execute(
             // What a copy notes here may be younger than what its slot has confirmed, and is missing where the standby had the one and not the other.
             "WITH anew AS (UPDATE banyan.snapshot SET state = 'asked' WHERE install = $1 AND sync = $2 AND flow = $3 AND state = 'loading') \
-             UPDATE banyan.capture SET timeline = $5 WHERE install = $1 AND sync = $2 AND flow = $3 AND timeline = $4",
-            &[&names.install, &names.sync, &names.flow.as_str(), &before, &number],
+             UPDATE banyan.capture SET timeline = $5, followed = $6 WHERE install = $1 AND sync = $2 AND flow = $3 AND timeline = $4",
+            &[&names.install, &names.sync, &names.flow.as_str(), &before, &number, &followed],
         )
         .await
         .map_err(|e| FlowError::sql(DOING, &e))?;
@@ -85,5 +91,5 @@ pub(super) async fn follow(session: &Session, plan: &Plan, before: i32, timeline
     }
     let (sync, flow) = (&names.sync, names.flow.as_str());
     tracing::warn!(sync, flow, %parted, from = before, to = number, "the source is a standby that was promoted; the flow goes on there");
-    Ok(())
+    Ok(followed)
 }

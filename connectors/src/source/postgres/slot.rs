@@ -62,6 +62,7 @@ pub(super) struct Stored {
     state: String,
     system_id: String,
     timeline: i32,
+    followed: String,
     shape: String,
     reason: Option<String>,
     lanes: Option<String>,
@@ -88,7 +89,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
     let system =
         replication.identify_system().await.map_err(|e| FlowError::replication("connecting for replication", &e))?;
     let timeline = i32::try_from(system.timeline).unwrap_or(i32::MAX);
-    let timeline = failover::timeline(&mut replication, timeline).await?;
+    let mut timeline = failover::timeline(&mut replication, timeline).await?;
     let stored = stored(&session, plan).await?;
     if let Some(stored) = stored.as_ref().filter(|stored| stored.state == retained::DROPPED) {
         return Err(FlowError::NeedsSnapshot(retained::reason(stored.reason.clone())));
@@ -107,9 +108,11 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
         if stored.system_id != system.system_id {
             return lost("the source is another database system than the one that was copied".into());
         }
-        if stored.timeline != timeline.number {
-            failover::follow(&session, plan, stored.timeline, &timeline).await?;
-        }
+        timeline.followed = if stored.timeline == timeline.number {
+            stored.followed.clone()
+        } else {
+            failover::follow(&session, plan, stored.timeline, &timeline).await?
+        };
         let Some(row) = found else {
             return lost(format!("the slot `{slot}` is gone from the source, and with it the changes since"));
         };
@@ -158,7 +161,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
             "INSERT INTO banyan.capture (install, sync, flow, generation, nonce, state, slot, system_id, timeline, shape, since, facts) \
              VALUES ($1, $2, $3, $4, $5, 'creating', $6, $7, $8, $9, $10, $11::text::jsonb) ON CONFLICT (install, sync, flow) DO UPDATE SET \
              generation = excluded.generation, nonce = excluded.nonce, state = excluded.state, slot = excluded.slot, facts = excluded.facts, \
-             system_id = excluded.system_id, timeline = excluded.timeline, shape = excluded.shape, since = excluded.since, reason = NULL",
+             system_id = excluded.system_id, timeline = excluded.timeline, shape = excluded.shape, since = excluded.since, reason = NULL, followed = ''",
             &[&names.install, &names.sync, &names.flow.as_str(), &generation, &nonce, &slot, &system.system_id, &timeline.number, &shape, &since, &facts],
         )
         .await
@@ -272,7 +275,7 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
     let names = &plan.names;
     let row = session
         .query_opt(
-            "SELECT generation, state, system_id, timeline, shape, since, reason, lanes FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
+            "SELECT generation, state, system_id, timeline, shape, since, reason, lanes, followed FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
             &[&names.install, &names.sync, &names.flow.as_str()],
         )
         .await
@@ -286,6 +289,7 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
         since: row.get(5),
         reason: row.get(6),
         lanes: row.get(7),
+        followed: row.get(8),
     }))
 }
 

@@ -58,6 +58,7 @@ pub(crate) async fn run(
         from: Lsn::ZERO,
         epoch: row.epoch,
         origin: source,
+        timeline: fresh.timeline,
     };
     let loads = if row.open && plan.copies_in_chunks() { slot::loads(opened, plan) } else { Vec::new() };
     let in_one_piece = row.open && loads.is_empty();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Applier, HEARTBEAT};
 use crate::{
     error::FlowError,
+    failpoint::{self, Point},
     position::{Phase, Position},
     target::{Writer, postgres::position::LaneRow},
 };
@@ -48,6 +49,7 @@ impl Applier<'_> {
         let Some(lanes) = self.plan.lanes else { return Ok(true) };
         self.next.barrier = at.to_string();
         self.commit().await?;
+        failpoint::reached(Point::LanesWait);
         let (own, mut asked) = (self.plan.partition(), Instant::now());
         let is_met = loop {
             self.plan.halt.check()?;
@@ -59,6 +61,7 @@ impl Applier<'_> {
                 rows.iter().any(|row| row.lane == 0 && row.is_past(at))
             };
             if is_done {
+                failpoint::reached(Point::LanesMet);
                 break true;
             }
             if rows.iter().any(|row| row.is_beyond(at)) {

@@ -33,14 +33,17 @@ pub(super) enum Record<'i> {
     Lane(Given),
 }
 
-/// Makes sure that all topics stand as they must. Whether the brokers show their settings, so that looking again makes sense.
-pub(super) async fn ensure(plan: &Plan) -> Result<bool, FlowError> {
-    let mut shown = topics::ensure(&plan.kafka, &plan.names.topic(), plan.lanes).await?.shows_settings();
-    for table in plan.tables.iter().filter(|_| plan.lanes.is_some()) {
-        let topic = plan.names.table_topic(&table.source);
-        shown &= topics::ensure(&plan.kafka, &topic, plan.lanes).await?.shows_settings();
+/// Makes sure that a topic stands as it must: the flow's, or with `order: key` in the first lane the next one of `turn`. Whether the brokers show its
+/// settings, so that looking again makes sense.
+pub(super) async fn ensure(plan: &Plan, turn: &mut usize) -> Result<bool, FlowError> {
+    let mut topic = plan.names.topic();
+    if plan.lanes.is_some() && plan.lane == 0 {
+        if let Some(table) = turn.checked_sub(1).and_then(|at| plan.tables.get(at)) {
+            topic = plan.names.table_topic(&table.source);
+        }
+        *turn = (*turn + 1) % (plan.tables.len() + 1);
     }
-    Ok(shown)
+    Ok(topics::ensure(&plan.kafka, &topic, plan.lanes).await?.shows_settings())
 }
 
 // === impl Inlet ===

@@ -83,6 +83,8 @@ struct Applier<'a> {
     unannounced: bool,
     /// Whether the broker tells how it keeps the topic.
     settings_shown: bool,
+    /// Which topic is looked at next.
+    turn: usize,
     last_commit: Instant,
 }
 
@@ -101,7 +103,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         // From zero on: an alert must see the first one.
         board.metrics().violations(&table.source);
     }
-    let settings_shown = inlet::ensure(plan).await?;
+    let settings_shown = inlet::ensure(plan, &mut 0).await?;
     let (writer, stored) = Writer::open(plan, board).await?;
     board.violations_so_far(violations(plan, &plan.target, names.flow).await?);
     let parking = Parking::load(plan, &writer).await?;
@@ -132,6 +134,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         gap: false,
         unannounced: false,
         settings_shown,
+        turn: 0,
         last_commit: Instant::now(),
     };
     let error = match applier.follow(&inlet).await {
@@ -272,7 +275,7 @@ impl Applier<'_> {
             };
             last_message = Instant::now();
             if self.settings_shown && self.open.is_none() && last_topic.elapsed() > TOPIC_CHECK {
-                inlet::ensure(self.plan).await?;
+                inlet::ensure(self.plan, &mut self.turn).await?;
                 last_topic = Instant::now();
             }
             let offset = record.offset();

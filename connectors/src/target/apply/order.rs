@@ -10,7 +10,7 @@ use crate::{
     mapping::Part,
     position::{Phase, Position},
     record::{
-        Head, Kind,
+        FIRST_TIMELINE, Head, Kind,
         control::{Checkpoint, Commit, End, Load},
         envelope::{Envelope, Op},
         json::BadJson,
@@ -105,13 +105,17 @@ impl Applier<'_> {
     async fn stream_record(&mut self, head: Head, value: &[u8], offset: i64) -> Result<Next, FlowError> {
         let bad = |_| FlowError::Malformed { what: "a record that is not Banyan's", at: format!("offset {offset}") };
         let position = head.position;
+        let ours = self.next.timeline.max(FIRST_TIMELINE);
+        if head.timeline < ours {
+            // Of a server that is left: its places mean nothing any more.
+            return Ok(Next::On);
+        }
+        if head.timeline > ours && head.kind != Kind::Checkpoint {
+            // Only a CHECKPOINT says where the timelines parted, and whoever reads that server sends one before all else.
+            return self.hole().await;
+        }
         if head.kind == Kind::Checkpoint {
             let checkpoint = Checkpoint::parse(value).map_err(bad)?;
-            let number = checkpoint.timeline.number;
-            if number != 0 && number < self.next.timeline {
-                // Of a server that is left: its places mean nothing any more.
-                return Ok(Next::On);
-            }
             if let Next::Again = self.moved(&checkpoint.timeline).await? {
                 return Ok(Next::Again);
             }
@@ -231,8 +235,18 @@ impl Applier<'_> {
 
     /// The source may be another server by now. What that one never had must not be here.
     async fn moved(&mut self, timeline: &Timeline) -> Result<Next, FlowError> {
-        let (before, applied) = (self.next.timeline, self.next.applied);
-        if timeline.number <= before {
+        let (before, applied, number) = (self.next.timeline, self.next.applied, timeline.number);
+        if number < before {
+            return Ok(Next::On);
+        }
+        if number == before {
+            if !self.next.followed.is_empty() && self.next.followed != timeline.followed {
+                return Err(FlowError::NeedsSnapshot(format!(
+                    "the source is another server of timeline {number} than the one that was applied: two standbys were promoted, and this one does \
+                     not have what the other has written"
+                )));
+            }
+            self.next.followed.clone_from(&timeline.followed);
             return Ok(Next::On);
         }
         let lost = match timeline.left(before) {
@@ -243,7 +257,6 @@ impl Applier<'_> {
             None => Some("its log is not the continuation of the one that was applied".to_owned()),
         };
         if let Some(lost) = lost {
-            let number = timeline.number;
             return Err(FlowError::NeedsSnapshot(format!(
                 "the source moved from timeline {before} to {number} (a standby was promoted, or a backup restored): {lost}"
             )));
@@ -254,7 +267,8 @@ impl Applier<'_> {
         {
             return Ok(Next::Again);
         }
-        self.next.timeline = timeline.number;
+        self.next.timeline = number;
+        self.next.followed.clone_from(&timeline.followed);
         self.commit().await?;
         Ok(Next::On)
     }

@@ -77,6 +77,7 @@ impl Applier<'_> {
             epoch: head.epoch,
             system_id: start.system_id,
             timeline: start.timeline,
+            followed: String::new(),
             slot: start.slot,
             source_time: time(start.at),
             tables,

@@ -62,7 +62,7 @@ pub(crate) async fn take(plan: &Plan, session: &mut MysqlSession) -> Result<(Hol
             doing,
             &format!(
                 "SELECT generation, phase, applied, ordinal, kafka_offset, record, role, epoch, system_id, timeline, slot, \
-                 TIMESTAMPDIFF(MICROSECOND, '1970-01-01', source_time), tables FROM banyan.position WHERE {row}"
+                 TIMESTAMPDIFF(MICROSECOND, '1970-01-01', source_time), tables, followed FROM banyan.position WHERE {row}"
             ),
         )
         .await?
@@ -85,6 +85,7 @@ pub(crate) async fn take(plan: &Plan, session: &mut MysqlSession) -> Result<(Hol
         epoch: cell(&found, 7).unwrap_or(0),
         system_id: word(8),
         timeline: cell(&found, 9).unwrap_or(0),
+        followed: word(13),
         slot: word(10),
         source_time: SystemTime::UNIX_EPOCH + Duration::from_micros(cell(&found, 11).unwrap_or(0)),
         tables: plan.tables_of(cell::<String>(&found, 12).as_deref()),
@@ -129,7 +130,7 @@ impl Holder {
     pub(crate) fn advance(&self, batch: &mut Batch, old: &Applied, new: &Applied) {
         let advance = format!(
             "UPDATE banyan.position SET generation = {}, phase = '{}', applied = {}, ordinal = {}, kafka_offset = {}, record = {}, role = '{}', \
-             epoch = {}, system_id = {}, timeline = {}, slot = {}, source_time = '{}', tables = {}, \
+             epoch = {}, system_id = {}, timeline = {}, slot = {}, source_time = '{}', tables = {}, followed = {}, \
              lease_until = SYSDATE(6) + INTERVAL {LEASE_SECONDS} SECOND WHERE {}",
             new.generation,
             new.phase.as_str(),
@@ -144,6 +145,7 @@ impl Holder {
             text(&new.slot),
             moment(new.source_time),
             text(&new.tables_text()),
+            text(&new.followed),
             self.at(old)
         );
         batch.push(Wanted::Held, advance.as_bytes());

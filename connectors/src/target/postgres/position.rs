@@ -28,7 +28,7 @@ pub(crate) struct Holder {
 }
 
 const COLUMNS: &str = "generation, phase, applied, ordinal, kafka_offset, record, role, epoch, system_id, timeline, slot, source_time, tables, \
-     topics, barrier";
+     topics, barrier, followed";
 
 /// Takes the lock, then the lease, then reads the row.
 pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder, Applied), FlowError> {
@@ -71,6 +71,7 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
         epoch: row.get(7),
         system_id: row.get(8),
         timeline: row.get(9),
+        followed: row.get(15),
         slot: row.get(10),
         source_time: row.get(11),
         tables: plan.tables_of(row.get(12)),
@@ -112,7 +113,7 @@ async fn prepare(
     let advance = session
         .prepare(&format!(
             "UPDATE banyan.position SET generation = $4, phase = $5, applied = $6, ordinal = $7, kafka_offset = $8, record = $9, role = $10, \
-             epoch = $11, system_id = $12, timeline = $13, slot = $14, source_time = $15, tables = $16, topics = $17, barrier = $18, lease_until = now() + interval '{LEASE_SECONDS} s' WHERE {mine}"
+             epoch = $11, system_id = $12, timeline = $13, slot = $14, source_time = $15, tables = $16, topics = $17, barrier = $18, followed = $19, lease_until = now() + interval '{LEASE_SECONDS} s' WHERE {mine}"
         ))
         .await?;
     Ok((check, advance))
@@ -240,6 +241,7 @@ impl Holder {
             Parameter::Text(new.tables_text()),
             Parameter::Maybe(self.topics(new)),
             Parameter::Text(new.barrier.clone()),
+            Parameter::Text(new.followed.clone()),
         ]);
         pipe.execute(self.advance.clone(), parameters, 0, |found| {
             judge(found, "another applier has taken the position row")

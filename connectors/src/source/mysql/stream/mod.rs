@@ -34,7 +34,7 @@ use crate::{
     plan::Plan,
     position::{Generation, Lsn, Phase, Position},
     record::{
-        Head, Kind,
+        FIRST_TIMELINE, Head, Kind,
         control::{Checkpoint, Commit},
         envelope::{Op, Stamp, TableFrame},
     },
@@ -506,7 +506,14 @@ impl Stream<'_> {
             open.ordinal += 1;
         }
         Ok((
-            Head { kind, position, from: self.last_end, epoch: self.epoch, origin: self.plan.names.flow.source() },
+            Head {
+                kind,
+                position,
+                from: self.last_end,
+                epoch: self.epoch,
+                origin: self.plan.names.flow.source(),
+                timeline: FIRST_TIMELINE,
+            },
             stamp,
         ))
     }
@@ -545,6 +552,7 @@ impl Stream<'_> {
             from: self.last_end,
             epoch: self.epoch,
             origin: self.plan.names.flow.source(),
+            timeline: FIRST_TIMELINE,
         };
         self.value.clear();
         Checkpoint { at: self.read_at, timeline: Timeline::default() }.write(&mut self.value);

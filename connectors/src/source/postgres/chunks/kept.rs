@@ -76,6 +76,35 @@ pub(crate) fn announce(names: &FlowNames, load: &Load) -> String {
     )
 }
 
+/// Begins a copy of a table that was emptied in the place that `at` says, and announces it.
+pub(crate) async fn empty(session: &Session, names: &FlowNames, load: &Load, at: &str) -> Result<(), FlowError> {
+    let note = format!(
+        "UPDATE banyan.snapshot SET emptied = {} WHERE {} AND source_table = {};",
+        literal(at),
+        mine(names),
+        literal(&load.table)
+    );
+    session
+        .batch_execute(&format!("BEGIN; {} {note} {} COMMIT", begin(names, load), announce(names, load)))
+        .await
+        .map_err(|e| FlowError::sql("beginning to copy an emptied table", &e))
+}
+
+/// Tables that were emptied, and where.
+pub(crate) async fn emptied(session: &Session, names: &FlowNames) -> Result<Vec<(String, String)>, FlowError> {
+    let sql = format!("SELECT source_table, emptied FROM banyan.snapshot WHERE {MINE} AND emptied IS NOT NULL");
+    let rows = session.query(&sql, &[&names.install, &names.sync, &names.flow.as_str()]).await;
+    let rows = rows.map_err(|e| FlowError::sql("asking which tables were emptied", &e))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The copy that makes up for it has begun.
+pub(crate) async fn refilled(session: &Session, names: &FlowNames, table: &str, at: &str) -> Result<(), FlowError> {
+    let sql = format!("UPDATE banyan.snapshot SET emptied = NULL WHERE {MINE} AND source_table = $4 AND emptied = $5");
+    let done = session.execute(&sql, &[&names.install, &names.sync, &names.flow.as_str(), &table, &at]).await;
+    done.map(drop).map_err(|e| FlowError::sql("noting that an emptied table is copied", &e))
+}
+
 /// What the log says where a copy has ended, in the transaction that notes it.
 pub(super) fn loaded(names: &FlowNames, load: &Load) -> String {
     mark(names, "load", &serde_json::json!(load))

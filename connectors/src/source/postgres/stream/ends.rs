@@ -47,6 +47,7 @@ impl Stream<'_> {
             }
         }
         self.chunks.committed(end);
+        self.emptied.committed(end);
         self.open = None;
         Ok(())
     }
@@ -84,6 +85,7 @@ impl Stream<'_> {
             from: self.lanes.end_of(lane),
             epoch: self.epoch,
             origin: self.plan.names.flow.source(),
+            timeline: self.timeline.number,
         };
         self.value.clear();
         Checkpoint { at: self.read_at, timeline: self.timeline.clone() }.write(&mut self.value);

@@ -11,8 +11,11 @@ use std::{
 
 use pgwire_replication::{Lsn as WireLsn, client::ReplicationEvent};
 
+mod emptied;
 mod ends;
 mod rows;
+
+use emptied::Emptied;
 
 use super::{
     chunks::{self, Chunks, Fate},
@@ -72,6 +75,8 @@ struct Stream<'a> {
     outbox_lines: Vec<&'a str>,
     frames: HashMap<u32, Rc<TableState>>,
     outboxes: HashMap<u32, OutboxState>,
+    /// Tables that TRUNCATE emptied, with `order: key`.
+    emptied: Emptied,
     open: Option<Transaction>,
     lanes: Lanes,
     /// By which columns `order: key` tells a table's rows apart.
@@ -113,6 +118,8 @@ struct Transaction {
     ordinal: u64,
     /// Rows of outboxes, which count by themselves: they stand in other topics, and no COMMIT counts them.
     events: u64,
+    /// Changes of rows so far, sent or not.
+    changes: u64,
     /// Our own opposite flow wrote it.
     echo: bool,
     /// Of which tables it has changed rows so far, by their place in the plan.
@@ -144,6 +151,7 @@ pub(crate) async fn run(
         outbox_lines: outbox::lines(&shape).collect(),
         frames: HashMap::new(),
         outboxes: HashMap::new(),
+        emptied: Emptied::open(&opened.session, plan).await?,
         open: None,
         lanes: Lanes::new(plan.lanes, from),
         keys: &opened.keys,
@@ -185,6 +193,7 @@ pub(crate) async fn run(
                 if now_confirmed > confirmed {
                     confirmed = now_confirmed;
                     chunks.settle(&opened.session, &plan.names, confirmed).await?;
+                    stream.emptied.settle(&opened.session, &plan.names, confirmed).await?;
                     failpoint::reached(Point::ConfirmBefore);
                     opened.replication.update_applied_lsn(WireLsn::from_u64(confirmed.get()));
                     failpoint::reached(Point::ConfirmAfter);
@@ -239,7 +248,7 @@ impl Stream<'_> {
                 for lane in self.lanes.all() {
                     self.lanes.close(lane);
                 }
-                self.open = Some(Transaction { commit_lsn, xid, at, ordinal: 0, events: 0, echo: false, changed });
+                self.open = Some(Transaction { commit_lsn, xid, at, ordinal: 0, events: 0, changes: 0, echo: false, changed });
                 Ok(())
             }
             ReplicationEvent::Commit { end_lsn, .. } => self.commit(Lsn::new(end_lsn.as_u64())).await,
@@ -274,7 +283,7 @@ impl Stream<'_> {
         };
         let position = Position { generation: self.generation, phase: Phase::Stream, lsn: open.commit_lsn, ordinal };
         let (from, epoch, origin) = (self.lanes.end_of(lane), self.epoch, self.plan.names.flow.source());
-        Ok(Head { kind, position, from, epoch, origin })
+        Ok(Head { kind, position, from, epoch, origin, timeline: self.timeline.number })
     }
 
     /// Of a row of the open transaction.
@@ -309,6 +318,7 @@ impl Stream<'_> {
             }
             "banyan.load" => {
                 let Some(load) = chunks::kept::marked(content, names, "load") else { return Ok(()) };
+                self.emptied.begins_anew(self.plan, &load);
                 self.tell(Kind::Load, prefix, load.to_string().as_bytes()).await
             }
             "banyan.loaded" => {

@@ -25,7 +25,10 @@ impl Stream<'_> {
         old: Old<'_>,
         new: Option<Tuple<'_>>,
     ) -> Result<(), FlowError> {
-        let (lsn, ordinal) = self.open.as_ref().map_or((Lsn::ZERO, 0), |open| (open.commit_lsn, open.ordinal));
+        let (lsn, ordinal, change) = self.open.as_mut().map_or((Lsn::ZERO, 0, 0), |open| {
+            open.changes += 1;
+            (open.commit_lsn, open.ordinal, open.changes)
+        });
         let place = Position { generation: self.generation, phase: Phase::Stream, lsn, ordinal };
         let malformed = |what| FlowError::Malformed { what, at: place.to_string() };
         let Some(table) = self.frames.get(&relation).map(Rc::clone) else {
@@ -33,12 +36,13 @@ impl Stream<'_> {
         };
         if op == Op::Truncate {
             self.schema.looks.emptied.insert(table.name.clone());
-            if self.plan.lanes.is_some() && self.side_is_open {
-                return Err(FlowError::NeedsSnapshot(format!(
-                    "{} at {place}: it was emptied by TRUNCATE, which has no place between the rows of `order: key`",
-                    table.name
-                )));
-            }
+        }
+        // What comes behind a TRUNCATE comes with the copy.
+        if self.emptied.covers(table.index, (lsn, change)) {
+            return Ok(());
+        }
+        if op == Op::Truncate && self.plan.lanes.is_some() && self.side_is_open {
+            return self.empty(&table, (lsn, change)).await;
         }
         if let Some(open) = self.open.as_mut().filter(|open| !open.changed.contains(&table.index)) {
             open.changed.push(table.index);
