@@ -111,7 +111,8 @@ fn orders(file: &File, found: &mut Vec<Breach>) {
             breach("order", message, transaction);
         }
         if sync.on_error == OnError::Park {
-            let message = "`order: key` cannot park transactions in this version: it stops before what the target refuses";
+            let message =
+                "`order: key` cannot park transactions in this version: it stops before what the target refuses";
             breach("order", message, "add `on_error: stop`, or write `order: transaction`");
         }
         if sync.apply_as == ApplyAs::Origin {

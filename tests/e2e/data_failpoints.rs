@@ -235,12 +235,14 @@ async fn killed_at_every_failpoint_lanes_lose_and_double_nothing() {
     data_order_key::copied(&shop).await;
 
     let writers = data_order_key::Writers::start(&shop.legacy, seed ^ 1);
+    banyan.kill();
     dies_at_each(&mut banyan, &[Met::InTheStream], 6, &mut random).await;
     banyan.start_again().await;
     writers.advance(100).await;
     writers.finish().await;
     data_order_key::equal_and_once(&shop).await;
 
+    banyan.kill();
     shop.legacy.batch("BEGIN; TRUNCATE items; INSERT INTO items VALUES (50001, 1, 'anew', NULL); COMMIT").await;
     dies_at_each(&mut banyan, &[Met::WhenEmptied], 1, &mut random).await;
     dies_at_each(&mut banyan, &[Met::WhereLanesMeet], 1, &mut random).await;

@@ -120,7 +120,9 @@ async fn transaction(client: &mut Client, base: u64, random: &mut StdRng) -> Res
         let (one, other) = (base + random.random_range(0..40), base + random.random_range(0..40));
         let letter = ["a", "b", "c"][random.random_range(0..3)];
         let statement = match random.random_range(0..9) {
-            0 | 1 => format!("INSERT INTO items VALUES ({one}, 1, 'x', repeat('{letter}', 3000)) ON CONFLICT DO NOTHING"),
+            0 | 1 => {
+                format!("INSERT INTO items VALUES ({one}, 1, 'x', repeat('{letter}', 3000)) ON CONFLICT DO NOTHING")
+            }
             2 | 3 => format!("UPDATE items SET n = n + 1 WHERE id = {one}"),
             4 => format!("UPDATE items SET body = repeat('{letter}', 2500), name = NULL WHERE id IN ({one}, {other})"),
             // The body stays, and is not in the log but as the old row has it.
@@ -177,7 +179,9 @@ fn folded(records: &[(i32, Record)]) -> BTreeMap<String, Value> {
 }
 
 async fn rows_of(database: &Database, table: &str, key: &str) -> BTreeMap<String, Value> {
-    let sql = format!("SELECT to_json(key_of)::text || E'\\t' || to_jsonb(t)::text FROM {table} t, LATERAL (SELECT {key}) key_of");
+    let sql = format!(
+        "SELECT to_json(key_of)::text || E'\\t' || to_jsonb(t)::text FROM {table} t, LATERAL (SELECT {key}) key_of"
+    );
     let lines = database.lines(&sql).await;
     let as_text = |value: Value| {
         let fields = value.as_object().unwrap().iter().map(|(name, value)| {
@@ -208,7 +212,8 @@ fn commits_count_right(kafka: &Kafka, topic: &str) {
         }
     }
     let mut lanes = BTreeSet::new();
-    for (lane, record) in kafka.all_records(topic).into_iter().filter(|(_, record)| header(record, "kind") == "commit") {
+    for (lane, record) in kafka.all_records(topic).into_iter().filter(|(_, record)| header(record, "kind") == "commit")
+    {
         let (generation, lsn, ordinal) = place(&record);
         let commit = json(record.payload.as_ref());
         let mut counted: BTreeMap<&str, u64> = BTreeMap::new();
@@ -256,7 +261,10 @@ pub(crate) async fn copied(shop: &Shop) {
     let made = "SELECT count(*) FROM pg_tables WHERE schemaname = 'banyan' AND tablename = 'repair'";
     eventually(secs(60), "Banyan's tables are there", async || shop.modern.number(made).await == 1).await;
     eventually(secs(60), "no table is being filled", async || {
-        let lanes = shop.modern.number("SELECT count(*) FROM banyan.position WHERE flow = 'legacy_to_modern' AND phase = 'stream'").await;
+        let lanes = shop
+            .modern
+            .number("SELECT count(*) FROM banyan.position WHERE flow = 'legacy_to_modern' AND phase = 'stream'")
+            .await;
         shop.modern.count("banyan.loading").await == 0 && lanes == i64::from(LANES)
     })
     .await;
@@ -274,7 +282,8 @@ pub(crate) async fn equal_and_once(shop: &Shop) {
     let odd = done.iter().zip(&applied).find(|(done, applied)| done != applied);
     assert!(odd.is_none() && done.len() == applied.len(), "{} done, {} applied: {odd:?}", done.len(), applied.len());
     assert!(done.len() > 300, "only {} changes", done.len());
-    let lanes = "SELECT count(*) FROM banyan.position WHERE flow = 'legacy_to_modern' AND barrier = '' AND role = 'applying'";
+    let lanes =
+        "SELECT count(*) FROM banyan.position WHERE flow = 'legacy_to_modern' AND barrier = '' AND role = 'applying'";
     assert_eq!(shop.modern.number(lanes).await, i64::from(LANES));
 }
 
@@ -404,7 +413,11 @@ async fn another_order_than_the_sync_began_with_is_refused_and_a_removal_takes_a
     let mut reader = running.reader();
     eventually(secs(30), "the proxy knows how far it is", async || {
         let reading = reader.read().await;
-        if reading.applied >= reading.written && reading.applied.is_some() { Ok(()) } else { Err(format!("{reading:?}")) }
+        if reading.applied >= reading.written && reading.applied.is_some() {
+            Ok(())
+        } else {
+            Err(format!("{reading:?}"))
+        }
     })
     .await;
     running.stop().await;
@@ -448,5 +461,7 @@ async fn an_emptied_table_is_copied_again_whatever_is_killed_meanwhile() {
         eventually(secs(60), "no table is being filled", async || shop.modern.count("banyan.loading").await == 0).await;
     }
     assert_eq!(shop.legacy.number("SELECT count(*) FROM banyan.snapshot WHERE emptied IS NOT NULL").await, 0);
-    assert!(shop.legacy.number("SELECT max(number) FROM banyan.snapshot WHERE source_table = 'public.items'").await >= 4);
+    assert!(
+        shop.legacy.number("SELECT max(number) FROM banyan.snapshot WHERE source_table = 'public.items'").await >= 4
+    );
 }

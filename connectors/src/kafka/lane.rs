@@ -136,7 +136,8 @@ impl LaneInlet {
     /// A reader of the plan's lane that has not begun, and holds some `budget` bytes.
     pub(crate) fn new(plan: &Plan, budget: usize) -> Self {
         let tables: Vec<String> = plan.tables.iter().map(|table| table.source.clone()).collect();
-        let topics = std::iter::once(plan.names.topic()).chain(tables.iter().map(|table| plan.names.table_topic(table)));
+        let topics =
+            std::iter::once(plan.names.topic()).chain(tables.iter().map(|table| plan.names.table_topic(table)));
         Self {
             kafka: Arc::clone(&plan.kafka),
             lane: plan.lane,
@@ -260,7 +261,11 @@ impl LaneInlet {
                     for (table, count) in rows.rows {
                         match self.tables.iter().position(|own| *own == table) {
                             Some(index) => left.push((index, count)),
-                            None => return Err(FlowError::Stop(format!("{table} at {at}: the file does not name this table"))),
+                            None => {
+                                return Err(FlowError::Stop(format!(
+                                    "{table} at {at}: the file does not name this table"
+                                )));
+                            }
                         }
                     }
                     let (mut marks, others): (Vec<_>, Vec<_>) =

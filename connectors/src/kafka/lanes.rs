@@ -134,7 +134,10 @@ mod tests {
     #[test]
     fn a_lane_counts_its_own_records_and_where_they_stand() {
         let mut lanes = Lanes::new(Some(2), Lsn::ZERO);
-        assert_eq!([lanes.next(0, Some(4)), lanes.next(0, None), lanes.next(1, Some(2)), lanes.next(0, Some(4))], [0, 1, 0, 2]);
+        assert_eq!(
+            [lanes.next(0, Some(4)), lanes.next(0, None), lanes.next(1, Some(2)), lanes.next(0, Some(4))],
+            [0, 1, 0, 2]
+        );
         assert_eq!((lanes.count(0), lanes.close(0)), (3, vec![(4, 2)]));
         assert_eq!((lanes.count(0), lanes.close(1)), (0, vec![(2, 1)]));
     }

@@ -76,7 +76,11 @@ pub(crate) async fn hold(plan: &Plan, seats: &watch::Sender<Seats>) -> Result<()
 }
 
 fn lanes(list: &TopicPartitionList) -> impl Iterator<Item = u32> {
-    list.elements().into_iter().filter_map(|element| u32::try_from(element.partition()).ok()).collect::<Vec<_>>().into_iter()
+    list.elements()
+        .into_iter()
+        .filter_map(|element| u32::try_from(element.partition()).ok())
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 // === impl Leaves ===

@@ -30,13 +30,7 @@ struct Place<'f, 'g> {
     findings: &'f mut Findings<'g>,
 }
 
-pub(super) async fn check(
-    install: &str,
-    name: &str,
-    sync: &Sync,
-    kafka: Option<&Kafka>,
-    findings: &mut Findings<'_>,
-) {
+pub(super) async fn check(install: &str, name: &str, sync: &Sync, kafka: Option<&Kafka>, findings: &mut Findings<'_>) {
     let Some(kafka) = kafka else {
         findings.error(
             Check::Kafka,
@@ -157,7 +151,9 @@ impl Place<'_, '_> {
                     "one partition".to_owned(),
                 ),
                 lanes => (
-                    format!("has {partitions} partitions, and `order: key` with `partitions: {lanes}` needs exactly {lanes}"),
+                    format!(
+                        "has {partitions} partitions, and `order: key` with `partitions: {lanes}` needs exactly {lanes}"
+                    ),
                     format!("{lanes} partitions"),
                 ),
             };

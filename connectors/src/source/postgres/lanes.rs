@@ -5,12 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    database::postgres::Session,
-    error::FlowError,
-    names::quote_table,
-    plan::Plan,
-};
+use crate::{database::postgres::Session, error::FlowError, names::quote_table, plan::Plan};
 
 /// `lanes` of `banyan.capture`.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +23,10 @@ pub(super) async fn take(
     stored: Option<Option<&str>>,
 ) -> Result<BTreeMap<String, Vec<String>>, FlowError> {
     let before: Option<Kept> = match stored {
-        Some(Some(text)) => {
-            Some(serde_json::from_str(text).map_err(|_| FlowError::Stop("banyan.capture says what this version does not know".into()))?)
-        }
+        Some(Some(text)) => Some(
+            serde_json::from_str(text)
+                .map_err(|_| FlowError::Stop("banyan.capture says what this version does not know".into()))?,
+        ),
         _ => None,
     };
     if stored.is_some() && before.as_ref().map(|kept| kept.partitions) != plan.lanes {

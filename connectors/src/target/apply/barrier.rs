@@ -45,7 +45,11 @@ impl Applier<'_> {
     }
 
     /// Waits until every lane is at this record, and for those that do not lead until it is done. False when nobody will meet there any more.
-    pub(super) async fn meet(&mut self, at: Position, still: impl AsyncFn(&Self) -> Result<bool, FlowError>) -> Result<bool, FlowError> {
+    pub(super) async fn meet(
+        &mut self,
+        at: Position,
+        still: impl AsyncFn(&Self) -> Result<bool, FlowError>,
+    ) -> Result<bool, FlowError> {
         let Some(lanes) = self.plan.lanes else { return Ok(true) };
         self.next.barrier = at.to_string();
         self.commit().await?;
@@ -92,7 +96,9 @@ impl Applier<'_> {
         }
     }
 
-    async fn loading_now(&self) -> Result<std::collections::BTreeMap<String, crate::target::applied::Loading>, FlowError> {
+    async fn loading_now(
+        &self,
+    ) -> Result<std::collections::BTreeMap<String, crate::target::applied::Loading>, FlowError> {
         match &self.writer {
             Writer::Postgres(writer) => writer.loading_now().await,
             Writer::Mysql(_) => Ok(self.next.loading.clone()),

@@ -18,7 +18,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-
 use rdkafka::Message as _;
 
 use super::{Writer, applied::Applied, hole::HoleWatch};

@@ -54,7 +54,10 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
         "UPDATE banyan.position SET lease = $4, lease_until = now() + interval '{LEASE_SECONDS} s', lanes = $6 \
          WHERE install = $1 AND sync = $2 AND flow = $3 AND partition = $5 RETURNING {COLUMNS}"
     );
-    let row = session.query_one(&take, &[&names.install, &names.sync, &flow, &lease, &partition, &lanes]).await.map_err(|e| sql(&e))?;
+    let row = session
+        .query_one(&take, &[&names.install, &names.sync, &flow, &lease, &partition, &lanes])
+        .await
+        .map_err(|e| sql(&e))?;
     let applied = Applied {
         generation: Generation::new(row.get(0)),
         phase: match row.get::<_, &str>(1) {
@@ -97,11 +100,7 @@ fn topics_of(plan: &Plan, said: Option<&str>) -> Result<Vec<Option<Place>>, Flow
     plan.tables.iter().map(|table| said.get(&table.source).map(one).transpose()).collect()
 }
 
-async fn prepare(
-    session: &Session,
-    plan: &Plan,
-    lease: &str,
-) -> Result<(Statement, Statement), tokio_postgres::Error> {
+async fn prepare(session: &Session, plan: &Plan, lease: &str) -> Result<(Statement, Statement), tokio_postgres::Error> {
     let (names, partition) = (&plan.names, plan.partition());
     let mine = format!(
         "install = {} AND sync = {} AND flow = '{}' AND partition = {partition} AND lease = '{lease}' AND generation = $1 AND applied = $2 AND ordinal = $3",
@@ -217,7 +216,9 @@ impl Holder {
         }
         let places = self.tables.iter().zip(&applied.topics);
         let said: BTreeMap<&str, (i64, String)> = places
-            .filter_map(|(table, place)| place.map(|place| (table.as_str(), (place.offset, place.position.to_string()))))
+            .filter_map(|(table, place)| {
+                place.map(|place| (table.as_str(), (place.offset, place.position.to_string())))
+            })
             .collect();
         Some(serde_json::json!(said).to_string())
     }

@@ -49,7 +49,8 @@ pub(super) async fn begin(other: &Session, names: &FlowNames, apply_as: ApplyAs)
         )
         .await
         .map_err(|e| sql(&e))?;
-    let is_whole = |row: &&tokio_postgres::Row| usize::try_from(row.get::<_, i64>(1)).is_ok_and(|lanes| lanes == rows.len());
+    let is_whole =
+        |row: &&tokio_postgres::Row| usize::try_from(row.get::<_, i64>(1)).is_ok_and(|lanes| lanes == rows.len());
     let row = rows.first().filter(is_whole).ok_or_else(moved)?;
     let mark = owner::applied_mark(names, row.get(0), &owner::nonce());
     other

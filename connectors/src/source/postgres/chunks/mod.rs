@@ -384,7 +384,11 @@ impl Chunks {
                 let Step { after, rows, bytes, is_end } =
                     last.unwrap_or(Step { after: None, rows: load.rows, bytes: load.bytes, is_end: false });
                 let table = load.table.name.clone();
-                all.push((Kept { table, number: load.number, after, again, rows, bytes }, is_end, load.table.columns()));
+                all.push((
+                    Kept { table, number: load.number, after, again, rows, bytes },
+                    is_end,
+                    load.table.columns(),
+                ));
             }
             loads.retain(|load| !load.is_over || !load.steps.is_empty() || open == Some(load.index));
         }

@@ -80,9 +80,10 @@ impl ChunkTable {
             plan.source.database(),
             schema,
             table,
-            columns.iter().enumerate().map(|(at, column)| {
-                (column.as_str(), told.map_or_else(|| is_key(at), |told| told.contains(column)))
-            }),
+            columns
+                .iter()
+                .enumerate()
+                .map(|(at, column)| (column.as_str(), told.map_or_else(|| is_key(at), |told| told.contains(column)))),
         );
         let described = rows.iter().enumerate().map(|(at, row)| (row.get(0), row.get(3), row.get(4), is_key(at)));
         let shape = Shape::new(name, described);

@@ -75,7 +75,12 @@ impl Emptied {
     }
 
     /// Forgets what stands in Kafka as begun. To be called before the source is told so.
-    pub(super) async fn settle(&mut self, session: &Session, names: &FlowNames, confirmed: Lsn) -> Result<(), FlowError> {
+    pub(super) async fn settle(
+        &mut self,
+        session: &Session,
+        names: &FlowNames,
+        confirmed: Lsn,
+    ) -> Result<(), FlowError> {
         while let Some((_, index, at)) = self.ends.pop_front_if(|(end, ..)| *end <= confirmed) {
             if let Some(table) = self.names.get(index) {
                 kept::refilled(session, names, table, &serde_json::json!(at).to_string()).await?;

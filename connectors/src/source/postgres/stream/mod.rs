@@ -248,7 +248,8 @@ impl Stream<'_> {
                 for lane in self.lanes.all() {
                     self.lanes.close(lane);
                 }
-                self.open = Some(Transaction { commit_lsn, xid, at, ordinal: 0, events: 0, changes: 0, echo: false, changed });
+                self.open =
+                    Some(Transaction { commit_lsn, xid, at, ordinal: 0, events: 0, changes: 0, echo: false, changed });
                 Ok(())
             }
             ReplicationEvent::Commit { end_lsn, .. } => self.commit(Lsn::new(end_lsn.as_u64())).await,
@@ -454,9 +455,10 @@ impl Stream<'_> {
             self.plan.source.database(),
             &relation.schema,
             &relation.table,
-            relation.columns.iter().map(|column| {
-                (column.name.as_str(), key.map_or(column.is_key, |key| key.contains(&column.name)))
-            }),
+            relation
+                .columns
+                .iter()
+                .map(|column| (column.name.as_str(), key.map_or(column.is_key, |key| key.contains(&column.name)))),
         );
         let state = TableState { name, index, frame, columns: relation.columns.len() };
         self.frames.insert(relation.id, Rc::new(state));
@@ -467,9 +469,10 @@ impl Stream<'_> {
     async fn announced(&mut self, index: usize, shape: &Shape, has_rows: bool) -> Result<(), FlowError> {
         let table = &self.plan.tables[index];
         let last_end = self.sent_end();
-        let (at, is_split) = self.open.as_ref().map_or(((last_end, 0), false), |open| {
-            ((open.commit_lsn, open.ordinal), open.changed.contains(&index))
-        });
+        let (at, is_split) = self
+            .open
+            .as_ref()
+            .map_or(((last_end, 0), false), |open| ((open.commit_lsn, open.ordinal), open.changed.contains(&index)));
         let before = match self.schema.judge(at, shape) {
             Some(Judged::Known) => return Ok(()),
             Some(Judged::Keyed) => return self.schema.learn(self.session, self.plan, shape).await,
