@@ -24,7 +24,7 @@ const LOOK_FOR_ROWS: Duration = Duration::from_millis(3);
 /// The way out of Kafka.
 pub(in crate::target) enum Inlet {
     Flow(consume::Inlet),
-    Lane(RefCell<LaneInlet>),
+    Lane(Box<RefCell<LaneInlet>>),
 }
 
 /// What came out of it.
@@ -53,7 +53,7 @@ impl Inlet {
         let budget = plan.budget / 3;
         Ok(match plan.lanes {
             None => Self::Flow(consume::Inlet::open(&plan.kafka, &plan.names.topic(), budget)?),
-            Some(_) => Self::Lane(RefCell::new(LaneInlet::new(plan, budget))),
+            Some(_) => Self::Lane(Box::new(RefCell::new(LaneInlet::new(plan, budget)))),
         })
     }
 
