@@ -67,13 +67,19 @@ pub enum Point {
     ReplayWritten,
     /// It is committed; the process does not know yet.
     ReplayCommitted,
+    /// With `order: key`: a lane has noted that it waits for the others.
+    LanesWait,
+    /// All lanes wait; what they met for is not done.
+    LanesMet,
+    /// The copy of an emptied table is noted and announced; nothing behind the TRUNCATE was left out yet.
+    TableEmptied,
 }
 
 // === impl Point ===
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::GenerationNoted,
         Self::GenerationMade,
         Self::CopyRow,
@@ -104,6 +110,9 @@ impl Point {
         Self::ParkCommitted,
         Self::ReplayWritten,
         Self::ReplayCommitted,
+        Self::LanesWait,
+        Self::LanesMet,
+        Self::TableEmptied,
     ];
 
     /// As the variable has it.
@@ -140,6 +149,9 @@ impl Point {
             Self::ParkCommitted => "park-committed",
             Self::ReplayWritten => "replay-written",
             Self::ReplayCommitted => "replay-committed",
+            Self::LanesWait => "lanes-wait",
+            Self::LanesMet => "lanes-met",
+            Self::TableEmptied => "table-emptied",
         }
     }
 }

@@ -93,10 +93,18 @@ impl FlowNames {
         Self { install: install.to_owned(), sync: sync.to_owned(), flow }
     }
 
-    /// The topic of `order: transaction`: `<install>.<sync>.<flow>`, one partition.
+    /// The flow's own topic: `<install>.<sync>.<flow>`. One partition with `order: transaction`, one a lane with `order: key`.
     #[must_use]
     pub fn topic(&self) -> String {
         format!("{}.{}.{}", self.install, self.sync, self.flow)
+    }
+
+    /// The topic of a table's rows with `order: key`: `<install>.<sync>.<flow>.<schema>.<table>`. What Kafka does not take in a name becomes `_`,
+    /// as in Debezium's.
+    #[must_use]
+    pub fn table_topic(&self, table: &str) -> String {
+        let takes = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        format!("{}.{table}", self.topic()).chars().map(|c| if takes(c) { c } else { '_' }).collect()
     }
 
     /// The replication slot, in the source's server.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    config::{self, ApplyAs, Kafka, OnError, OnViolation, Slot, Snapshot, Sync, Target},
+    config::{self, ApplyAs, Kafka, OnError, OnViolation, Order, Slot, Snapshot, Sync, Target},
     database::DatabaseUrl,
     error::FlowError,
     mapping::{Mapping, Part},
@@ -17,8 +17,8 @@ use crate::{
     record::{envelope::Envelope, json::BadJson},
 };
 
-/// One direction of a sync.
-#[derive(Debug)]
+/// One direction of a sync; with `order: key` one lane of it.
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) names: FlowNames,
     pub(crate) source: DatabaseUrl,
@@ -28,6 +28,10 @@ pub(crate) struct Plan {
     pub(crate) has_filters: bool,
     /// The source's table of events.
     pub(crate) outbox: Option<String>,
+    /// With `order: key` over how many lanes the rows are spread; nothing with `order: transaction`.
+    pub(crate) lanes: Option<u32>,
+    /// Which of them this is for whoever applies.
+    pub(crate) lane: u32,
     pub(crate) apply_as: ApplyAs,
     pub(crate) park: Park,
     pub(crate) violations: OnViolation,
@@ -90,6 +94,8 @@ impl Plan {
             names,
             source: source.clone(),
             target: target.clone(),
+            lanes: lanes(sync),
+            lane: 0,
             apply_as: sync.apply_as,
             park: Park { on_error: sync.on_error, limit: sync.parked_limit, bytes: sync.parked_bytes.as_u64() },
             violations: sync.violations,
@@ -116,10 +122,33 @@ impl Plan {
         said.unwrap_or_else(|| self.tables.iter().map(|table| table.source.clone()).collect())
     }
 
+    /// The same plan for whoever applies this lane.
+    pub(crate) fn for_lane(&self, lane: u32) -> Self {
+        Self { lane, budget: self.budget / usize::try_from(self.lanes.unwrap_or(1)).unwrap_or(1), ..self.clone() }
+    }
+
+    /// The lane as the position row has it.
+    pub(crate) fn partition(&self) -> i32 {
+        i32::try_from(self.lane).unwrap_or(i32::MAX)
+    }
+
+    /// The name of what each lane has of its own.
+    pub(crate) fn of_lane(&self, name: &str, mark: char) -> String {
+        match self.lanes {
+            Some(_) => format!("{name}{mark}{}", self.lane),
+            None => name.to_owned(),
+        }
+    }
+
     /// Whether tables are copied in chunks of the stream; else all of them in one piece, before it.
     pub(crate) fn copies_in_chunks(&self) -> bool {
         matches!((&self.source, &self.target), (DatabaseUrl::Postgres(_), DatabaseUrl::Postgres(_)))
     }
+}
+
+/// Over how many lanes the rows of a sync are spread; nothing where each transaction stays whole.
+pub(crate) fn lanes(sync: &Sync) -> Option<u32> {
+    (sync.order == Order::Key).then(|| sync.partitions.map_or(4, u32::from))
 }
 
 // === impl PlanTable ===

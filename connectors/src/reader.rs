@@ -18,6 +18,7 @@ use crate::{
     plan::PlanTable,
     position::Lsn,
     source::mysql::stored,
+    target::postgres::position::{ALL_LANES, APPLIED},
 };
 
 /// A database that answers later than this has not answered.
@@ -30,12 +31,14 @@ fn says(parked: &str) -> String {
         "SELECT o.owner, o.epoch, o.state, l.written, l.inserted, clock_timestamp(),
        (SELECT system_identifier::text FROM pg_control_system()),
        ('x' || substr(pg_walfile_name(l.inserted), 1, 8))::bit(32)::int,
-       p.applied, p.source_time, p.system_id, p.timeline, least(p.applied, {parked}), to_jsonb(p) ->> 'tables'
+       p.applied, p.source_time, p.system_id, p.timeline, least(p.applied, {parked}), p.tables
 FROM (SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn() END AS written,
              CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END AS inserted) l
 LEFT JOIN banyan.owner o ON o.install = $1 AND o.sync = $2 AND o.side = $3
-LEFT JOIN banyan.position p ON p.install = $1 AND p.sync = $2 AND p.flow = $4 AND p.partition = 0
-     AND p.phase = 'stream' AND p.role = 'applying'"
+LEFT JOIN (SELECT {APPLIED} AS applied, (array_agg(q.source_time ORDER BY q.source_time))[1] AS source_time, min(q.system_id) AS system_id,
+       min(q.timeline) AS timeline, CASE WHEN count(DISTINCT to_jsonb(q) ->> 'tables') < 2 THEN min(to_jsonb(q) ->> 'tables') ELSE '[]' END AS tables
+     FROM banyan.position q WHERE q.install = $1 AND q.sync = $2 AND q.flow = $4 AND q.phase = 'stream' AND q.role = 'applying'
+     HAVING {ALL_LANES}) p ON true"
     )
 }
 

@@ -27,7 +27,10 @@ use crate::{
         postgres::schema::changes::{self, Met},
     },
     tables,
-    target::AGE,
+    target::{
+        AGE,
+        postgres::position::{ALL_LANES, APPLIED},
+    },
 };
 
 /// Lets a flow of one sync go on. Connects anew for each call.
@@ -238,9 +241,9 @@ impl ResumeDesk {
                 let session = url.connect(&names.application("resume")).await.map_err(|e| error(&e))?;
                 let row = session
                     .query_opt(
-                        "SELECT applied, (SELECT count(DISTINCT p.id) FROM banyan.parked p JOIN banyan.parked_row r ON r.parked = p.id \
+                        &format!("SELECT {APPLIED}, (SELECT count(DISTINCT p.id) FROM banyan.parked p JOIN banyan.parked_row r ON r.parked = p.id \
                              WHERE p.install = $1 AND p.sync = $2 AND p.flow = $3 AND p.state IN ('parked', 'retry', 'skip') AND r.target_table = $5) \
-                         FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3 AND partition = 0 AND generation = $4",
+                         FROM banyan.position q WHERE q.install = $1 AND q.sync = $2 AND q.flow = $3 AND q.generation = $4 HAVING {ALL_LANES}"),
                         &[&names.install, &names.sync, &names.flow.as_str(), &generation.get(), &table.label()],
                     )
                     .await

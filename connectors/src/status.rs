@@ -125,6 +125,8 @@ enum Part {
     Running,
     Gap,
     Paused,
+    /// Another process does it.
+    Away,
     Ended(Verdict),
 }
 
@@ -139,12 +141,8 @@ pub(crate) struct Board {
 #[derive(Debug)]
 struct Inner {
     capture: Part,
-    apply: Part,
-    role: Option<Role>,
-    epoch: Option<i64>,
-    generation: Generation,
-    /// Up to where, and the source's time of it; unknown until the tables are complete.
-    applied: Option<(Lsn, SystemTime)>,
+    /// One, or with `order: key` one a lane.
+    lanes: Vec<Lane>,
     lag: (Option<f64>, Option<u64>),
     retained: Option<u64>,
     /// Why the source keeps no log for the flow any more, in the words of an error.
@@ -154,14 +152,31 @@ struct Inner {
     needs_verify: Vec<String>,
     copies: Vec<CopyProgress>,
     waiting_for: Option<String>,
-    errors: [Option<String>; 2],
+    capture_error: Option<String>,
+    /// Why this process gets no lanes.
+    seats_error: Option<String>,
 }
 
-/// The two tasks of a flow.
+/// What one applier says.
+#[derive(Debug, Clone)]
+struct Lane {
+    part: Part,
+    role: Option<Role>,
+    epoch: Option<i64>,
+    generation: Generation,
+    /// Up to where, and the source's time of it; unknown until the tables are complete.
+    applied: Option<(Lsn, SystemTime)>,
+    error: Option<String>,
+}
+
+/// The tasks of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
     Capture,
-    Apply,
+    /// Of this lane.
+    Apply(u32),
+    /// Membership in the group that gives lanes to processes.
+    Seats,
 }
 
 // === impl State ===
@@ -212,7 +227,8 @@ impl Task {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Capture => "capture",
-            Self::Apply => "apply",
+            Self::Apply(_) => "apply",
+            Self::Seats => "lanes",
         }
     }
 }
@@ -220,15 +236,11 @@ impl Task {
 // === impl Board ===
 
 impl Board {
-    pub(crate) fn new(flow: Flow, metrics: FlowMetrics) -> Self {
+    pub(crate) fn new(flow: Flow, metrics: FlowMetrics, lanes: Option<u32>) -> Self {
         metrics.state(State::Starting);
         let inner = Inner {
             capture: Part::Starting,
-            apply: Part::Starting,
-            role: None,
-            epoch: None,
-            generation: Generation::NONE,
-            applied: None,
+            lanes: (0..lanes.unwrap_or(1)).map(|_| Lane::starting()).collect(),
             lag: (None, None),
             retained: None,
             given_up: None,
@@ -237,7 +249,8 @@ impl Board {
             needs_verify: Vec::new(),
             copies: Vec::new(),
             waiting_for: None,
-            errors: [None, None],
+            capture_error: None,
+            seats_error: None,
         };
         Self { flow, metrics, inner: Mutex::new(inner) }
     }
@@ -274,20 +287,46 @@ impl Board {
     pub(crate) fn capture_running(&self) {
         self.change(|inner| {
             inner.capture = Part::Running;
-            inner.errors[0] = None;
+            inner.capture_error = None;
         });
     }
 
     /// The applier is at work; `snapshot` while the tables are being copied.
-    pub(crate) fn apply_running(&self, snapshot: bool) {
-        self.change(|inner| {
-            inner.apply = if snapshot { Part::Snapshot } else { Part::Running };
-            inner.errors[1] = None;
+    pub(crate) fn apply_running(&self, lane: u32, snapshot: bool) {
+        self.change_lane(lane, |lane| {
+            lane.part = if snapshot { Part::Snapshot } else { Part::Running };
+            lane.error = None;
         });
     }
 
-    pub(crate) fn apply_gap(&self) {
-        self.change(|inner| inner.apply = Part::Gap);
+    pub(crate) fn apply_gap(&self, lane: u32) {
+        self.change_lane(lane, |lane| lane.part = Part::Gap);
+    }
+
+    /// This process is to apply the lane.
+    pub(crate) fn seated(&self, lane: u32) {
+        self.change(|inner| {
+            inner.seats_error = None;
+            if let Some(lane) = usize::try_from(lane).ok().and_then(|lane| inner.lanes.get_mut(lane)) {
+                lane.part = Part::Starting;
+            }
+        });
+    }
+
+    /// Nobody of this process applies the lane.
+    pub(crate) fn away(&self, lane: u32) {
+        self.change_lane(lane, |lane| {
+            lane.part = Part::Away;
+            lane.error = None;
+        });
+    }
+
+    fn change_lane(&self, lane: u32, change: impl FnOnce(&mut Lane)) {
+        self.change(|inner| {
+            if let Some(lane) = usize::try_from(lane).ok().and_then(|lane| inner.lanes.get_mut(lane)) {
+                change(lane);
+            }
+        });
     }
 
     pub(crate) fn restarting(&self, task: Task, error: &str) {
@@ -319,16 +358,17 @@ impl Board {
     /// What the target says; `applied` is nothing while the tables are not complete.
     pub(crate) fn applied(
         &self,
+        lane: u32,
         role: Option<Role>,
         epoch: i64,
         generation: Generation,
         applied: Option<(Lsn, SystemTime)>,
     ) {
-        self.change(|inner| {
-            inner.role = role;
-            inner.epoch = role.map(|_| epoch);
-            inner.generation = generation;
-            inner.applied = applied;
+        self.change_lane(lane, |lane| {
+            lane.role = role;
+            lane.epoch = role.map(|_| epoch);
+            lane.generation = generation;
+            lane.applied = applied;
         });
     }
 
@@ -360,11 +400,11 @@ impl Board {
 
     /// The ownership's number, as the stream last said.
     pub(crate) fn epoch(&self) -> Option<i64> {
-        self.lock().epoch
+        self.lock().lanes.iter().filter_map(|lane| lane.epoch).max()
     }
 
     pub(crate) fn watermark(&self) -> Option<(Lsn, SystemTime)> {
-        self.lock().applied
+        self.lock().applied()
     }
 
     pub(crate) fn measured(&self, lag: Option<Duration>, bytes: Option<u64>, retained: Option<u64>) {
@@ -386,13 +426,13 @@ impl Board {
         let inner = self.lock();
         FlowStatus {
             flow: self.flow,
-            role: inner.role,
+            role: inner.role(),
             state: inner.state(),
-            generation: inner.generation,
-            watermark: inner.applied.map(|(applied, _)| applied),
+            generation: inner.lanes.iter().map(|lane| lane.generation).min().unwrap_or_default(),
+            watermark: inner.applied().map(|(applied, _)| applied),
             // What was measured before the tables began to be filled says nothing of them.
-            lag_seconds: inner.applied.and(inner.lag.0),
-            lag_bytes: inner.applied.and(inner.lag.1),
+            lag_seconds: inner.applied().and(inner.lag.0),
+            lag_bytes: inner.applied().and(inner.lag.1),
             retained_wal_bytes: inner.retained,
             violations: inner.violations,
             parked: inner.parked.map(|parked| parked.count),
@@ -400,8 +440,17 @@ impl Board {
             needs_verify: inner.needs_verify.clone(),
             copies: inner.copies.clone(),
             waiting_for: inner.waiting_for.clone(),
-            last_error: inner.given_up.iter().chain(inner.errors.iter().flatten()).next().cloned(),
+            last_error: inner.error().cloned(),
         }
+    }
+}
+
+// === impl Lane ===
+
+impl Lane {
+    fn starting() -> Self {
+        let generation = Generation::NONE;
+        Self { part: Part::Starting, role: None, epoch: None, generation, applied: None, error: None }
     }
 }
 
@@ -409,23 +458,48 @@ impl Board {
 
 impl Inner {
     fn set(&mut self, task: Task, part: Part, error: &str) {
-        let i = match task {
+        match task {
             Task::Capture => {
                 self.capture = part;
                 self.waiting_for = None;
-                0
+                self.capture_error = Some(error.to_owned());
             }
-            Task::Apply => {
-                self.apply = part;
-                1
+            Task::Seats => {
+                self.seats_error = Some(error.to_owned());
+                if let Part::Ended(_) = part {
+                    self.lanes.iter_mut().for_each(|lane| lane.part = part);
+                }
             }
-        };
-        self.errors[i] = Some(error.to_owned());
+            Task::Apply(lane) => {
+                if let Some(lane) = usize::try_from(lane).ok().and_then(|lane| self.lanes.get_mut(lane)) {
+                    (lane.part, lane.error) = (part, Some(error.to_owned()));
+                }
+            }
+        }
     }
 
-    /// The worse of both tasks.
+    fn error(&self) -> Option<&String> {
+        let lanes = self.lanes.iter().filter_map(|lane| lane.error.as_ref());
+        self.given_up.iter().chain(&self.capture_error).chain(lanes).chain(&self.seats_error).next()
+    }
+
+    /// The same of all lanes, or unknown.
+    fn role(&self) -> Option<Role> {
+        let role = self.lanes.first()?.role;
+        role.filter(|role| self.lanes.iter().all(|lane| lane.role == Some(*role)))
+    }
+
+    /// As far as every lane is.
+    fn applied(&self) -> Option<(Lsn, SystemTime)> {
+        let all: Option<Vec<_>> = self.lanes.iter().map(|lane| lane.applied).collect();
+        let all = all?;
+        Some((all.iter().map(|(lsn, _)| *lsn).min()?, all.iter().map(|(_, time)| *time).min()?))
+    }
+
+    /// The worst of all tasks.
     fn state(&self) -> State {
-        let parts = [self.capture, self.apply];
+        let lanes = || self.lanes.iter().map(|lane| lane.part);
+        let parts: Vec<Part> = std::iter::once(self.capture).chain(lanes()).collect();
         let any = |part| parts.contains(&part);
         if self.given_up.is_some() || any(Part::Ended(Verdict::NeedsSnapshot)) {
             State::NeedsSnapshot
@@ -433,14 +507,14 @@ impl Inner {
             State::Stopped
         } else if any(Part::Paused) {
             State::Paused
-        } else if self.apply == Part::Gap {
+        } else if lanes().any(|part| part == Part::Gap) {
             State::Gap
         } else if any(Part::Starting) {
             State::Starting
         } else if any(Part::Snapshot) {
             State::Snapshot
         } else {
-            match self.role {
+            match self.role() {
                 Some(Role::Applying) => State::Applying,
                 Some(Role::Watching) => State::Watching,
                 None => State::Starting,
@@ -464,16 +538,16 @@ mod tests {
     fn the_worse_task_decides() {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let names = FlowNames::new("banyan", "s", Flow::LegacyToModern);
-        let board = Board::new(names.flow, metrics.flow(&names));
+        let board = Board::new(names.flow, metrics.flow(&names), None);
         let state = || board.status().state;
         assert_eq!(state(), State::Starting);
         board.capture_running();
-        board.apply_running(true);
+        board.apply_running(0, true);
         assert_eq!(state(), State::Snapshot);
-        board.apply_running(false);
-        board.applied(Some(Role::Watching), 1, Generation::new(1), Some((Lsn::new(1), SystemTime::now())));
+        board.apply_running(0, false);
+        board.applied(0, Some(Role::Watching), 1, Generation::new(1), Some((Lsn::new(1), SystemTime::now())));
         assert_eq!(state(), State::Watching);
-        board.apply_gap();
+        board.apply_gap(0);
         assert_eq!(state(), State::Gap);
         board.ended(Task::Capture, Verdict::Stop, "why");
         assert_eq!((state(), board.status().last_error.as_deref()), (State::Stopped, Some("why")));
@@ -481,7 +555,7 @@ mod tests {
         assert_eq!((state(), board.status().last_error.as_deref()), (State::NeedsSnapshot, Some("the slot")));
         board.given_up(None);
         assert_eq!(state(), State::Stopped);
-        board.ended(Task::Apply, Verdict::NeedsSnapshot, "hole");
+        board.ended(Task::Apply(0), Verdict::NeedsSnapshot, "hole");
         assert_eq!(state(), State::NeedsSnapshot);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     metrics::Metrics,
     names::{Flow, FlowNames},
     owner::Owners,
-    plan::{Halt, Plan},
+    plan::{self, Halt, Plan},
     preflight::Gate,
     status::{Board, Role, SyncStatus},
     verify::{self, Schedule, Verified},
@@ -60,7 +60,7 @@ impl RunningSync {
         });
         let boards = Flow::BOTH.map(|flow| {
             let names = FlowNames::new(shared.install, name, flow);
-            Arc::new(Board::new(flow, shared.metrics.flow(&names)))
+            Arc::new(Board::new(flow, shared.metrics.flow(&names), plan::lanes(sync)))
         });
         let halt = Arc::new(Halt::default());
         for (flow, board) in Flow::BOTH.into_iter().zip(&boards) {

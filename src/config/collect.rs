@@ -110,10 +110,6 @@ fn describe(fault: &Fault, spot: Spot, path: &[Step], (node, entry): (&Node, Opt
             diagnostic.hint = suggest::hint(key, known.iter().copied());
             diagnostic
         }
-        What::UnknownValue { value, .. } if known::later_value(path, value) => {
-            Diagnostic::error(of_key(format!("`{value}` is known, not available in this version")))
-                .hint("leave it out for now")
-        }
         What::UnknownValue { value, known } if spot.on_key => {
             let mut diagnostic = Diagnostic::error(format!("unknown key `{value}`"));
             diagnostic.hint = suggest::hint(value, known.iter().copied());

@@ -13,18 +13,11 @@ const KEYS: &[(Above, &[&str])] = &[
 
 const SASL: &str = "sasl: {mechanism: scram_sha_512, username: banyan, password: \"${KAFKA_PASSWORD}\"}";
 
-const VALUES: &[(Above, &[&str])] = &[(&["syncs", "*", "order"], &["key"])];
-
 /// Whether the last step of a path is a key of a later version.
 pub(super) fn later_key(path: &[Step]) -> bool {
     let mut keys = keys(path);
     let Some(key) = keys.pop() else { return false };
     has(KEYS, &keys, key)
-}
-
-/// Whether a value at this path is one of a later version.
-pub(super) fn later_value(path: &[Step], value: &str) -> bool {
-    has(VALUES, &keys(path), value)
 }
 
 /// An example of what stands at a path.
@@ -313,7 +306,5 @@ mod tests {
         assert!(later_key(&Step::parse("routes[0].compare.latency")));
         assert!(!later_key(&Step::parse("rollout")));
         assert!(!later_key(&Step::parse("routes[0].rolout")));
-        assert!(later_value(&Step::parse("syncs.payments.order"), "key"));
-        assert!(!later_value(&Step::parse("syncs.payments.order"), "keys"));
     }
 }

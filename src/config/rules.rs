@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use banyan_connectors::{
     UrlError,
-    config::{KafkaSasl, Mechanism, Side, Slot, Table, Tls},
+    config::{ApplyAs, KafkaSasl, Mechanism, OnError, Order, Side, Slot, Table, Tls},
 };
 use secrecy::ExposeSecret;
 
@@ -39,6 +39,7 @@ pub(super) fn breaches(file: &File) -> Vec<Breach> {
     columns(file, &mut found);
     functions(file, &mut found);
     outboxes(file, &mut found);
+    orders(file, &mut found);
     kafka(file, &mut found);
     halves(file, &mut found);
     rollouts(file, &mut found);
@@ -99,6 +100,41 @@ fn halves(file: &File, found: &mut Vec<Breach>) {
             message: format!("`{here}` without `{missing}`: Banyan shows both or neither"),
             hint: Some(format!("add `{missing}`, or leave `{here}` out")),
         });
+    }
+}
+
+/// What `order: key` cannot do, and what only it can.
+fn orders(file: &File, found: &mut Vec<Breach>) {
+    for (name, sync) in &file.syncs {
+        let mut breach = |key: &str, message: &str, hint: &str| {
+            let path = format!("syncs.{name}.{key}");
+            found.push(Breach { path, message: message.to_owned(), hint: Some(hint.to_owned()) });
+        };
+        if sync.order != Order::Key {
+            if sync.partitions.is_some() {
+                let message = "`partitions` without `order: key`: with `order: transaction` a flow has exactly one";
+                breach("partitions", message, "leave it out, or add `order: key`");
+            }
+            continue;
+        }
+        let transaction = "write `order: transaction`, which can";
+        if [&sync.legacy, &sync.modern].into_iter().any(|database| database.mysql.is_some()) {
+            let message = "`order: key` is for two PostgreSQL databases: with MariaDB or MySQL it is not available in this version";
+            breach("order", message, transaction);
+        }
+        if sync.on_error == OnError::Park {
+            let message =
+                "`order: key` cannot park transactions in this version: it stops before what the target refuses";
+            breach("order", message, "add `on_error: stop`, or write `order: transaction`");
+        }
+        if sync.apply_as == ApplyAs::Origin {
+            let message = "`order: key` gives foreign keys and triggers of the target no order between rows to rely on";
+            breach("apply_as", message, "leave it out, so that they do not fire, or write `order: transaction`");
+        }
+        if let Some(at) = sync.tables.iter().position(|table| table.apply.is_some()) {
+            let message = "`order: key` cannot call functions: their calls would have no order";
+            breach(&format!("tables[{at}].apply"), message, transaction);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
     data_mysql_faults::{Both, Writers},
+    data_order_key,
     harness::{Banyan, Half, Kafka, MariaDb, Postgres, Shop, eventually, secs},
     workload::{self, Workload, assert_equal_and_once, settle},
 };
@@ -40,6 +41,10 @@ enum Met {
     WhenParked,
     /// Somebody has it tried again.
     WhenTriedAgain,
+    /// Lanes wait for each other, with `order: key`.
+    WhereLanesMeet,
+    /// A table is emptied, with `order: key`.
+    WhenEmptied,
 }
 
 // === impl Met ===
@@ -67,6 +72,8 @@ impl Met {
             | Point::ApplyCommitted => Self::InTheStream,
             Point::ParkWritten | Point::ParkCommitted => Self::WhenParked,
             Point::ReplayWritten | Point::ReplayCommitted => Self::WhenTriedAgain,
+            Point::LanesWait | Point::LanesMet => Self::WhereLanesMeet,
+            Point::TableEmptied => Self::WhenEmptied,
         }
     }
 }
@@ -211,4 +218,34 @@ async fn killed_at_every_failpoint_mariadb_and_postgresql_lose_and_double_nothin
     banyan.start_again().await;
     println!("{transactions} transactions");
     both.finish([]).await;
+}
+
+#[tokio::test]
+async fn killed_at_every_failpoint_lanes_lose_and_double_nothing() {
+    let (seed, mut random) = seed();
+    let slowly = format!("{}\n    snapshot: {{chunk: 20, rows_per_second: 300}}", data_order_key::KEY);
+    let shop = data_order_key::shop().await;
+    let mut banyan = Banyan::with(&shop.file_with("legacy", &slowly));
+    let writers = data_order_key::Writers::start(&shop.legacy, seed);
+    dies_at_each(&mut banyan, &[Met::AtStart], 1, &mut random).await;
+    dies_at_each(&mut banyan, &[Met::InChunks, Met::WhereLanesMeet], 2, &mut random).await;
+    dies_at_each(&mut banyan, &[Met::AtEnd], 1, &mut random).await;
+    writers.finish().await;
+    banyan.start_again().await;
+    data_order_key::copied(&shop).await;
+
+    let writers = data_order_key::Writers::start(&shop.legacy, seed ^ 1);
+    banyan.kill();
+    dies_at_each(&mut banyan, &[Met::InTheStream], 6, &mut random).await;
+    banyan.start_again().await;
+    writers.advance(100).await;
+    writers.finish().await;
+    data_order_key::equal_and_once(&shop).await;
+
+    banyan.kill();
+    shop.legacy.batch("BEGIN; TRUNCATE items; INSERT INTO items VALUES (50001, 1, 'anew', NULL); COMMIT").await;
+    dies_at_each(&mut banyan, &[Met::WhenEmptied], 1, &mut random).await;
+    dies_at_each(&mut banyan, &[Met::WhereLanesMeet], 1, &mut random).await;
+    banyan.start_again().await;
+    eventually(SETTLED, "the copy is equal", async || shop.equal().await).await;
 }

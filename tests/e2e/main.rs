@@ -47,6 +47,8 @@ mod data_mysql_verify;
 #[cfg(test)]
 mod data_odds;
 #[cfg(test)]
+mod data_order_key;
+#[cfg(test)]
 mod data_outbox;
 #[cfg(test)]
 mod data_parked;

@@ -57,6 +57,12 @@ pub struct Sync {
     #[serde(default)]
     #[garde(skip)]
     pub order: Order,
+    /// Only with `order: key`: how many lanes the rows are spread over by their keys, which is how many processes can apply them at once. It
+    /// cannot be changed while the sync runs. Default 4.
+    #[serde(default)]
+    #[garde(inner(range(min = 1, max = 64)))]
+    #[schemars(range(min = 1, max = 64))]
+    pub partitions: Option<u16>,
     /// What target triggers and foreign keys see. Default `replica`.
     #[serde(default)]
     #[garde(skip)]
@@ -203,6 +209,9 @@ pub enum Order {
     /// One topic with one partition a flow; source transactions are applied whole, in commit order.
     #[default]
     Transaction,
+    /// A topic a table, named as Debezium names them, in which the rows are spread over `partitions` by their primary key. Changes of one row
+    /// keep their order; rows do not wait for each other, and a transaction of the source is not one in the target.
+    Key,
 }
 
 /// What target triggers and foreign keys see of applied rows.

@@ -1,4 +1,5 @@
-//! The way out of Kafka: one partition, read from an offset that the target database remembers, never from a group's.
+//! The way out of Kafka: one partition, read from an offset that the target database remembers, never from a group's. What one lane of `order: key`
+//! reads, which is several, is in `lane`.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{config::Kafka, error::FlowError};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A reader of one flow's topic.
 pub(crate) struct Inlet {
@@ -31,27 +32,7 @@ pub(crate) struct Inlet {
 impl Inlet {
     /// A reader that has not begun, and holds at most `budget` bytes.
     pub(crate) fn open(kafka: &Kafka, topic: &str, budget: usize) -> Result<Self, FlowError> {
-        let size = kafka.topics.max_record() + ROOM;
-        let consumer = kafka
-            .client()
-            // Required by the library; nothing is ever committed to it.
-            .set("group.id", topic)
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "error")
-            .set("allow.auto.create.topics", "false")
-            // An answer to an empty fetch; also the delay of a broker that does not wait for data.
-            .set("fetch.wait.max.ms", "20")
-            .set("fetch.queue.backoff.ms", "5")
-            .set("fetch.error.backoff.ms", "50")
-            .set("fetch.message.max.bytes", (1 << 20).to_string())
-            .set("fetch.max.bytes", size.to_string())
-            .set("receive.message.max.bytes", (size + ROOM).to_string())
-            .set("queued.min.messages", most_records(budget).to_string())
-            .set("queued.max.messages.kbytes", (budget / 1024).max(1024).to_string())
-            .create_with_context(Ear::default())
-            .map_err(|source| Ear::default().failed("making a consumer", source))?;
-        Ok(Self { consumer, topic: topic.to_owned() })
+        Ok(Self { consumer: consumer(kafka, topic, budget.max(1 << 20))?, topic: topic.to_owned() })
     }
 
     /// The first offset that is still there, and the one that the next record will get.
@@ -89,25 +70,52 @@ impl Inlet {
         Ok(None)
     }
 
-    /// Most errors of a consumer pass by themselves; an offset that is no more does not.
     fn sort<'m>(
         &self,
         found: Result<BorrowedMessage<'m>, KafkaError>,
     ) -> Result<Option<BorrowedMessage<'m>>, FlowError> {
-        match found {
-            Ok(message) => Ok(Some(message)),
-            Err(source) => match source.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                    Err(FlowError::NeedsSnapshot(format!(
-                        "the topic `{}` no longer holds the next record to apply: its head was deleted too early",
-                        self.topic
-                    )))
-                }
-                // The group is there because the library asks for one; nothing here needs what Kafka does not allow.
-                Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::GroupAuthorizationFailed) => Ok(None),
-                Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(forbidden("read from", &self.topic, "READ")),
-                _ => Err(self.consumer.context().failed("reading from Kafka", source)),
-            },
-        }
+        sort(self.consumer.context(), &self.topic, found)
+    }
+}
+
+/// A consumer that holds at most `budget` bytes of each of its queues.
+pub(super) fn consumer(kafka: &Kafka, group: &str, budget: usize) -> Result<StreamConsumer<Ear>, FlowError> {
+    let size = kafka.topics.max_record() + ROOM;
+    kafka
+        .client()
+        // Required by the library; nothing is ever committed to it.
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        // An answer to an empty fetch; also the delay of a broker that does not wait for data.
+        .set("fetch.wait.max.ms", "20")
+        .set("fetch.queue.backoff.ms", "5")
+        .set("fetch.error.backoff.ms", "50")
+        .set("fetch.message.max.bytes", budget.min(1 << 20).to_string())
+        .set("fetch.max.bytes", size.to_string())
+        .set("receive.message.max.bytes", (size + ROOM).to_string())
+        .set("queued.min.messages", most_records(budget).to_string())
+        .set("queued.max.messages.kbytes", (budget / 1024).max(1).to_string())
+        .create_with_context(Ear::default())
+        .map_err(|source| Ear::default().failed("making a consumer", source))
+}
+
+/// Most errors of a consumer pass by themselves; an offset that is no more does not.
+pub(super) fn sort<M>(ear: &Ear, topic: &str, found: Result<M, KafkaError>) -> Result<Option<M>, FlowError> {
+    match found {
+        Ok(message) => Ok(Some(message)),
+        Err(source) => match source.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                Err(FlowError::NeedsSnapshot(format!(
+                    "the topic `{topic}` no longer holds the next record to apply: its head was deleted too early"
+                )))
+            }
+            // The group is there because the library asks for one; nothing here needs what Kafka does not allow.
+            Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::GroupAuthorizationFailed) => Ok(None),
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(forbidden("read from", topic, "READ")),
+            _ => Err(ear.failed("reading from Kafka", source)),
+        },
     }
 }

@@ -1,7 +1,8 @@
 //! Which ends of the source may be confirmed: those before which everything stands in Kafka.
 //!
-//! A flow's own records stand in one partition, whose reports come in order, so a delivered end answers for all rows before it. Events stand in
-//! partitions of their own, and may be late or never come: an end counts only when all events before it were delivered, too.
+//! A flow's own records stand in one partition, whose reports come in order, so a delivered end answers for all rows before it. Events, and rows
+//! with `order: key`, stand in partitions of their own, and may be late or never come: an end counts only when all of them before it were
+//! delivered, too.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,7 +17,7 @@ pub(super) struct Ledger {
     /// By their numbers; the last one is open.
     sections: VecDeque<Section>,
     most: usize,
-    /// By topic, how many events were sent and not yet delivered.
+    /// By topic, how many events and rows were sent and not yet delivered.
     under_way: BTreeMap<String, u64>,
 }
 
@@ -24,7 +25,7 @@ pub(super) struct Ledger {
 struct Section {
     /// The number that its records carry; of one that was several, the highest.
     number: usize,
-    /// Events that were sent and not yet delivered.
+    /// Events and rows that were sent and not yet delivered.
     events: u64,
     /// The same of ends.
     ends: u64,
@@ -35,6 +36,11 @@ struct Section {
 /// What a record's report says about it, in the one word that librdkafka carries along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket(usize);
+
+/// What a ticket's record is.
+const END: usize = 1;
+const EVENT: usize = 2;
+const ROW: usize = 3;
 
 // === impl Ticket ===
 
@@ -50,13 +56,17 @@ impl Ticket {
         Self(word)
     }
 
+    fn new(number: usize, what: usize) -> Self {
+        Self(number << 2 | what)
+    }
+
     fn is_end(self) -> bool {
-        self.0 & 1 == 1
+        self.0 & 3 == END
     }
 
     /// Its record is an event.
     pub(super) fn is_event(self) -> bool {
-        self != Self::NONE && !self.is_end()
+        self.0 & 3 == EVENT
     }
 }
 
@@ -76,13 +86,22 @@ impl Ledger {
 
     /// An event is sent to `topic`.
     pub(super) fn event(&mut self, topic: &str) -> Ticket {
+        self.beside(topic, EVENT)
+    }
+
+    /// A row is sent to a topic of its table.
+    pub(super) fn row(&mut self, topic: &str) -> Ticket {
+        self.beside(topic, ROW)
+    }
+
+    fn beside(&mut self, topic: &str, what: usize) -> Ticket {
         match self.under_way.get_mut(topic) {
             Some(count) => *count += 1,
             None => drop(self.under_way.insert(topic.to_owned(), 1)),
         }
         let open = self.open();
         open.events += 1;
-        Ticket(open.number << 1)
+        Ticket::new(open.number, what)
     }
 
     /// An end is sent: it closes the section.
@@ -94,7 +113,7 @@ impl Ledger {
         if self.sections.len() > self.most {
             self.join_last();
         }
-        Ticket(number << 1 | 1)
+        Ticket::new(number, END)
     }
 
     /// Makes one section of the last two that are closed.
@@ -121,7 +140,7 @@ impl Ledger {
 
     /// A record was delivered to `topic`. Gives the end that may be confirmed from now on, when it is a new one.
     pub(super) fn delivered(&mut self, ticket: Ticket, topic: &str) -> Option<Lsn> {
-        let number = ticket.0 >> 1;
+        let number = ticket.0 >> 2;
         let at = self.sections.partition_point(|section| section.number < number);
         let section = self.sections.get_mut(at)?;
         if ticket.is_end() {

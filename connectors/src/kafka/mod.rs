@@ -1,11 +1,15 @@
-//! Kafka between both databases: one topic of one partition a flow; and beside it the topics of events.
+//! Kafka between both databases: one topic of one partition a flow, or with `order: key` one partition a lane and a topic a table; and beside
+//! them the topics of events.
 
 pub(crate) mod ask;
 mod client;
 pub(crate) mod consume;
 pub(crate) mod events;
+pub(crate) mod lane;
+pub(crate) mod lanes;
 mod ledger;
 pub(crate) mod produce;
+pub(crate) mod seats;
 pub(crate) mod topics;
 
 /// What Kafka adds to a record at most; a topic must take so much more than the largest one.

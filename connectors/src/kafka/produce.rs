@@ -30,7 +30,7 @@ use crate::{
     failpoint::{self, Point},
     metrics::FlowMetrics,
     outbox::Event,
-    plan::Plan,
+    plan::{Plan, PlanTable},
     position::{Lsn, Position},
     record::Head,
 };
@@ -51,6 +51,8 @@ pub(crate) struct Outlet {
     room: usize,
     reports: Arc<State>,
     topic: Arc<str>,
+    /// With `order: key` the topics of the tables, by their place in the plan.
+    tables: Vec<Arc<str>>,
     events: Events,
     /// The table whose events they are.
     outbox: Option<String>,
@@ -92,12 +94,18 @@ struct Failure {
 
 struct Reports(Arc<State>);
 
-/// What only events need: a flow's own records tell a hole by `from`, and whoever reads events sees none.
-const OF_EVENTS: [(&str, &str); 3] = [
+/// What a partition needs whose readers see no `from`, by which a flow's own records tell a hole: of events, and of a table's rows.
+const IN_ORDER: [(&str, &str); 2] = [
     // A partition that has just been made may refuse the first of several requests that are under way and take the second.
     ("max.in.flight.requests.per.connection", "1"),
-    // Behind an event that Kafka refuses none may be written, or those of one aggregate would stand in another order when all are sent again.
+    // Behind a record that Kafka refuses none may be written, or those of one key would stand in another order when all are sent again.
     ("enable.gapless.guarantee", "true"),
+];
+
+/// The same, of events.
+const OF_EVENTS: [(&str, &str); 3] = [
+    IN_ORDER[0],
+    IN_ORDER[1],
     // Of records with a key and without a partition: as Java's clients choose, so that both agree.
     ("partitioner", "murmur2_random"),
 ];
@@ -220,13 +228,15 @@ impl State {
 // === impl Outlet ===
 
 impl Outlet {
-    /// A producer into partition 0 of `topic`, and into topics of events, that holds at most a third of the flow's memory.
+    /// A producer into `topic` and the topics of the tables, and into topics of events, that holds at most a third of the flow's memory.
     pub(crate) fn open(plan: &Plan, topic: &str, metrics: &FlowMetrics) -> Result<Self, FlowError> {
         let (kafka, budget) = (&plan.kafka, plan.budget / 3);
         let room = budget / 3;
         let reports = Arc::new(State::default());
         let own = if plan.outbox.is_some() { budget - room } else { budget };
-        let producer = producer(kafka, own, &reports, &[])?;
+        let producer = producer(kafka, own, &reports, if plan.lanes.is_some() { &IN_ORDER } else { &[] })?;
+        let topic_of = |table: &PlanTable| Arc::from(plan.names.table_topic(&table.source));
+        let tables = plan.tables.iter().filter(|_| plan.lanes.is_some()).map(topic_of).collect();
         let largest = kafka.topics.max_record();
         let events = Events::new(kafka, topic, metrics);
         Ok(Self {
@@ -236,6 +246,7 @@ impl Outlet {
             room,
             reports,
             topic: topic.into(),
+            tables,
             events,
             outbox: plan.outbox.clone(),
             largest,
@@ -246,7 +257,7 @@ impl Outlet {
         })
     }
 
-    /// Queues one record; waits while the queue is full. `confirms` is the source's end that stands in Kafka with it.
+    /// Queues one record of a flow that has no lanes; waits while the queue is full. `confirms` is the source's end that stands in Kafka with it.
     pub(crate) async fn send(
         &mut self,
         head: Head,
@@ -257,8 +268,53 @@ impl Outlet {
     ) -> Result<(), FlowError> {
         let ticket = confirms.map_or(Ticket::NONE, |end| self.reports.ledger().end(end));
         let topic = Arc::clone(&self.topic);
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, ticket.get())
-            .partition(0)
+        self.record(&topic, 0, ticket, head, table, key, value).await
+    }
+
+    /// Queues what a lane is told besides rows; waits while the queue is full. `confirms` is the source's end up to which with it all lanes' records
+    /// stand in Kafka.
+    pub(crate) async fn tell(
+        &mut self,
+        lane: u32,
+        head: Head,
+        what: &str,
+        value: &[u8],
+        confirms: Option<Lsn>,
+    ) -> Result<(), FlowError> {
+        let ticket = confirms.map_or(Ticket::NONE, |end| self.reports.ledger().end(end));
+        let topic = Arc::clone(&self.topic);
+        self.record(&topic, lane, ticket, head, what, &[], value).await
+    }
+
+    /// Queues a row of the table with this place in the plan; waits while the queue is full.
+    pub(crate) async fn row(
+        &mut self,
+        lane: u32,
+        head: Head,
+        (index, table): (usize, &str),
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), FlowError> {
+        let (topic, ticket) = match self.tables.get(index) {
+            Some(topic) => (Arc::clone(topic), self.reports.ledger().row(topic)),
+            None => (Arc::clone(&self.topic), Ticket::NONE),
+        };
+        self.record(&topic, lane, ticket, head, table, key, value).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "where a record goes, who it is and what it says")]
+    async fn record(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        ticket: Ticket,
+        head: Head,
+        table: &str,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), FlowError> {
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, ticket.get())
+            .partition(i32::try_from(partition).unwrap_or(i32::MAX))
             .headers(head.to_headers())
             .payload(value);
         if !key.is_empty() {
@@ -361,7 +417,9 @@ impl Outlet {
             error: KafkaError::MessageProduction(RDKafkaErrorCode::Fail),
         });
         let record = match &self.outbox {
-            Some(outbox) if topic != *self.topic => format!("the event of {outbox}"),
+            Some(outbox) if topic != *self.topic && !self.tables.iter().any(|table| topic == **table) => {
+                format!("the event of {outbox}")
+            }
             _ => "the record".to_owned(),
         };
         match error.rdkafka_error_code() {
@@ -416,7 +474,8 @@ impl Outlet {
             return Ok(());
         }
         Err(FlowError::Busy(format!(
-            "Kafka takes no events on {}, and the flow cannot read on: it may hold no more of them",
+            "Kafka takes no {} on {}, and the flow cannot read on: it may hold no more of them",
+            self.beside(),
             self.reports.ledger().missing().join(", ")
         )))
     }
@@ -434,11 +493,17 @@ impl Outlet {
         (std::mem::replace(&mut self.is_held, is_held) != is_held).then(|| {
             is_held.then(|| {
                 format!(
-                    "Kafka takes no events on {}, and nothing behind them is confirmed to the source, which keeps its log",
+                    "Kafka takes no {} on {}, and nothing behind them is confirmed to the source, which keeps its log",
+                    self.beside(),
                     late.join(", ")
                 )
             })
         })
+    }
+
+    /// What stands beside the records by which the flow goes on.
+    fn beside(&self) -> &'static str {
+        if self.tables.is_empty() { "events" } else { "records" }
     }
 
     /// Up to which end of the source everything stands in Kafka; zero before the first.

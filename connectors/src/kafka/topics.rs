@@ -32,19 +32,25 @@ struct Wanted {
     retention: Option<Duration>,
 }
 
-/// Makes sure that `topic` exists with exactly one partition, and keeps its records long and whole enough.
-pub(crate) async fn ensure(kafka: &Kafka, topic: &str) -> Result<Ready, FlowError> {
-    match find_or_make(kafka, topic, &Wanted { partitions: 1, retention: Some(kafka.topics.retention()) }).await? {
+/// Makes sure that `topic` exists with exactly as many partitions as there are `lanes`, or one, and keeps its records long and whole enough.
+pub(crate) async fn ensure(kafka: &Kafka, topic: &str, lanes: Option<u32>) -> Result<Ready, FlowError> {
+    let wanted = i32::try_from(lanes.unwrap_or(1)).unwrap_or(i32::MAX);
+    match find_or_make(kafka, topic, &Wanted { partitions: wanted, retention: Some(kafka.topics.retention()) }).await? {
         Topic::Missing => Err(FlowError::Busy(format!("Kafka has not made the topic `{topic}` yet"))),
         Topic::Hidden => Err(ask::hidden(topic)),
-        Topic::Stands { partitions: 1, in_sync, .. } => {
+        Topic::Stands { partitions, in_sync, .. } if i32::try_from(partitions) == Ok(wanted) => {
             let settings = ask::settings(kafka, &[topic], None).await.topics.remove(topic);
             check(kafka, topic, settings.as_ref())?;
             Ok(Ready { topic: topic.to_owned(), in_sync, settings })
         }
-        Topic::Stands { partitions, .. } => Err(FlowError::Stop(format!(
-            "the topic `{topic}` has {partitions} partitions; `order: transaction` needs exactly one, or transactions lose their order"
-        ))),
+        Topic::Stands { partitions, .. } => Err(FlowError::Stop(match lanes {
+            None => format!(
+                "the topic `{topic}` has {partitions} partitions; `order: transaction` needs exactly one, or transactions lose their order"
+            ),
+            Some(lanes) => format!(
+                "the topic `{topic}` has {partitions} partitions; `order: key` with `partitions: {lanes}` needs exactly {lanes}, or rows lose their order"
+            ),
+        })),
     }
 }
 
@@ -123,6 +129,13 @@ async fn make(kafka: &Kafka, topic: &str, wanted: &Wanted) -> Result<(), FlowErr
         }
     }
     Ok(())
+}
+
+/// Deletes the group of this name, in which nothing is stored. Whether there is one, or somebody is in it, does not matter.
+pub(crate) async fn delete_group(kafka: &Kafka, group: &str) {
+    if let Ok(admin) = kafka.client().create_with_context::<_, AdminClient<Ear>>(Ear::default()) {
+        drop(admin.delete_groups(&[group], &AdminOptions::new().request_timeout(Some(TIMEOUT))).await);
+    }
 }
 
 /// Deletes `topic` with all its records; one that is not there is deleted.

@@ -1,4 +1,4 @@
-//! Kafka can be reached, the flows' topics stand or can be made, and those that stand are as `order: transaction` and the file want them.
+//! Kafka can be reached, the flows' topics stand or can be made, and those that stand are as `order` and the file want them.
 //!
 //! A setting that a broker will not show is a warning: a broker that hides its settings may still keep them. `replica.fetch.max.bytes` is not
 //! looked at: followers fetch a larger record all the same (KIP-74). Nor is the broker's `message.max.bytes`: the topic's own setting counts.
@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use crate::{
-    config::{Kafka, KafkaTopics},
+    config::{Kafka, KafkaTopics, Sync},
     error::FlowError,
     kafka::{
         ROOM,
         ask::{self, Answer, Asker, Settings, Shown, Topic},
     },
     names::{Flow, FlowNames},
+    plan::{self, PlanTable},
 };
 
 use super::{Check, Findings, Severity};
@@ -24,10 +25,12 @@ const RETENTION: Duration = Duration::from_hours(24);
 struct Place<'f, 'g> {
     flow: Flow,
     name: String,
+    /// So many it must have.
+    partitions: u32,
     findings: &'f mut Findings<'g>,
 }
 
-pub(super) async fn check(install: &str, sync: &str, kafka: Option<&Kafka>, findings: &mut Findings<'_>) {
+pub(super) async fn check(install: &str, name: &str, sync: &Sync, kafka: Option<&Kafka>, findings: &mut Findings<'_>) {
     let Some(kafka) = kafka else {
         findings.error(
             Check::Kafka,
@@ -38,8 +41,15 @@ pub(super) async fn check(install: &str, sync: &str, kafka: Option<&Kafka>, find
         );
         return;
     };
-    let topics = Flow::BOTH.map(|flow| (flow, FlowNames::new(install, sync, flow).topic()));
-    let (asked, names) = (kafka.clone(), topics.clone().map(|(_, topic)| topic));
+    let lanes = plan::lanes(sync);
+    let of_flow = |flow: Flow| {
+        let names = FlowNames::new(install, name, flow);
+        let tables = PlanTable::all(sync, flow).into_iter().filter(|_| lanes.is_some());
+        let tables: Vec<String> = tables.map(|table| names.table_topic(&table.source)).collect();
+        std::iter::once(names.topic()).chain(tables).map(move |topic| (flow, topic))
+    };
+    let topics: Vec<(Flow, String)> = Flow::BOTH.into_iter().flat_map(of_flow).collect();
+    let (asked, names): (_, Vec<String>) = (kafka.clone(), topics.iter().map(|(_, topic)| topic.clone()).collect());
     // librdkafka's question blocks.
     let answers = match tokio::task::spawn_blocking(move || ask_for(&asked, &names)).await {
         Ok(Ok(answers)) => answers,
@@ -58,7 +68,7 @@ pub(super) async fn check(install: &str, sync: &str, kafka: Option<&Kafka>, find
     requests(kafka, &shown, findings);
     for (answer, (flow, name)) in answers.iter().zip(topics) {
         let settings = shown.topics.remove(&name);
-        let mut place = Place { flow, name, findings };
+        let mut place = Place { flow, name, partitions: lanes.unwrap_or(1), findings };
         match answer.topic {
             Topic::Hidden => place.hidden(),
             Topic::Missing => place.missing(&kafka.topics, answer.brokers.len()),
@@ -118,9 +128,10 @@ impl Place<'_, '_> {
                 .min_insync_replicas
                 .map_or(String::new(), |least| format!(" --config min.insync.replicas={least}"));
             let fix = format!(
-                "kafka-topics.sh --create --topic {} --partitions 1{replication} --config cleanup.policy=delete --config retention.ms={} \
+                "kafka-topics.sh --create --topic {} --partitions {}{replication} --config cleanup.policy=delete --config retention.ms={} \
                  --config retention.bytes=-1 --config max.message.bytes={}{least}",
                 self.name,
+                self.partitions,
                 wish.retention().as_millis(),
                 wish.max_record() + ROOM,
             );
@@ -133,12 +144,23 @@ impl Place<'_, '_> {
     }
 
     fn copies(&mut self, partitions: usize, replicas: usize, wish: &KafkaTopics) {
-        if partitions != 1 {
-            let what = format!("has {partitions} partitions, and `order: transaction` needs exactly one");
+        if u32::try_from(partitions) != Ok(self.partitions) {
+            let (what, wanted) = match self.partitions {
+                1 => (
+                    format!("has {partitions} partitions, and `order: transaction` needs exactly one"),
+                    "one partition".to_owned(),
+                ),
+                lanes => (
+                    format!(
+                        "has {partitions} partitions, and `order: key` with `partitions: {lanes}` needs exactly {lanes}"
+                    ),
+                    format!("{lanes} partitions"),
+                ),
+            };
             let fix = if wish.create {
-                "delete the topic; Banyan makes it anew"
+                "delete the topic; Banyan makes it anew".to_owned()
             } else {
-                "delete the topic and make it anew with one partition"
+                format!("delete the topic and make it anew with {wanted}")
             };
             self.add(Severity::Error, Check::Kafka, what, fix);
         }

@@ -10,6 +10,7 @@ mod functions;
 mod gate;
 mod identity;
 mod kafka;
+mod lanes;
 mod log;
 mod mysql;
 mod outbox;
@@ -134,7 +135,7 @@ async fn inspect<'c>(
     kafka: Option<&Kafka>,
     findings: &mut Findings<'_>,
 ) -> Option<Subject<'c>> {
-    kafka::check(install, name, kafka, findings).await;
+    kafka::check(install, name, sync, kafka, findings).await;
     let subject = Subject::open(install, name, sync, findings).await?;
     log::check(&subject, findings);
     privileges::check(&subject, findings);
@@ -147,6 +148,7 @@ async fn inspect<'c>(
         (Check::Existing, existing::check(&subject, findings).await),
         (Check::Triggers, triggers::check(&subject, findings).await),
         (Check::Functions, functions::check(&subject, findings).await),
+        (Check::Identity, lanes::check(&subject, findings).await),
     ];
     for (check, outcome) in outcomes {
         if let Err(error) = outcome {

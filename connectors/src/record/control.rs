@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{BadJson, Reader, write_number};
+use super::json::{BadJson, Reader, write_number, write_string};
 use crate::{
     position::Lsn,
     timeline::{Timeline, Written},
 };
 
-/// COMMIT: where the transaction ends, and how many records stand before it.
+/// COMMIT: where the transaction ends, and how many records it has; those of a lane, and how many of them stand in which table's topic, with
+/// `order: key`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Commit {
     pub(crate) end: Lsn,
@@ -58,6 +59,9 @@ pub(crate) struct Start {
     /// Tables whose copy begins here and comes in chunks of the stream; then no rows follow at once.
     #[serde(default)]
     pub(crate) loads: Vec<Load>,
+    /// With `order: key` over how many lanes the rows are spread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lanes: Option<u32>,
 }
 
 /// LOAD: a table's copy begins; until LOADED its changes may meet rows that have not come yet. In the source's log it is the message
@@ -94,6 +98,22 @@ impl Commit {
         out.extend_from_slice(b",\"ts_us\":");
         write_number(out, self.at);
         out.push(b'}');
+    }
+
+    /// The same of a lane, with how many of its rows stand in the topics of which tables.
+    pub(crate) fn write_with_rows<'t>(self, out: &mut Vec<u8>, rows: impl Iterator<Item = (&'t str, u64)>) {
+        self.write(out);
+        out.pop();
+        out.extend_from_slice(b",\"rows\":{");
+        for (at, (table, count)) in rows.enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            write_string(out, table.as_bytes());
+            out.push(b':');
+            write_number(out, count);
+        }
+        out.extend_from_slice(b"}}");
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadJson> {

@@ -150,6 +150,11 @@ impl TableFrame {
         self.write_columns(out, values, true);
     }
 
+    /// Whether all columns of the row's identity are there.
+    pub(crate) fn has_key<'v>(&self, values: impl Iterator<Item = Value<'v>>) -> bool {
+        self.identity.iter().zip(values).all(|(is_key, value)| !is_key || matches!(value, Value::Text(_)))
+    }
+
     fn write_columns<'v>(&self, out: &mut Vec<u8>, values: impl Iterator<Item = Value<'v>>, identity_only: bool) {
         out.push(b'{');
         let mut first = true;

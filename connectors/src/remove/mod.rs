@@ -218,7 +218,7 @@ impl<'c> Removal<'c> {
             }
         }
         if let Some(kafka) = config.kafka.as_ref().filter(|_| !keep.contains(&Part::Topics)) {
-            let topics = Topics::new(kafka, &config.install, sync);
+            let topics = Topics::new(kafka, &config.install, sync, Some(found));
             let items = topics.find().map_err(|error| error.in_part(Part::Topics, &topics.place()))?;
             if kafka.topics.create {
                 removal.items.extend(items);

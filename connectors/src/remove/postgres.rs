@@ -14,6 +14,8 @@ use crate::{
     tables,
 };
 
+/// A file has no more.
+const MOST_LANES: u32 = 64;
 /// How long a slot or an origin may still be in use by a session that is ending.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(200);
@@ -46,7 +48,7 @@ impl Own {
             .query_one(
                 "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()), \
                      EXISTS (SELECT FROM pg_publication WHERE pubname = $2), \
-                     EXISTS (SELECT FROM pg_replication_origin WHERE roname = $3), to_regnamespace('banyan') IS NOT NULL",
+                     ARRAY(SELECT roname FROM pg_replication_origin WHERE roname = $3 OR roname ~ ('^' || $3 || '_[0-9]+$') ORDER BY 1), to_regnamespace('banyan') IS NOT NULL",
                 &[&slot, &publication, &origin],
             )
             .await
@@ -60,7 +62,8 @@ impl Own {
             let statement = format!("DROP PUBLICATION {}", quote(&publication));
             items.push(seat.item(Kind::Publication, publication, statement));
         }
-        if row.get(2) {
+        // One, or with `order: key` one a lane.
+        for origin in row.get::<_, Vec<String>>(2) {
             let statement = format!("SELECT pg_replication_origin_drop({})", literal(&origin));
             items.push(seat.item(Kind::Origin, origin, statement));
         }
@@ -117,6 +120,9 @@ impl Own {
         let Seat { reads, writes, .. } = &self.seat;
         slot::lock(&self.session, reads.lock("capture"), "capture").await?;
         slot::lock(&self.session, writes.lock("apply"), "position row").await?;
+        for lane in 0..MOST_LANES {
+            slot::lock(&self.session, writes.lock(&format!("apply/{lane}")), "position row of a lane").await?;
+        }
         slot::lock(&self.session, writes.lock("verify"), "verification").await?;
         let applications: Vec<String> =
             [reads, writes].into_iter().flat_map(|names| PARTS.map(|part| names.application(part))).collect();

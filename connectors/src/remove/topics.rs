@@ -2,7 +2,7 @@
 
 use super::{Item, Kind, Part};
 use crate::{
-    config::Kafka,
+    config::{Kafka, Sync},
     error::FlowError,
     kafka::{
         ask::{self, Asker, Topic},
@@ -10,19 +10,29 @@ use crate::{
     },
     names::{Flow, FlowNames},
     outbox,
+    plan::PlanTable,
 };
 
 pub(super) struct Topics<'c> {
     kafka: &'c Kafka,
-    names: [String; 4],
+    names: Vec<String>,
 }
 
 // === impl Topics ===
 
 impl<'c> Topics<'c> {
-    pub(super) fn new(kafka: &'c Kafka, install: &str, sync: &str) -> Self {
-        let [one, other] = Flow::BOTH.map(|flow| FlowNames::new(install, sync, flow).topic());
-        Self { kafka, names: [outbox::unrouted(&one), outbox::unrouted(&other), one, other] }
+    /// `config` is nothing where the file does not have the sync any more.
+    pub(super) fn new(kafka: &'c Kafka, install: &str, sync: &str, config: Option<&Sync>) -> Self {
+        let mut names = Vec::new();
+        for flow in Flow::BOTH {
+            let own = FlowNames::new(install, sync, flow);
+            names.push(outbox::unrouted(&own.topic()));
+            // Whatever `order` it has now: it may have had another.
+            let tables = config.map_or_else(Vec::new, |sync| PlanTable::all(sync, flow));
+            names.extend(tables.iter().map(|table| own.table_topic(&table.source)));
+            names.push(own.topic());
+        }
+        Self { kafka, names }
     }
 
     pub(super) fn place(&self) -> String {
@@ -52,6 +62,8 @@ impl<'c> Topics<'c> {
     }
 
     pub(super) async fn remove(&self, item: &Item) -> Result<(), FlowError> {
+        // Of `order: key`: it is named like the flow's topic.
+        topics::delete_group(self.kafka, &item.name).await;
         topics::delete(self.kafka, &item.name).await
     }
 }

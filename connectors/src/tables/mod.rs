@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS banyan.capture (
 ALTER TABLE banyan.capture ADD COLUMN IF NOT EXISTS reason text;
 -- What the catalogue said of the tables when the shape was stored: numbers of columns, files of rows.
 ALTER TABLE banyan.capture ADD COLUMN IF NOT EXISTS facts jsonb;
+-- With `order: key`: over how many lanes the rows are spread, and by which columns of each table.
+ALTER TABLE banyan.capture ADD COLUMN IF NOT EXISTS lanes text;
 -- Changes of this database's tables that a flow has met in its stream, at the record with `lsn` and `ordinal`. `state` is paused (the flow waits
 -- before it), resumed (a person has said that it may go on), taken, unverified (rows may have changed without an event) or verified.
 -- `drained` is the end of the transaction before, `split`: rows of the table stand in the same transaction before it, `target` is the other
@@ -49,6 +51,10 @@ CREATE TABLE IF NOT EXISTS banyan.position (
     lease text NOT NULL, lease_until timestamptz NOT NULL, tables text,
     PRIMARY KEY (install, sync, flow, partition));
 ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS tables text;
+-- With `order: key` a row (`partition`) is a lane's, of so many `lanes`. `topics` is how far each table's topic was read; at `barrier` the lane waits for all others.
+ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS topics text;
+ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS barrier text NOT NULL DEFAULT '';
+ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS lanes int NOT NULL DEFAULT 1;
 -- Here and in `capture`: by which two servers of one timeline are told apart.
 ALTER TABLE banyan.position ADD COLUMN IF NOT EXISTS followed text NOT NULL DEFAULT '';
 ALTER TABLE banyan.capture ADD COLUMN IF NOT EXISTS followed text NOT NULL DEFAULT '';
@@ -66,6 +72,8 @@ CREATE TABLE IF NOT EXISTS banyan.snapshot (
     rows bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, estimate bigint,
     began_at timestamptz NOT NULL DEFAULT clock_timestamp(), ended_at timestamptz, who text, why text,
     PRIMARY KEY (install, sync, flow, source_table));
+-- With `order: key`: where TRUNCATE emptied the table, until the copy that makes up for it stands in Kafka as begun.
+ALTER TABLE banyan.snapshot ADD COLUMN IF NOT EXISTS emptied text;
 -- Tables of this database that are being filled: their rows may not be there yet. Moves with the position. `keeps`: what is there and does
 -- not come goes at the end. `columns` is how many a whole row of the source has.
 CREATE TABLE IF NOT EXISTS banyan.loading (
@@ -196,6 +204,9 @@ pub(crate) async fn postgres(session: &Session) -> Result<(), FlowError> {
              AND to_regclass('banyan.snapshot') IS NOT NULL AND to_regclass('banyan.loading') IS NOT NULL \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'reason') \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'tables') \
+             AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.capture') AND attname = 'lanes') \
+             AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.snapshot') AND attname = 'emptied') \
+             AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'lanes') \
              AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('banyan.position') AND attname = 'followed') \
              AND to_regclass('banyan.schema_change') IS NOT NULL \
              AND to_regclass('banyan.verified') IS NOT NULL AND to_regclass('banyan.repair') IS NOT NULL",

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    position::{Generation, Lsn, Phase},
+    position::{Generation, Lsn, Phase, Position},
     status::Role,
 };
 
@@ -42,6 +42,19 @@ pub(crate) struct Applied {
     pub(crate) tables: BTreeSet<String>,
     /// Those whose rows may not be here yet.
     pub(crate) loading: BTreeMap<String, Loading>,
+    /// With `order: key` up to where the topic of each table of the plan was read; nothing of one without a row so far.
+    pub(crate) topics: Vec<Option<Place>>,
+    /// The record at which this lane waits for the others; empty while it does not.
+    pub(crate) barrier: String,
+}
+
+/// How far the topic of a table was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The next offset.
+    pub(crate) offset: i64,
+    /// What the record before it carries.
+    pub(crate) position: Position,
 }
 
 /// How a table is being filled.

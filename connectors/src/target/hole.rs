@@ -5,10 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::applied::Applied;
+use super::{applied::Applied, apply::inlet::Inlet};
 use crate::{
     error::FlowError,
-    kafka::consume::Inlet,
     plan::Plan,
     position::{Generation, Lsn, Phase},
     source::SourceLink,
@@ -24,11 +23,11 @@ pub(super) struct HoleWatch {
     answer: Option<Answer>,
 }
 
-/// What the source said, and where the topic ended afterwards: all that was confirmed by then stands before.
+/// What the source said, and where the topics ended afterwards: all that was confirmed by then stands before.
 struct Answer {
     generation: Generation,
     confirmed: Option<Lsn>,
-    high: i64,
+    ends: Vec<i64>,
 }
 
 // === impl HoleWatch ===
@@ -56,7 +55,7 @@ impl HoleWatch {
             self.asked = Some(Instant::now());
         }
         match self.answer.take() {
-            Some(answer) if seen + 1 >= answer.high => answer.judge(next),
+            Some(answer) if inlet.has_read(seen, &answer.ends) => answer.judge(next),
             unread => {
                 self.answer = unread;
                 Ok(())
@@ -87,7 +86,7 @@ impl HoleWatch {
                 next.applied
             )));
         }
-        Ok(Some(Answer { generation: says.generation, confirmed: says.confirmed, high: inlet.bounds()?.1 }))
+        Ok(Some(Answer { generation: says.generation, confirmed: says.confirmed, ends: inlet.ends()? }))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     position::Lsn,
     source::{mysql::stored, postgres::slot},
     tables,
+    target::postgres::position::{ALL_LANES, APPLIED},
 };
 
 /// A run may be told to go slowly, and what it has asked for waits meanwhile.
@@ -119,8 +120,10 @@ impl Seat {
             Self::Postgres(session) => {
                 let row = session
                     .query_opt(
-                        "SELECT applied, system_id, timeline FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3 \
-                         AND partition = 0 AND phase = 'stream' AND role = 'applying'",
+                        &format!(
+                            "SELECT {APPLIED}, min(q.system_id), min(q.timeline) FROM banyan.position q WHERE q.install = $1 AND q.sync = $2 \
+                             AND q.flow = $3 AND q.phase = 'stream' AND q.role = 'applying' HAVING {ALL_LANES}"
+                        ),
                         &[&names.install, &names.sync, &names.flow.as_str()],
                     )
                     .await

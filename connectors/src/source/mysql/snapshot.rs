@@ -113,6 +113,7 @@ pub(crate) async fn run(
         timeline: 0,
         slot: opened.log.clone(),
         at,
+        lanes: None,
         loads: Vec::new(),
     };
     outlet.send(head, "START", &[], &json(&start)?, None).await?;

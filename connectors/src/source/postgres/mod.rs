@@ -3,6 +3,7 @@
 mod chunks;
 mod failover;
 pub(crate) mod key;
+pub(crate) mod lanes;
 mod line;
 mod outbox;
 pub(crate) mod pgoutput;
@@ -39,7 +40,7 @@ pub(crate) async fn capture(
         slot::complete(&opened, plan, &loads).await?;
         failpoint::reached(Point::StartNoted);
     }
-    let chunks = Chunks::open(&opened.session, plan).await?;
+    let chunks = Chunks::open(&opened.session, plan, &opened.keys).await?;
     let from = slot::start(&mut opened, plan).await?;
     stream::run(plan, url, &mut opened, from, &chunks, outlet, board).await
 }

@@ -217,6 +217,11 @@ impl<'a> Tuple<'a> {
     pub(crate) fn values(&self) -> Values<'a> {
         Values { left: self.columns, bytes: self.bytes }
     }
+
+    /// The same; what the change left in its place elsewhere is as it was in the row before.
+    pub(crate) fn values_or(&self, before: Tuple<'a>) -> impl Iterator<Item = Value<'a>> + Clone {
+        self.values().zip(before.values()).map(|(new, old)| if new == Value::Unchanged { old } else { new })
+    }
 }
 
 impl<'a> Iterator for Values<'a> {

@@ -2,14 +2,14 @@
 //!
 //! Whoever holds the advisory lock on the source may make or drop the slot; whoever streams from it holds the slot itself.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use pgwire_replication::ReplicationClient;
 use tokio_postgres::types::PgLsn;
 
 use super::{
     chunks::kept,
-    failover, outbox, retained,
+    failover, lanes, outbox, retained,
     schema::{self, Shape},
 };
 use crate::{
@@ -38,6 +38,8 @@ pub(crate) struct Opened {
     pub(crate) generation: Generation,
     pub(crate) timeline: Timeline,
     pub(crate) shape: String,
+    /// By which columns `order: key` tells each table's rows apart.
+    pub(crate) keys: BTreeMap<String, Vec<String>>,
     /// Present when the slot was just made: START, and the snapshot if there is one, come first.
     pub(crate) fresh: Option<Fresh>,
 }
@@ -63,6 +65,7 @@ pub(super) struct Stored {
     followed: String,
     shape: String,
     reason: Option<String>,
+    lanes: Option<String>,
 }
 
 /// Takes the lock, and finds or makes the slot.
@@ -126,8 +129,9 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
         let shape = take_new_tables(&session, plan, stored, gate).await?;
         let shape = outbox::take(&session, plan, stored, shape, gate).await?;
         check_publication(&session, plan, false).await?;
+        let keys = lanes::take(&session, plan, Some(stored.lanes.as_deref())).await?;
         let generation = Generation::new(stored.generation);
-        return Ok(Opened { session, replication, generation, timeline, shape, fresh: None });
+        return Ok(Opened { session, replication, generation, timeline, shape, keys, fresh: None });
     }
 
     // No generation is complete: whatever is left of the last attempt goes, and the next begins.
@@ -162,6 +166,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
         )
         .await
         .map_err(|e| FlowError::sql("noting the next generation", &e))?;
+    let keys = lanes::take(&session, plan, None).await?;
     failpoint::reached(Point::GenerationNoted);
     let (consistent_point, snapshot) = create(&session, &mut replication, &slot, board).await?;
     failpoint::reached(Point::GenerationMade);
@@ -173,7 +178,7 @@ pub(crate) async fn open(plan: &Plan, url: &PostgresUrl, gate: &Gate, board: &Bo
         system_id: system.system_id,
         timeline: timeline.number,
     });
-    Ok(Opened { session, replication, generation: Generation::new(generation), timeline, shape, fresh })
+    Ok(Opened { session, replication, generation: Generation::new(generation), timeline, shape, keys, fresh })
 }
 
 /// While the flow waits before a change of a table's columns: until somebody says that it may go on. The slot keeps the log meanwhile, but no
@@ -270,7 +275,7 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
     let names = &plan.names;
     let row = session
         .query_opt(
-            "SELECT generation, state, system_id, timeline, shape, since, reason, followed FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
+            "SELECT generation, state, system_id, timeline, shape, since, reason, lanes, followed FROM banyan.capture WHERE install = $1 AND sync = $2 AND flow = $3",
             &[&names.install, &names.sync, &names.flow.as_str()],
         )
         .await
@@ -283,7 +288,8 @@ async fn stored(session: &Session, plan: &Plan) -> Result<Option<Stored>, FlowEr
         shape: row.get(4),
         since: row.get(5),
         reason: row.get(6),
-        followed: row.get(7),
+        lanes: row.get(7),
+        followed: row.get(8),
     }))
 }
 

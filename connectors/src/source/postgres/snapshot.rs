@@ -73,8 +73,11 @@ pub(crate) async fn run(
         slot: plan.names.slot(),
         at,
         loads,
+        lanes: plan.lanes,
     };
-    outlet.send(head, "START", &[], &json(&start)?, None).await?;
+    for lane in 0..plan.lanes.unwrap_or(1) {
+        outlet.tell(lane, head, "START", &json(&start)?, None).await?;
+    }
     if in_one_piece {
         board.capture_snapshot();
         head.kind = Kind::Row;

@@ -32,7 +32,7 @@ pub(super) async fn altered(plan: &Plan, board: &Board, sum: &str, error: FlowEr
                     error,
                     "the flow stopped until a table or function of the target is altered"
                 );
-                board.ended(Task::Apply, Verdict::Stop, &error);
+                board.ended(Task::Apply(plan.lane), Verdict::Stop, &error);
             }
             _ if has_functions && began.elapsed() > ANEW => {
                 return FlowError::Busy("what a function uses may have been altered: it is called anew".into());

@@ -5,6 +5,8 @@
 //! does not take a row, `parking` keeps transactions aside, and `requests` does with them what people ask for.
 
 mod altered;
+mod barrier;
+pub(super) mod inlet;
 mod order;
 mod parking;
 mod refused;
@@ -24,7 +26,7 @@ use crate::{
     database::{DatabaseUrl, mysql::text},
     error::FlowError,
     failpoint::{self, Point},
-    kafka::{consume::Inlet, topics},
+    kafka::consume,
     names::Flow,
     plan::Plan,
     position::{Generation, Lsn, Phase, Position},
@@ -34,6 +36,7 @@ use crate::{
     },
     status::{Board, Role},
 };
+use inlet::Inlet;
 use parking::{Parking, Way};
 
 /// A target transaction is ended at the next boundary when it has so many rows, or is so old.
@@ -79,6 +82,8 @@ struct Applier<'a> {
     unannounced: bool,
     /// Whether the broker tells how it keeps the topic.
     settings_shown: bool,
+    /// Which topic is looked at next.
+    turn: usize,
     last_commit: Instant,
 }
 
@@ -97,18 +102,17 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         // From zero on: an alert must see the first one.
         board.metrics().violations(&table.source);
     }
-    let settings_shown = topics::ensure(&plan.kafka, &names.topic()).await?.shows_settings();
+    let settings_shown = inlet::ensure(plan, &mut 0).await?;
     let (writer, stored) = Writer::open(plan, board).await?;
     board.violations_so_far(violations(plan, &plan.target, names.flow).await?);
     let parking = Parking::load(plan, &writer).await?;
     board.parked(parking.parked());
     halted(plan).await?;
-    let inlet = Inlet::open(&plan.kafka, &names.topic(), plan.budget / 3)?;
-    let offset = check_offset(&inlet, &stored, &names.topic()).await?;
-    inlet.seek(offset)?;
-    board.applied(stored.role, stored.epoch, stored.generation, stored.watermark());
+    let inlet = Inlet::open(plan)?;
+    let offset = inlet.begin(&stored, &names.topic()).await?;
+    board.applied(plan.lane, stored.role, stored.epoch, stored.generation, stored.watermark());
     if stored.generation > Generation::NONE {
-        board.apply_running(stored.is_filling());
+        board.apply_running(plan.lane, stored.is_filling());
     }
     let mut applier = Applier {
         plan,
@@ -129,6 +133,7 @@ pub(crate) async fn run(plan: &Plan, board: &Board) -> Result<(), FlowError> {
         gap: false,
         unannounced: false,
         settings_shown,
+        turn: 0,
         last_commit: Instant::now(),
     };
     let error = match applier.follow(&inlet).await {
@@ -189,7 +194,7 @@ async fn violations(plan: &Plan, target: &DatabaseUrl, flow: Flow) -> Result<u64
 }
 
 /// The stored offset must lie within the topic, and the record before it, if still there, must carry the stored position.
-async fn check_offset(inlet: &Inlet, stored: &Applied, topic: &str) -> Result<i64, FlowError> {
+async fn check_offset(inlet: &consume::Inlet, stored: &Applied, topic: &str) -> Result<i64, FlowError> {
     let (low, high) = inlet.bounds()?;
     if stored.record.is_empty() {
         return Ok(low);
@@ -242,15 +247,15 @@ impl Applier<'_> {
                     self.requests().await?;
                 }
             }
-            let message = match inlet.ready()? {
-                Some(message) => message,
+            let record = match inlet.ready(&self.next)? {
+                Some(record) => record,
                 None => {
                     if self.source.is_none() && self.is_due(false) {
                         self.commit().await?;
                         continue;
                     }
-                    match inlet.next(Duration::from_millis(500)).await? {
-                        Some(message) => message,
+                    match inlet.next(&self.next, Duration::from_millis(500)).await? {
+                        Some(record) => record,
                         None => {
                             if self.source.is_some() && self.open.is_some() && last_message.elapsed() > PATIENCE {
                                 self.roll_back().await?;
@@ -269,12 +274,12 @@ impl Applier<'_> {
             };
             last_message = Instant::now();
             if self.settings_shown && self.open.is_none() && last_topic.elapsed() > TOPIC_CHECK {
-                topics::ensure(&self.plan.kafka, &self.plan.names.topic()).await?;
+                inlet::ensure(self.plan, &mut self.turn).await?;
                 last_topic = Instant::now();
             }
-            let offset = message.offset();
+            let offset = record.offset();
             self.seen = offset;
-            if let Next::Again = self.take(&message).await? {
+            if let Next::Again = self.take(&record).await? {
                 self.cautious_until = offset;
                 self.again(inlet)?;
                 continue;
@@ -299,9 +304,8 @@ impl Applier<'_> {
     }
 
     fn again(&mut self, inlet: &Inlet) -> Result<(), FlowError> {
-        let offset = if self.stored.record.is_empty() { inlet.bounds()?.0 } else { self.stored.offset };
-        self.seen = offset - 1;
-        inlet.seek(offset)
+        self.seen = inlet.again(&self.stored)? - 1;
+        Ok(())
     }
 
     fn is_whole(&self) -> bool {
@@ -359,7 +363,8 @@ impl Applier<'_> {
             self.board.metrics().violations(&table).inc_by(rows);
             self.board.violated(rows);
         }
-        self.board.applied(self.stored.role, self.stored.epoch, self.stored.generation, self.stored.watermark());
+        let Applied { role, epoch, generation, .. } = self.stored;
+        self.board.applied(self.plan.lane, role, epoch, generation, self.stored.watermark());
         if begun > 0 {
             self.settled().await?;
         }
@@ -368,7 +373,7 @@ impl Applier<'_> {
             self.plan.halt.check()?;
         }
         if !self.gap && !self.parking.is_full && self.stored.generation > Generation::NONE {
-            self.board.apply_running(self.stored.is_filling());
+            self.board.apply_running(self.plan.lane, self.stored.is_filling());
         }
         Ok(())
     }
@@ -411,6 +416,9 @@ impl Applier<'_> {
     async fn violation(&mut self, envelope: &Envelope<'_>, at: Position) -> Result<(), FlowError> {
         let table = format!("{}.{}", envelope.schema, envelope.table);
         self.rows += 1;
+        // Ordinals are a lane's, and a violation is the flow's.
+        let lanes = self.plan.lanes.map_or(1, u64::from);
+        let at = Position { ordinal: at.ordinal * lanes + u64::from(self.plan.lane), ..at };
         self.writer.violation(&table, envelope.op, self.next.epoch, at).await?;
         *self.violations.entry(table).or_default() += 1;
         Ok(())

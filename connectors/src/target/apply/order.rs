@@ -3,9 +3,7 @@
 //! What is old is skipped. What comes behind a hole is passed over, in the state `gap`: capture will send it again. A row of another
 //! transaction than the open one rolls the open one back; a COMMIT counts only with the right number of records before it.
 
-use rdkafka::{Message as _, message::BorrowedMessage};
-
-use super::{Applier, Next, time};
+use super::{Applier, Next, inlet::Record, time};
 use crate::{
     error::FlowError,
     failpoint::{self, Point},
@@ -32,14 +30,26 @@ pub(super) fn untold(table: &str, at: Position) -> FlowError {
 // === impl Applier ===
 
 impl Applier<'_> {
-    pub(super) async fn take(&mut self, message: &BorrowedMessage<'_>) -> Result<Next, FlowError> {
-        let offset = message.offset();
+    pub(super) async fn take(&mut self, record: &Record<'_>) -> Result<Next, FlowError> {
+        let next = self.judge(record).await?;
+        // It was taken.
+        if let Next::On = next
+            && self.next.offset == record.offset() + 1
+        {
+            for (table, place) in record.read() {
+                if let Some(own) = self.next.topics.get_mut(*table) {
+                    *own = Some(*place);
+                }
+            }
+        }
+        Ok(next)
+    }
+
+    async fn judge(&mut self, record: &Record<'_>) -> Result<Next, FlowError> {
+        let offset = record.offset();
         let bad = |what| FlowError::Malformed { what, at: format!("offset {offset}") };
-        let head = message
-            .headers()
-            .and_then(|headers| Head::from_headers(headers).ok())
-            .ok_or_else(|| bad("a record without Banyan's headers"))?;
-        let value = message.payload().unwrap_or_default();
+        let head = record.head().ok_or_else(|| bad("a record without Banyan's headers"))?;
+        let value = record.value();
         if head.kind == Kind::Start {
             return self.start(head, value, offset).await;
         }
@@ -161,6 +171,10 @@ impl Applier<'_> {
         if position.ordinal > expected {
             return self.hole().await;
         }
+        // Lanes meet here, each with nothing open.
+        if matches!(head.kind, Kind::Load | Kind::Loaded) && !self.meet(position, async |_| Ok(true)).await? {
+            return self.hole().await;
+        }
         self.open().await?;
         if self.source.is_none() {
             self.begun += 1;
@@ -178,15 +192,19 @@ impl Applier<'_> {
             Kind::Load => {
                 self.chunk = Some(position.lsn);
                 let load: Load = serde_json::from_slice(value).map_err(|_| bad(BadJson))?;
-                let loading = self.writer.load(&load).await?;
                 self.next.tables.insert(load.table.clone());
-                self.next.loading.insert(load.table, loading);
+                if self.leads() {
+                    let loading = self.writer.load(&load).await?;
+                    self.next.loading.insert(load.table, loading);
+                }
             }
             Kind::Loaded => {
                 self.chunk = Some(position.lsn);
                 let load: Load = serde_json::from_slice(value).map_err(|_| bad(BadJson))?;
                 // A capture that was killed before it could note this says it once more.
-                if let Some(loading) = self.next.loading.remove(&load.table) {
+                if let Some(loading) = self.next.loading.remove(&load.table)
+                    && self.leads()
+                {
                     self.writer.loaded(&load.table, loading).await?;
                     failpoint::reached(Point::ApplyEnd);
                 }
@@ -261,7 +279,7 @@ impl Applier<'_> {
         self.next.record = position.to_string();
         if std::mem::take(&mut self.gap) {
             tracing::info!(flow = self.plan.names.flow.as_str(), "the gap is closed");
-            self.board.apply_running(self.next.is_filling());
+            self.board.apply_running(self.plan.lane, self.next.is_filling());
         }
     }
 
@@ -269,7 +287,7 @@ impl Applier<'_> {
     async fn hole(&mut self) -> Result<Next, FlowError> {
         if !std::mem::replace(&mut self.gap, true) {
             tracing::warn!(flow = self.plan.names.flow.as_str(), applied = %self.next.applied, "a record is missing; waiting for it to be sent again");
-            self.board.apply_gap();
+            self.board.apply_gap(self.plan.lane);
         }
         if self.source.is_none() {
             return Ok(Next::On);

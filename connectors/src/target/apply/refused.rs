@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Applier, HEARTBEAT};
+use super::{Applier, HEARTBEAT, inlet::Inlet};
 use crate::{
     config::OnError,
     error::{FlowError, Verdict},
-    kafka::consume::Inlet,
     position::{Lsn, Phase},
     status::Task,
     target::postgres::parking::draft::Draft,
@@ -87,7 +86,7 @@ impl Applier<'_> {
         let names = &self.plan.names;
         let (sync, flow, error) = (&names.sync, names.flow.as_str(), error.to_string());
         tracing::error!(sync, flow, error, "the flow stopped");
-        self.board.ended(Task::Apply, Verdict::Stop, &error);
+        self.board.ended(Task::Apply(self.plan.lane), Verdict::Stop, &error);
         self.parking.is_full = true;
         let before = self.parking.parked().count;
         let mut renewed = Instant::now();
@@ -104,7 +103,7 @@ impl Applier<'_> {
         }
         // Whatever it was may be mended: it is tried anew.
         (self.parking.draft, self.parking.trial, self.parking.is_full) = (None, None, false);
-        self.board.apply_running(false);
+        self.board.apply_running(self.plan.lane, false);
         self.again(inlet)
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     failpoint::{self, Point},
     position::{Generation, Lsn, Phase},
     record::{Head, control::Start},
-    source::SourceLink,
+    source::{SourceLink, postgres::lanes::other_order},
     status::Role,
     target::applied::{Applied, Loading},
 };
@@ -38,13 +38,22 @@ impl Applier<'_> {
         } else if self.open.is_some() {
             self.commit().await?;
         }
+        if start.lanes != self.plan.lanes {
+            return Err(FlowError::Stop(other_order(&self.plan.names.sync, start.lanes, self.plan.lanes)));
+        }
+        let is_ours = async |applier: &Self| applier.is_ours(&head, &start).await;
+        if !self.meet(head.position, is_ours).await? {
+            return Ok(Next::On);
+        }
         let is_copied = start.snapshot || !start.loads.is_empty();
-        self.board.apply_running(is_copied);
+        self.board.apply_running(self.plan.lane, is_copied);
         // An earlier attempt of ours passed the check of what the target held, and then began to fill it.
         let again = self.stored.generation >= Generation::new(start.since);
         self.open().await?;
         let mut loading = BTreeMap::new();
-        if is_copied {
+        if !self.leads() {
+            loading = std::mem::take(&mut self.next.loading);
+        } else if is_copied {
             loading = self.writer.snapshot_start(again, &self.stored.loading, &start.loads).await?;
             self.clear_parked().await?;
         } else {
@@ -73,12 +82,14 @@ impl Applier<'_> {
             source_time: time(start.at),
             tables,
             loading,
+            topics: self.next.topics.clone(),
+            barrier: String::new(),
         };
         (self.gap, self.unannounced) = (false, false);
         failpoint::reached(Point::ApplyStart);
         self.commit().await?;
         failpoint::reached(Point::ApplyStarted);
-        if is_copied {
+        if is_copied && self.leads() {
             self.parked_is_cleared();
         }
         Ok(Next::On)

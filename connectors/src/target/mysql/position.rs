@@ -90,6 +90,8 @@ pub(crate) async fn take(plan: &Plan, session: &mut MysqlSession) -> Result<(Hol
         source_time: SystemTime::UNIX_EPOCH + Duration::from_micros(cell(&found, 11).unwrap_or(0)),
         tables: plan.tables_of(cell::<String>(&found, 12).as_deref()),
         // Into a database of this kind tables are copied in one piece.
+        topics: Vec::new(),
+        barrier: String::new(),
         loading: BTreeMap::new(),
     };
     let mine = format!("{row} AND lease = {}", text(&lease));

@@ -1,6 +1,6 @@
 //! The position row: how far a flow has written, held by one lock and one lease, moved by compare-and-set with the rows it speaks of.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use tokio_postgres::{Statement, types::PgLsn};
 
@@ -11,21 +11,24 @@ use crate::{
     names::{FlowNames, literal},
     owner,
     plan::Plan,
-    position::{Generation, Phase},
+    position::{Generation, Lsn, Phase, Position},
     status::Role,
     tables,
-    target::applied::{Applied, LEASE_SECONDS, LOADING},
+    target::applied::{Applied, LEASE_SECONDS, LOADING, Place},
 };
 
 /// The right to move the row.
 pub(crate) struct Holder {
     names: FlowNames,
+    /// In the order of the plan.
+    tables: Vec<String>,
     lease: String,
     check: Statement,
     advance: Statement,
 }
 
-const COLUMNS: &str = "generation, phase, applied, ordinal, kafka_offset, record, role, epoch, system_id, timeline, slot, source_time, tables, followed";
+const COLUMNS: &str = "generation, phase, applied, ordinal, kafka_offset, record, role, epoch, system_id, timeline, slot, source_time, tables, \
+     topics, barrier, followed";
 
 /// Takes the lock, then the lease, then reads the row.
 pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder, Applied), FlowError> {
@@ -33,29 +36,28 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
     let sql = |error: &tokio_postgres::Error| FlowError::sql(doing, error);
     let names = plan.names.clone();
     tables::postgres(&session).await?;
-    lock(&session, &names).await?;
-    origin::take(&session, &names.slot()).await?;
+    let (partition, lanes) = (plan.partition(), i32::try_from(plan.lanes.unwrap_or(1)).unwrap_or(i32::MAX));
+    lock(&session, plan).await?;
+    origin::take(&session, &plan.of_lane(&names.slot(), '_')).await?;
     let lease = owner::nonce();
     let flow = names.flow.as_str();
     session
         .execute(
             "INSERT INTO banyan.position (install, sync, flow, partition, generation, phase, applied, ordinal, kafka_offset, record, role, epoch, \
              system_id, timeline, slot, source_time, lease, lease_until) \
-             VALUES ($1, $2, $3, 0, 0, 'snapshot', '0/0', 0, 0, '', '', 0, '', 0, '', 'epoch', '', now()) ON CONFLICT DO NOTHING",
-            &[&names.install, &names.sync, &flow],
+             VALUES ($1, $2, $3, $4, 0, 'snapshot', '0/0', 0, 0, '', '', 0, '', 0, '', 'epoch', '', now()) ON CONFLICT DO NOTHING",
+            &[&names.install, &names.sync, &flow, &partition],
         )
         .await
         .map_err(|e| sql(&e))?;
     let take = format!(
-        "UPDATE banyan.position SET lease = $4, lease_until = now() + interval '{LEASE_SECONDS} s' \
-         WHERE install = $1 AND sync = $2 AND flow = $3 AND partition = 0 RETURNING {COLUMNS}"
+        "UPDATE banyan.position SET lease = $4, lease_until = now() + interval '{LEASE_SECONDS} s', lanes = $6 \
+         WHERE install = $1 AND sync = $2 AND flow = $3 AND partition = $5 RETURNING {COLUMNS}"
     );
-    let row = session.query_one(&take, &[&names.install, &names.sync, &flow, &lease]).await.map_err(|e| sql(&e))?;
-    let role = match row.get::<_, &str>(6) {
-        "applying" => Some(Role::Applying),
-        "watching" => Some(Role::Watching),
-        _ => None,
-    };
+    let row = session
+        .query_one(&take, &[&names.install, &names.sync, &flow, &lease, &partition, &lanes])
+        .await
+        .map_err(|e| sql(&e))?;
     let applied = Applied {
         generation: Generation::new(row.get(0)),
         phase: match row.get::<_, &str>(1) {
@@ -68,27 +70,40 @@ pub(crate) async fn take(plan: &Plan, session: Session) -> Result<(Pipe, Holder,
         ordinal: row.get::<_, i64>(3).cast_unsigned(),
         offset: row.get(4),
         record: row.get(5),
-        role,
+        role: role(row.get(6)),
         epoch: row.get(7),
         system_id: row.get(8),
         timeline: row.get(9),
-        followed: row.get(13),
+        followed: row.get(15),
         slot: row.get(10),
         source_time: row.get(11),
         tables: plan.tables_of(row.get(12)),
         loading: load::loading(&session, &names).await?,
+        topics: topics_of(plan, row.get(13))?,
+        barrier: row.get(14),
     };
-    let (check, advance) = prepare(&session, &names, &lease).await.map_err(|e| sql(&e))?;
-    Ok((Pipe::new(session), Holder { names, lease, check, advance }, applied))
+    let (check, advance) = prepare(&session, plan, &lease).await.map_err(|e| sql(&e))?;
+    let tables = plan.tables.iter().filter(|_| plan.lanes.is_some()).map(|table| table.source.clone()).collect();
+    Ok((Pipe::new(session), Holder { names, tables, lease, check, advance }, applied))
 }
 
-async fn prepare(
-    session: &Session,
-    names: &FlowNames,
-    lease: &str,
-) -> Result<(Statement, Statement), tokio_postgres::Error> {
+/// `topics` of the row: by table, the next offset and what the record before it carries.
+fn topics_of(plan: &Plan, said: Option<&str>) -> Result<Vec<Option<Place>>, FlowError> {
+    let unknown = |()| FlowError::Stop("banyan.position says what this version does not know".into());
+    let said: BTreeMap<String, (i64, String)> = match said {
+        Some(said) => serde_json::from_str(said).map_err(|_| unknown(()))?,
+        None => BTreeMap::new(),
+    };
+    let one = |(offset, record): &(i64, String)| {
+        record.parse().map(|position| Place { offset: *offset, position }).map_err(|_| unknown(()))
+    };
+    plan.tables.iter().map(|table| said.get(&table.source).map(one).transpose()).collect()
+}
+
+async fn prepare(session: &Session, plan: &Plan, lease: &str) -> Result<(Statement, Statement), tokio_postgres::Error> {
+    let (names, partition) = (&plan.names, plan.partition());
     let mine = format!(
-        "install = {} AND sync = {} AND flow = '{}' AND partition = 0 AND lease = '{lease}' AND generation = $1 AND applied = $2 AND ordinal = $3",
+        "install = {} AND sync = {} AND flow = '{}' AND partition = {partition} AND lease = '{lease}' AND generation = $1 AND applied = $2 AND ordinal = $3",
         literal(&names.install),
         literal(&names.sync),
         names.flow,
@@ -97,7 +112,7 @@ async fn prepare(
     let advance = session
         .prepare(&format!(
             "UPDATE banyan.position SET generation = $4, phase = $5, applied = $6, ordinal = $7, kafka_offset = $8, record = $9, role = $10, \
-             epoch = $11, system_id = $12, timeline = $13, slot = $14, source_time = $15, tables = $16, followed = $17, lease_until = now() + interval '{LEASE_SECONDS} s' WHERE {mine}"
+             epoch = $11, system_id = $12, timeline = $13, slot = $14, source_time = $15, tables = $16, topics = $17, barrier = $18, followed = $19, lease_until = now() + interval '{LEASE_SECONDS} s' WHERE {mine}"
         ))
         .await?;
     Ok((check, advance))
@@ -105,10 +120,11 @@ async fn prepare(
 
 /// Whoever holds the lock lives, or its connection is not yet known to be dead. When its lease is over it may be ended, unless it is at
 /// work: a long transaction cannot renew the lease before its end, and two processes would end one another for ever.
-async fn lock(session: &Session, names: &FlowNames) -> Result<(), FlowError> {
+async fn lock(session: &Session, plan: &Plan) -> Result<(), FlowError> {
+    let (names, partition) = (&plan.names, plan.partition());
     let doing = "taking the position row";
     let sql = |error: &tokio_postgres::Error| FlowError::sql(doing, error);
-    let key = names.lock("apply");
+    let key = names.lock(&plan.of_lane("apply", '/'));
     let row = session.query_one("SELECT pg_try_advisory_lock($1)", &[&key]).await.map_err(|e| sql(&e))?;
     if row.get(0) {
         return Ok(());
@@ -118,9 +134,9 @@ async fn lock(session: &Session, names: &FlowNames) -> Result<(), FlowError> {
             &format!("SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid), banyan.position p \
              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
              AND ((l.classid::bigint << 32) | l.objid::bigint) = $1 \
-             AND p.install = $2 AND p.sync = $3 AND p.flow = $4 AND p.partition = 0 AND p.lease_until < now() \
+             AND p.install = $2 AND p.sync = $3 AND p.flow = $4 AND p.partition = $5 AND p.lease_until < now() \
              AND a.state <> 'active' AND a.state_change < now() - interval '{LEASE_SECONDS} s'"),
-            &[&key, &names.install, &names.sync, &names.flow.as_str()],
+            &[&key, &names.install, &names.sync, &names.flow.as_str(), &partition],
         )
         .await
         .map_err(|e| sql(&e))?;
@@ -140,6 +156,7 @@ pub(crate) enum Parameter {
     Int4(i32),
     Lsn(PgLsn),
     Text(String),
+    Maybe(Option<String>),
     /// Its text.
     Json(Option<String>),
     Time(SystemTime),
@@ -159,6 +176,7 @@ impl tokio_postgres::types::ToSql for Parameter {
             Self::Int4(value) => value.to_sql(ty, out),
             Self::Lsn(value) => value.to_sql(ty, out),
             Self::Text(value) => value.to_sql(ty, out),
+            Self::Maybe(value) => value.to_sql(ty, out),
             Self::Json(value) => value.to_sql(ty, out),
             Self::Time(value) => value.to_sql(ty, out),
             Self::Ints(values) => values.to_sql(ty, out),
@@ -192,6 +210,19 @@ impl Holder {
         .await
     }
 
+    fn topics(&self, applied: &Applied) -> Option<String> {
+        if self.tables.is_empty() {
+            return None;
+        }
+        let places = self.tables.iter().zip(&applied.topics);
+        let said: BTreeMap<&str, (i64, String)> = places
+            .filter_map(|(table, place)| {
+                place.map(|place| (table.as_str(), (place.offset, place.position.to_string())))
+            })
+            .collect();
+        Some(serde_json::json!(said).to_string())
+    }
+
     /// Moves the row from `old` to `new`. Returns when every answer of the transaction is known to be good, before the word that makes it count.
     pub(crate) async fn advance(&self, pipe: &mut Pipe, old: &Applied, new: &Applied) -> Result<(), FlowError> {
         let mut parameters: Vec<Parameter> = parameters(old).into();
@@ -209,6 +240,8 @@ impl Holder {
             Parameter::Text(new.slot.clone()),
             Parameter::Time(new.source_time),
             Parameter::Text(new.tables_text()),
+            Parameter::Maybe(self.topics(new)),
+            Parameter::Text(new.barrier.clone()),
             Parameter::Text(new.followed.clone()),
         ]);
         pipe.execute(self.advance.clone(), parameters, 0, |found| {
@@ -231,4 +264,79 @@ fn judge(found: Result<u64, tokio_postgres::Error>, lost: &'static str) -> Resul
         Ok(_) => Err(FlowError::Busy(lost.into())),
         Err(error) => Err(FlowError::sql("moving the position row", &error)),
     }
+}
+
+/// As far as all lanes of `banyan.position q` are that are asked for.
+pub(crate) const APPLIED: &str = "(array_agg(q.applied ORDER BY q.applied))[1]";
+
+/// Whether they are all lanes of their flow, of one server. A row of an earlier version is the only one.
+pub(crate) const ALL_LANES: &str = "count(*) = max(coalesce((to_jsonb(q) ->> 'lanes')::int, 1)) AND min(q.system_id) = max(q.system_id) \
+     AND min(q.timeline) = max(q.timeline)";
+
+/// How far a lane is, for whoever shows it.
+pub(crate) struct LaneProgress {
+    pub(crate) lane: u32,
+    pub(crate) role: Option<Role>,
+    pub(crate) epoch: i64,
+    pub(crate) generation: Generation,
+    /// Nothing while tables are being filled.
+    pub(crate) watermark: Option<(Lsn, SystemTime)>,
+}
+
+/// How far all lanes of a flow are that anybody has ever applied.
+pub(crate) async fn progress(session: &Session, names: &FlowNames) -> Result<Vec<LaneProgress>, FlowError> {
+    let rows = session
+        .query(
+            "SELECT partition, role, epoch, generation, phase, applied, source_time FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3",
+            &[&names.install, &names.sync, &names.flow.as_str()],
+        )
+        .await
+        .map_err(|e| FlowError::sql("asking how far the lanes are", &e))?;
+    let one = |row: &tokio_postgres::Row| LaneProgress {
+        lane: u32::try_from(row.get::<_, i32>(0)).unwrap_or(0),
+        role: role(row.get(1)),
+        epoch: row.get(2),
+        generation: Generation::new(row.get(3)),
+        watermark: (row.get::<_, &str>(4) == Phase::Stream.as_str())
+            .then(|| (row.get::<_, PgLsn>(5).into(), row.get::<_, SystemTime>(6))),
+    };
+    Ok(rows.iter().map(one).collect())
+}
+
+fn role(text: &str) -> Option<Role> {
+    match text {
+        "applying" => Some(Role::Applying),
+        "watching" => Some(Role::Watching),
+        _ => None,
+    }
+}
+
+/// Where a lane stands, as all lanes see it.
+#[derive(Debug, Clone)]
+pub(crate) struct LaneRow {
+    pub(crate) lane: i32,
+    pub(crate) generation: Generation,
+    pub(crate) phase: String,
+    pub(crate) applied: Lsn,
+    /// The record at which it waits for the others.
+    pub(crate) barrier: Option<Position>,
+}
+
+/// The rows of all lanes of a flow that anybody has ever applied.
+pub(crate) async fn lanes(session: &Session, names: &FlowNames) -> Result<Vec<LaneRow>, FlowError> {
+    let rows = session
+        .query(
+            "SELECT partition, generation, phase, applied, barrier FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3",
+            &[&names.install, &names.sync, &names.flow.as_str()],
+        )
+        .await
+        .map_err(|e| FlowError::sql("asking where the lanes are", &e))?;
+    let one = |row: &tokio_postgres::Row| LaneRow {
+        lane: row.get(0),
+        generation: Generation::new(row.get(1)),
+        phase: row.get(2),
+        applied: row.get::<_, PgLsn>(3).into(),
+        barrier: row.get::<_, &str>(4).parse().ok(),
+    };
+    Ok(rows.iter().map(one).collect())
 }

@@ -151,6 +151,16 @@ impl Writer {
         load::loaded(&mut self.pipe, &self.names, &self.tables, table, loading).await
     }
 
+    /// Where all lanes of the flow are.
+    pub(crate) async fn lane_rows(&self) -> Result<Vec<position::LaneRow>, FlowError> {
+        position::lanes(self.pipe.session(), &self.names).await
+    }
+
+    /// Which tables are being filled, as the target says now.
+    pub(crate) async fn loading_now(&self) -> Result<BTreeMap<String, Loading>, FlowError> {
+        load::loading(self.pipe.session(), &self.names).await
+    }
+
     pub(crate) async fn snapshot_end(&mut self) -> Result<(), FlowError> {
         self.flush().await?;
         load::end(&mut self.pipe, &self.names, &self.tables).await

@@ -40,15 +40,18 @@ pub(super) async fn begin(other: &Session, names: &FlowNames, apply_as: ApplyAs)
     };
     let begin = format!("BEGIN; SET LOCAL lock_timeout = '{PATIENCE}'; {as_replica}");
     other.batch_execute(&begin).await.map_err(|e| sql(&e))?;
-    let row = other
-        .query_opt(
-            "SELECT generation FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3 AND partition = 0 \
-             AND phase = 'stream' AND role = 'applying' FOR UPDATE",
+    // Of every lane: none may move meanwhile.
+    let rows = other
+        .query(
+            "SELECT generation, coalesce((to_jsonb(q) ->> 'lanes')::int, 1)::bigint FROM banyan.position q WHERE install = $1 AND sync = $2 AND flow = $3 \
+             AND phase = 'stream' AND role = 'applying' ORDER BY partition FOR UPDATE",
             &[&names.install, &names.sync, &names.flow.as_str()],
         )
         .await
         .map_err(|e| sql(&e))?;
-    let row = row.ok_or_else(moved)?;
+    let is_whole =
+        |row: &&tokio_postgres::Row| usize::try_from(row.get::<_, i64>(1)).is_ok_and(|lanes| lanes == rows.len());
+    let row = rows.first().filter(is_whole).ok_or_else(moved)?;
     let mark = owner::applied_mark(names, row.get(0), &owner::nonce());
     other
         .batch_execute(&format!("SELECT pg_logical_emit_message(true, 'banyan.applied', {})", literal(&mark)))

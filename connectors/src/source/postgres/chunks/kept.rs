@@ -76,6 +76,40 @@ pub(crate) fn announce(names: &FlowNames, load: &Load) -> String {
     )
 }
 
+/// Begins a copy of a table that was emptied in the place that `at` says, and announces it.
+pub(crate) async fn empty(session: &Session, names: &FlowNames, load: &Load, at: &str) -> Result<(), FlowError> {
+    let note = format!(
+        "UPDATE banyan.snapshot SET emptied = {} WHERE {} AND source_table = {};",
+        literal(at),
+        mine(names),
+        literal(&load.table)
+    );
+    session
+        .batch_execute(&format!("BEGIN; {} {note} {} COMMIT", begin(names, load), announce(names, load)))
+        .await
+        .map_err(|e| FlowError::sql("beginning to copy an emptied table", &e))
+}
+
+/// Tables that were emptied, and where.
+pub(crate) async fn emptied(session: &Session, names: &FlowNames) -> Result<Vec<(String, String)>, FlowError> {
+    let sql = format!("SELECT source_table, emptied FROM banyan.snapshot WHERE {MINE} AND emptied IS NOT NULL");
+    let rows = session.query(&sql, &[&names.install, &names.sync, &names.flow.as_str()]).await;
+    let rows = rows.map_err(|e| FlowError::sql("asking which tables were emptied", &e))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The copy that makes up for it has begun.
+pub(crate) async fn refilled(session: &Session, names: &FlowNames, table: &str, at: &str) -> Result<(), FlowError> {
+    let sql = format!("UPDATE banyan.snapshot SET emptied = NULL WHERE {MINE} AND source_table = $4 AND emptied = $5");
+    let done = session.execute(&sql, &[&names.install, &names.sync, &names.flow.as_str(), &table, &at]).await;
+    done.map(drop).map_err(|e| FlowError::sql("noting that an emptied table is copied", &e))
+}
+
+/// What the log says where a copy has ended, in the transaction that notes it.
+pub(super) fn loaded(names: &FlowNames, load: &Load) -> String {
+    mark(names, "load", &serde_json::json!(load))
+}
+
 /// What a mark of this flow carries.
 pub(super) fn mark(names: &FlowNames, what: &str, value: &Json) -> String {
     serde_json::json!({"install": names.install, "sync": names.sync, "flow": names.flow, what: value}).to_string()
@@ -107,17 +141,24 @@ pub(crate) async fn next(session: &Session, names: &FlowNames, table: &str) -> R
     Ok(row.map_err(|e| FlowError::sql("asking what is to be copied again", &e))?.get(0))
 }
 
-/// Keeps that all up to here stands in Kafka. Without a key the one before stays.
-pub(super) async fn keep(session: &Session, names: &FlowNames, kept: &Kept, is_end: bool) -> Result<(), FlowError> {
+/// Keeps that all up to here stands in Kafka. Without a key the one before stays. With its end `word` comes into the log, if there is one.
+pub(super) async fn keep(
+    session: &Session,
+    names: &FlowNames,
+    kept: &Kept,
+    is_end: bool,
+    word: &str,
+) -> Result<(), FlowError> {
     let doing = "keeping how far the copy is";
     let (after, again) = (serde_json::json!(kept.after).to_string(), serde_json::json!(kept.again).to_string());
     let sql = format!(
-        "UPDATE banyan.snapshot SET after = coalesce(nullif($6::text::jsonb, 'null'), after), again = $7::text::jsonb, \
+        "WITH kept AS (UPDATE banyan.snapshot SET after = coalesce(nullif($6::text::jsonb, 'null'), after), again = $7::text::jsonb, \
          rows = $8, bytes = $9, state = CASE WHEN $10 THEN 'loaded' ELSE state END, ended_at = CASE WHEN $10 THEN clock_timestamp() END \
-         WHERE {MINE} AND source_table = $4 AND number = $5 AND state = 'loading'"
+         WHERE {MINE} AND source_table = $4 AND number = $5 AND state = 'loading' RETURNING state) \
+         SELECT CASE WHEN state = 'loaded' AND $11::text <> '' THEN pg_logical_emit_message(true, 'banyan.loaded', $11::text) END FROM kept"
     );
     session
-        .execute(
+        .query(
             &sql,
             &[
                 &names.install,
@@ -130,6 +171,7 @@ pub(super) async fn keep(session: &Session, names: &FlowNames, kept: &Kept, is_e
                 &kept.rows.cast_signed(),
                 &kept.bytes.cast_signed(),
                 &is_end,
+                &word,
             ],
         )
         .await

@@ -10,7 +10,12 @@ mod reader;
 mod table;
 mod touched;
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Instant};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    time::Instant,
+};
 
 use tokio::sync::Notify;
 
@@ -45,6 +50,8 @@ pub(crate) struct Chunks {
     inner: RefCell<Inner>,
     /// The reader may have something to do.
     wake: Notify,
+    /// By which columns `order: key` tells a table's rows apart.
+    keys: BTreeMap<String, Vec<String>>,
 }
 
 struct Inner {
@@ -138,7 +145,11 @@ enum Want {
 
 impl Chunks {
     /// The copies that are under way.
-    pub(crate) async fn open(session: &Session, plan: &Plan) -> Result<Self, FlowError> {
+    pub(crate) async fn open(
+        session: &Session,
+        plan: &Plan,
+        keys: &BTreeMap<String, Vec<String>>,
+    ) -> Result<Self, FlowError> {
         let chunks = Self {
             inner: RefCell::new(Inner {
                 loads: Vec::new(),
@@ -148,6 +159,7 @@ impl Chunks {
                 touched: Touched::default(),
             }),
             wake: Notify::new(),
+            keys: keys.clone(),
         };
         if plan.copies_in_chunks() {
             for kept in kept::loading(session, &plan.names).await? {
@@ -161,7 +173,7 @@ impl Chunks {
     async fn add(&self, session: &Session, plan: &Plan, kept: Kept) -> Result<Option<usize>, FlowError> {
         let Kept { table: name, number, after, again, rows, bytes } = kept;
         let Some(index) = plan.tables.iter().position(|table| table.source == name) else { return Ok(None) };
-        let table = Rc::new(ChunkTable::load(session, plan, &name).await?);
+        let table = Rc::new(ChunkTable::load(session, plan, &name, self.keys.get(&name)).await?);
         let columns = table.columns();
         let load = Load {
             index,
@@ -372,13 +384,20 @@ impl Chunks {
                 let Step { after, rows, bytes, is_end } =
                     last.unwrap_or(Step { after: None, rows: load.rows, bytes: load.bytes, is_end: false });
                 let table = load.table.name.clone();
-                all.push((Kept { table, number: load.number, after, again, rows, bytes }, is_end));
+                all.push((
+                    Kept { table, number: load.number, after, again, rows, bytes },
+                    is_end,
+                    load.table.columns(),
+                ));
             }
             loads.retain(|load| !load.is_over || !load.steps.is_empty() || open == Some(load.index));
         }
-        for (kept, is_end) in all {
+        for (kept, is_end, columns) in all {
             failpoint::reached(Point::ChunkDelivered);
-            kept::keep(session, names, &kept, is_end).await?;
+            // Lanes meet at LOADED: it stands in a transaction of its own, behind all rows of the copy.
+            let load = control::Load { table: kept.table.clone(), number: kept.number, columns };
+            let word = if is_end && !self.keys.is_empty() { kept::loaded(names, &load) } else { String::new() };
+            kept::keep(session, names, &kept, is_end, &word).await?;
             failpoint::reached(Point::ChunkKept);
         }
         Ok(())

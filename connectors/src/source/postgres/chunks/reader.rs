@@ -240,7 +240,7 @@ impl Reader<'_> {
                 Some(session) => session,
                 None => url.connect(&names.application("snapshot")).await.ok()?,
             };
-            let sql = "SELECT applied FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3 AND partition = 0 AND generation = $4";
+            let sql = "SELECT applied FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3 AND generation = $4 ORDER BY applied LIMIT 1";
             let row = session
                 .query_opt(sql, &[&names.install, &names.sync, &names.flow.as_str(), &self.generation.get()])
                 .await

@@ -31,7 +31,13 @@ pub(crate) struct ChunkTable {
 
 impl ChunkTable {
     /// Reads the catalogue. The key is what the stream sends of a row that goes: the index of the replica identity, else the primary key.
-    pub(crate) async fn load(session: &Session, plan: &Plan, name: &str) -> Result<Self, FlowError> {
+    /// `told`: by which columns `order: key` tells its rows apart.
+    pub(crate) async fn load(
+        session: &Session,
+        plan: &Plan,
+        name: &str,
+        told: Option<&Vec<String>>,
+    ) -> Result<Self, FlowError> {
         let sql = |e: &tokio_postgres::Error| FlowError::sql("reading a table's columns", e);
         let rows = session
             .query(
@@ -74,7 +80,10 @@ impl ChunkTable {
             plan.source.database(),
             schema,
             table,
-            columns.iter().enumerate().map(|(at, column)| (column.as_str(), is_key(at))),
+            columns
+                .iter()
+                .enumerate()
+                .map(|(at, column)| (column.as_str(), told.map_or_else(|| is_key(at), |told| told.contains(column)))),
         );
         let described = rows.iter().enumerate().map(|(at, row)| (row.get(0), row.get(3), row.get(4), is_key(at)));
         let shape = Shape::new(name, described);

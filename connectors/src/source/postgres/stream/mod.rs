@@ -4,11 +4,18 @@
 //! opposite flow's loop mark is our own: it leaves no record.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
 use pgwire_replication::{Lsn as WireLsn, client::ReplicationEvent};
+
+mod emptied;
+mod ends;
+mod rows;
+
+use emptied::Emptied;
 
 use super::{
     chunks::{self, Chunks, Fate},
@@ -22,14 +29,14 @@ use crate::{
     database::postgres::{PostgresUrl, Session},
     error::FlowError,
     failpoint::{self, Point},
-    kafka::produce::Outlet,
+    kafka::{lanes::Lanes, produce::Outlet},
     outbox::{Columns, Event},
     owner,
     plan::Plan,
     position::{Generation, Lsn, Phase, Position},
     record::{
         Head, Kind,
-        control::{Checkpoint, Commit, Load},
+        control::Load,
         envelope::{Connector, Op, Stamp, TableFrame, Value},
     },
     status::Board,
@@ -50,6 +57,8 @@ const PUBLICATION_CHECK: Duration = Duration::from_secs(10);
 const REQUESTS: Duration = Duration::from_secs(1);
 /// How often it is told how far the copies are.
 const SHOW: Duration = Duration::from_millis(500);
+/// The same with `order: key`, where the target shows no more than the lane that is furthest behind: one without rows must not hold up all.
+const CHECKPOINT_OF_LANES: Duration = Duration::from_millis(200);
 /// So much log behind makes a CHECKPOINT due on either side.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 
@@ -64,11 +73,14 @@ struct Stream<'a> {
     schema: Schema,
     /// What the stored shape says of outboxes.
     outbox_lines: Vec<&'a str>,
-    frames: HashMap<u32, TableState>,
+    frames: HashMap<u32, Rc<TableState>>,
     outboxes: HashMap<u32, OutboxState>,
+    /// Tables that TRUNCATE emptied, with `order: key`.
+    emptied: Emptied,
     open: Option<Transaction>,
-    /// The last end that was sent as COMMIT or CHECKPOINT.
-    last_end: Lsn,
+    lanes: Lanes,
+    /// By which columns `order: key` tells a table's rows apart.
+    keys: &'a BTreeMap<String, Vec<String>>,
     /// How far the log was read without anything to send.
     read_to: Lsn,
     read_at: i64,
@@ -78,6 +90,8 @@ struct Stream<'a> {
     side_is_open: bool,
     key: Vec<u8>,
     value: Vec<u8>,
+    /// The key that a row had before.
+    old_key: Vec<u8>,
 }
 
 struct TableState {
@@ -104,6 +118,8 @@ struct Transaction {
     ordinal: u64,
     /// Rows of outboxes, which count by themselves: they stand in other topics, and no COMMIT counts them.
     events: u64,
+    /// Changes of rows so far, sent or not.
+    changes: u64,
     /// Our own opposite flow wrote it.
     echo: bool,
     /// Of which tables it has changed rows so far, by their place in the plan.
@@ -135,8 +151,10 @@ pub(crate) async fn run(
         outbox_lines: outbox::lines(&shape).collect(),
         frames: HashMap::new(),
         outboxes: HashMap::new(),
+        emptied: Emptied::open(&opened.session, plan).await?,
         open: None,
-        last_end: from,
+        lanes: Lanes::new(plan.lanes, from),
+        keys: &opened.keys,
         read_to: from,
         read_at: 0,
         has_events: false,
@@ -144,6 +162,7 @@ pub(crate) async fn run(
         side_is_open: row.is_some_and(|row| row.open),
         key: Vec::with_capacity(256),
         value: Vec::with_capacity(4096),
+        old_key: Vec::new(),
     };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -155,7 +174,7 @@ pub(crate) async fn run(
     let mut reader = Box::pin(chunks::run(plan, url, opened.generation, chunks, board));
     if stream.timeline.is_later() {
         // Before all else: whoever applies must know that the source is another server, and may have gone on from before what is here.
-        stream.checkpoint().await?;
+        stream.checkpoint(true).await?;
     }
     board.capture_running();
     loop {
@@ -174,6 +193,7 @@ pub(crate) async fn run(
                 if now_confirmed > confirmed {
                     confirmed = now_confirmed;
                     chunks.settle(&opened.session, &plan.names, confirmed).await?;
+                    stream.emptied.settle(&opened.session, &plan.names, confirmed).await?;
                     failpoint::reached(Point::ConfirmBefore);
                     opened.replication.update_applied_lsn(WireLsn::from_u64(confirmed.get()));
                     failpoint::reached(Point::ConfirmAfter);
@@ -193,14 +213,17 @@ pub(crate) async fn run(
                     chunks.take_requests(&opened.session, plan).await?;
                     asked = Instant::now();
                 }
-                let pause = if stream.side_is_open || stream.has_events || stream.read_to.since(stream.last_end) > CHECKPOINT_BYTES {
+                let last_end = stream.lanes.last_end();
+                let pause = if stream.side_is_open && plan.lanes.is_some() {
+                    CHECKPOINT_OF_LANES
+                } else if stream.side_is_open || stream.has_events || stream.read_to.since(last_end) > CHECKPOINT_BYTES {
                     CHECKPOINT
                 } else {
                     SLOW_CHECKPOINT
                 };
-                if stream.open.is_none() && stream.read_to > stream.last_end && checkpoint.elapsed() >= pause {
+                if stream.open.is_none() && stream.read_to > last_end && checkpoint.elapsed() >= pause {
                     checkpoint = Instant::now();
-                    stream.checkpoint().await?;
+                    stream.checkpoint(false).await?;
                 }
             }
             ended = &mut reader, if copies => ended?,
@@ -222,7 +245,11 @@ impl Stream<'_> {
                 let at = commit_time_micros + EPOCH_2000;
                 let commit_lsn = Lsn::new(final_lsn.as_u64());
                 let changed = Vec::new();
-                self.open = Some(Transaction { commit_lsn, xid, at, ordinal: 0, events: 0, echo: false, changed });
+                for lane in self.lanes.all() {
+                    self.lanes.close(lane);
+                }
+                self.open =
+                    Some(Transaction { commit_lsn, xid, at, ordinal: 0, events: 0, changes: 0, echo: false, changed });
                 Ok(())
             }
             ReplicationEvent::Commit { end_lsn, .. } => self.commit(Lsn::new(end_lsn.as_u64())).await,
@@ -241,31 +268,38 @@ impl Stream<'_> {
         }
     }
 
-    /// The head of the next record of the open transaction; counts it.
-    fn head(&mut self, kind: Kind) -> Result<(Head, Stamp), FlowError> {
+    /// The head of the open transaction's next record in a lane; counts it. `row`: it stands in the topic of the table with this place in the plan.
+    fn head(&mut self, lane: u32, kind: Kind, row: Option<usize>) -> Result<Head, FlowError> {
         let Some(open) = self.open.as_mut() else {
             return Err(FlowError::Malformed {
                 what: "a change outside of a transaction",
-                at: self.last_end.to_string(),
+                at: self.read_to.to_string(),
             });
         };
-        let position =
-            Position { generation: self.generation, phase: Phase::Stream, lsn: open.commit_lsn, ordinal: open.ordinal };
-        let stamp = Stamp { op: Op::Create, committed: open.at, xid: open.xid, lsn: open.commit_lsn };
-        if kind != Kind::Commit {
+        let ordinal = if kind == Kind::Commit {
+            self.lanes.count(lane)
+        } else {
             open.ordinal += 1;
+            self.lanes.next(lane, row)
+        };
+        let position = Position { generation: self.generation, phase: Phase::Stream, lsn: open.commit_lsn, ordinal };
+        let (from, epoch, origin) = (self.lanes.end_of(lane), self.epoch, self.plan.names.flow.source());
+        Ok(Head { kind, position, from, epoch, origin, timeline: self.timeline.number })
+    }
+
+    /// Of a row of the open transaction.
+    fn stamp(&self, op: Op) -> Stamp {
+        let of = |open: &Transaction| Stamp { op, committed: open.at, xid: open.xid, lsn: open.commit_lsn };
+        self.open.as_ref().map_or(Stamp { op, committed: 0, xid: 0, lsn: Lsn::ZERO }, of)
+    }
+
+    /// Queues what is no row for every lane.
+    async fn tell(&mut self, kind: Kind, what: &str, value: &[u8]) -> Result<(), FlowError> {
+        for lane in self.lanes.all() {
+            let head = self.head(lane, kind, None)?;
+            self.outlet.tell(lane, head, what, value, None).await?;
         }
-        Ok((
-            Head {
-                kind,
-                position,
-                from: self.last_end,
-                epoch: self.epoch,
-                origin: self.plan.names.flow.source(),
-                timeline: self.timeline.number,
-            },
-            stamp,
-        ))
+        Ok(())
     }
 
     async fn mark(&mut self, prefix: &str, content: &[u8]) -> Result<(), FlowError> {
@@ -281,13 +315,16 @@ impl Stream<'_> {
                 let Some(epoch) = owner::mark_epoch(content, names) else { return Ok(()) };
                 self.epoch = epoch;
                 self.side_is_open = prefix == "banyan.open";
-                let (head, _) = self.head(if self.side_is_open { Kind::Open } else { Kind::Fence })?;
-                self.outlet.send(head, prefix, &[], content, None).await
+                self.tell(if self.side_is_open { Kind::Open } else { Kind::Fence }, prefix, content).await
             }
             "banyan.load" => {
                 let Some(load) = chunks::kept::marked(content, names, "load") else { return Ok(()) };
-                let (head, _) = self.head(Kind::Load)?;
-                self.outlet.send(head, prefix, &[], load.to_string().as_bytes(), None).await
+                self.emptied.begins_anew(self.plan, &load);
+                self.tell(Kind::Load, prefix, load.to_string().as_bytes()).await
+            }
+            "banyan.loaded" => {
+                let Some(load) = chunks::kept::marked(content, names, "load") else { return Ok(()) };
+                self.tell(Kind::Loaded, prefix, load.to_string().as_bytes()).await
             }
             "banyan.chunk" => match chunks::kept::marked(content, names, "chunk") {
                 Some(serde_json::Value::String(id)) => self.chunk(&id).await,
@@ -301,9 +338,8 @@ impl Stream<'_> {
     async fn chunk(&mut self, id: &str) -> Result<(), FlowError> {
         // Of an earlier process: its rows are gone, and will be read anew.
         let Some((chunk, fates, table)) = self.chunks.take(id) else { return Ok(()) };
-        if self.schema.latest(&table.name).is_none_or(|latest| !latest.has_columns_of(&table.shape))
-            && let Some(index) = self.plan.tables.iter().position(|own| own.source == table.name)
-        {
+        let Some(index) = self.plan.tables.iter().position(|own| own.source == table.name) else { return Ok(()) };
+        if self.schema.latest(&table.name).is_none_or(|latest| !latest.has_columns_of(&table.shape)) {
             // No row has told of the change yet. Once it is taken the copy begins anew, without this chunk.
             return self.announced(index, &table.shape, true).await;
         }
@@ -324,22 +360,21 @@ impl Stream<'_> {
                     continue;
                 }
             }
-            let (head, stamp) = self.head(Kind::Row)?;
             self.key.clear();
             self.value.clear();
             table.frame.write_key(&mut self.key, line.values());
-            let stamp = Stamp { op: Op::Read, ..stamp };
+            let stamp = self.stamp(Op::Read);
             table.frame.write(&mut self.value, None::<(std::iter::Empty<Value<'_>>, bool)>, Some(line.values()), stamp);
-            self.outlet.send(head, &table.name, &self.key, &self.value, None).await?;
+            self.send_row(index, &table.name).await?;
             rows += 1;
         }
         failpoint::reached(Point::ChunkQueued);
         let number = chunk.number;
-        if self.chunks.sent(chunk, rows, again) {
-            let (head, _) = self.head(Kind::Loaded)?;
+        // Lanes meet at LOADED, which then stands in a transaction of its own.
+        if self.chunks.sent(chunk, rows, again) && self.plan.lanes.is_none() {
             let loaded = Load { table: table.name.clone(), number, columns: table.columns() };
             let text = serde_json::json!(loaded).to_string();
-            self.outlet.send(head, &table.name, &[], text.as_bytes(), None).await?;
+            self.tell(Kind::Loaded, &table.name, text.as_bytes()).await?;
         }
         Ok(())
     }
@@ -364,7 +399,7 @@ impl Stream<'_> {
 
     async fn change(&mut self, data: &[u8]) -> Result<(), FlowError> {
         let echo = self.open.as_ref().is_some_and(|open| open.echo);
-        let bad = |_| FlowError::Malformed { what: "a message that is not pgoutput's", at: self.last_end.to_string() };
+        let bad = |_| FlowError::Malformed { what: "a message that is not pgoutput's", at: self.read_to.to_string() };
         let message = Message::decode(data).map_err(bad)?;
         if self.chunks.is_busy() {
             self.touch(&message, !echo);
@@ -413,31 +448,38 @@ impl Stream<'_> {
             return Ok(());
         };
         self.announced(index, &shape, true).await?;
+        let key = self.keys.get(&name);
         let frame = TableFrame::new(
             Connector::Postgres,
             &self.plan.names.topic(),
             self.plan.source.database(),
             &relation.schema,
             &relation.table,
-            relation.columns.iter().map(|column| (column.name.as_str(), column.is_key)),
+            relation
+                .columns
+                .iter()
+                .map(|column| (column.name.as_str(), key.map_or(column.is_key, |key| key.contains(&column.name)))),
         );
-        self.frames.insert(relation.id, TableState { name, index, frame, columns: relation.columns.len() });
+        let state = TableState { name, index, frame, columns: relation.columns.len() };
+        self.frames.insert(relation.id, Rc::new(state));
         Ok(())
     }
 
     /// A table is as `shape` says from here on. `has_rows`: what cannot be carried has come; else it may be waited for.
     async fn announced(&mut self, index: usize, shape: &Shape, has_rows: bool) -> Result<(), FlowError> {
         let table = &self.plan.tables[index];
-        let (at, is_split) = self.open.as_ref().map_or(((self.last_end, 0), false), |open| {
-            ((open.commit_lsn, open.ordinal), open.changed.contains(&index))
-        });
+        let last_end = self.sent_end();
+        let (at, is_split) = self
+            .open
+            .as_ref()
+            .map_or(((last_end, 0), false), |open| ((open.commit_lsn, open.ordinal), open.changed.contains(&index)));
         let before = match self.schema.judge(at, shape) {
             Some(Judged::Known) => return Ok(()),
             Some(Judged::Keyed) => return self.schema.learn(self.session, self.plan, shape).await,
             Some(Judged::Other(before)) => before,
             None => return Err(FlowError::Stop(format!("{} at {}: the table was never copied", shape.table, at.0))),
         };
-        let here = Here { at, drained: self.last_end, is_split };
+        let here = Here { at, drained: last_end, is_split };
         let decision = if self.side_is_open {
             self.schema.decide(self.session, self.plan, table, here, &before, shape).await?
         } else {
@@ -449,6 +491,7 @@ impl Stream<'_> {
             Decision::Pause(_) if !has_rows => return Ok(()),
             Decision::Pause(wants) => {
                 // All before it gets to the target while the flow waits, and a copy that ends there is known to have ended.
+                self.even_out(last_end).await?;
                 self.outlet.settle().await?;
                 self.chunks.settle(self.session, &self.plan.names, self.outlet.confirmed()).await?;
                 return Err(self.schema.pause(self.session, self.plan, table, here, (before, shape), &wants).await?);
@@ -499,7 +542,7 @@ impl Stream<'_> {
         let Some(open) = self.open.as_mut() else {
             return Err(FlowError::Malformed {
                 what: "an event outside of a transaction",
-                at: self.last_end.to_string(),
+                at: self.read_to.to_string(),
             });
         };
         let ordinal = open.events;
@@ -524,77 +567,5 @@ impl Stream<'_> {
             at: self.open.as_ref().map_or(0, |open| open.at),
         };
         self.outlet.publish(&event).await
-    }
-
-    async fn row(&mut self, relation: u32, op: Op, old: Old<'_>, new: Option<Tuple<'_>>) -> Result<(), FlowError> {
-        let (head, stamp) = self.head(Kind::Row)?;
-        let stamp = Stamp { op, ..stamp };
-        let malformed = |what| FlowError::Malformed { what, at: head.position.to_string() };
-        let Some(table) = self.frames.get(&relation) else {
-            return Err(malformed("a row of a table that the file does not name"));
-        };
-        if op == Op::Truncate {
-            self.schema.looks.emptied.insert(table.name.clone());
-        }
-        if let Some(open) = self.open.as_mut().filter(|open| !open.changed.contains(&table.index)) {
-            open.changed.push(table.index);
-        }
-        let (before, whole) = match old {
-            Old::None => (None, false),
-            Old::Key(tuple) => (Some(tuple), false),
-            Old::Row(tuple) => (Some(tuple), true),
-        };
-        if [before, new].into_iter().flatten().any(|tuple| tuple.len() != table.columns) {
-            return Err(malformed("a row with another number of columns than its table"));
-        }
-        self.key.clear();
-        self.value.clear();
-        // The row's identity after the change, or before it when it is gone.
-        if let Some(tuple) = new.or(before) {
-            table.frame.write_key(&mut self.key, tuple.values());
-        }
-        failpoint::reached(Point::RowRead);
-        let before = before.map(|tuple| (tuple.values(), whole));
-        table.frame.write(&mut self.value, before, new.map(|tuple| tuple.values()), stamp);
-        self.outlet.send(head, &table.name, &self.key, &self.value, None).await
-    }
-
-    async fn commit(&mut self, end: Lsn) -> Result<(), FlowError> {
-        let Some(open) = &self.open else {
-            return Err(FlowError::Malformed { what: "an end without a beginning", at: end.to_string() });
-        };
-        self.read_to = self.read_to.max(end);
-        self.read_at = open.at;
-        if open.ordinal > 0 && !open.echo {
-            failpoint::reached(Point::CommitRead);
-            let (count, at) = (open.ordinal, open.at);
-            let (head, _) = self.head(Kind::Commit)?;
-            self.value.clear();
-            Commit { end, count, at }.write(&mut self.value);
-            self.outlet.send(head, "COMMIT", &[], &self.value, Some(end)).await?;
-            self.last_end = end;
-            self.has_events = false;
-        }
-        self.chunks.committed(end);
-        self.open = None;
-        Ok(())
-    }
-
-    /// Says in Kafka that the log holds nothing for this flow up to where it was read.
-    async fn checkpoint(&mut self) -> Result<(), FlowError> {
-        let head = Head {
-            kind: Kind::Checkpoint,
-            position: Position { generation: self.generation, phase: Phase::Stream, lsn: self.read_to, ordinal: 0 },
-            from: self.last_end,
-            epoch: self.epoch,
-            origin: self.plan.names.flow.source(),
-            timeline: self.timeline.number,
-        };
-        self.value.clear();
-        Checkpoint { at: self.read_at, timeline: self.timeline.clone() }.write(&mut self.value);
-        self.outlet.send(head, "CHECKPOINT", &[], &self.value, Some(self.read_to)).await?;
-        self.last_end = self.read_to;
-        self.has_events = false;
-        Ok(())
     }
 }
