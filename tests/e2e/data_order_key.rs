@@ -465,3 +465,47 @@ async fn an_emptied_table_is_copied_again_whatever_is_killed_meanwhile() {
         shop.legacy.number("SELECT max(number) FROM banyan.snapshot WHERE source_table = 'public.items'").await >= 4
     );
 }
+
+#[tokio::test]
+async fn tables_that_join_at_once_are_copied_and_every_lane_goes_on() {
+    let tables = ["a", "b", "c"];
+    let ddl: String =
+        tables.iter().map(|table| format!("CREATE TABLE {table} (id bigint PRIMARY KEY, n int);")).collect();
+    let mut shop = Shop::with(&ddl, &["public.a"]).await;
+    for table in tables {
+        shop.legacy.batch(&format!("INSERT INTO {table} SELECT n, n FROM generate_series(1, 100) AS n")).await;
+    }
+    let running = crate::data_basic::Running::start(&shop, "legacy", &by_key(2));
+    eventually(secs(60), "the copy is equal", async || shop.equal().await).await;
+    running.stop().await;
+    shop.tables = tables.iter().map(|table| format!("public.{table}")).collect();
+    let running = crate::data_basic::Running::start(&shop, "legacy", &by_key(2));
+    eventually(secs(60), "what joined is equal", async || shop.equal().await).await;
+    for table in tables {
+        shop.legacy.batch(&format!("UPDATE {table} SET n = n + 1; DELETE FROM {table} WHERE id > 90")).await;
+    }
+    eventually(secs(60), "all of it streams", async || shop.equal().await).await;
+    eventually(secs(60), "no table is being filled", async || shop.modern.count("banyan.loading").await == 0).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_table_whose_primary_key_was_changed_stops_before_its_next_row() {
+    let shop = Shop::with("CREATE TABLE t (id bigint, k text, n int, PRIMARY KEY (id, k))", &["public.t"]).await;
+    shop.legacy.batch("INSERT INTO t SELECT n, 'k', n FROM generate_series(1, 20) AS n").await;
+    let running = crate::data_basic::Running::start(&shop, "legacy", &by_key(2));
+    eventually(secs(60), "the copy is equal", async || shop.equal().await).await;
+    for database in [&shop.modern, &shop.legacy] {
+        database.batch("ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id)").await;
+    }
+    let before = shop.modern.rows("t").await;
+    shop.legacy.batch("UPDATE t SET k = 'other', n = 0").await;
+    let error = eventually(secs(60), "it stops", async || {
+        let flow = running.status().flows.remove(0);
+        if flow.state == State::Stopped { Ok(flow.last_error.unwrap_or_default()) } else { Err(format!("{flow:?}")) }
+    })
+    .await;
+    assert!(error.contains("public.t at ") && error.contains("the table's primary key was changed"), "{error}");
+    assert_eq!(shop.modern.rows("t").await, before);
+    running.stop().await;
+}

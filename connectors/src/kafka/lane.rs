@@ -32,7 +32,7 @@ use crate::{
     target::applied::{Applied, Place},
 };
 
-/// So many records of the flow's topic are read ahead of a transaction whose rows have not come, at most.
+/// So many records of the flow's topic are kept that were read ahead of a transaction whose rows have not come, at most.
 const AHEAD: usize = 1_000;
 
 /// A reader of one lane.
@@ -58,6 +58,8 @@ struct Reader {
     open: Option<Open>,
     /// Records of the flow's topic that were read while rows were waited for.
     ahead: VecDeque<Given>,
+    /// There were more of them, which were looked at and must be read once more.
+    has_dropped: bool,
 }
 
 /// One partition.
@@ -170,6 +172,8 @@ impl LaneInlet {
             };
             let (begin, before) = match stored {
                 None => (low, None),
+                // Rows that come twice, the second time for nothing, may go unread; of others a COMMIT tells that they are missing.
+                Some((offset, _)) if offset < low && at > 0 => (low, None),
                 Some((offset, _)) if offset < low => {
                     return Err(FlowError::NeedsSnapshot(format!(
                         "partition {partition} of the topic `{topic}` begins at offset {low}, and {offset} is the next to apply: its head was deleted too early"
@@ -201,7 +205,14 @@ impl LaneInlet {
         }
         consumer.assign(&list).map_err(|source| FlowError::Kafka { doing: "seeking in the topic", source })?;
         let first = queues.first().map_or(0, |control| control.polled + i64::from(control.before.is_some()));
-        self.reader = Some(Reader { consumer, queues, marks: Vec::new(), open: None, ahead: VecDeque::new() });
+        self.reader = Some(Reader {
+            consumer,
+            queues,
+            marks: Vec::new(),
+            open: None,
+            ahead: VecDeque::new(),
+            has_dropped: false,
+        });
         Ok(first)
     }
 
@@ -220,7 +231,12 @@ impl LaneInlet {
             (Some(open), Some(table)) => open.left.iter().any(|(own, left)| *own == table && *left > 0),
             (None, Some(_)) => false,
         };
-        reader.queues.iter().zip(ends).enumerate().all(|(at, (queue, end))| !waits(at) || queue.polled >= *end)
+        reader
+            .queues
+            .iter()
+            .zip(ends)
+            .enumerate()
+            .all(|(at, (queue, end))| !waits(at) || queue.next.is_some() || queue.polled >= *end)
     }
 
     /// Whether rows are on their way whose COMMIT is here.
@@ -239,6 +255,10 @@ impl LaneInlet {
                 let Some(dead) = reader.look_ahead(applied)? else { return Ok(None) };
                 // What was passed over on the way counts again.
                 self.dead.insert(dead);
+                self.begin(applied)?;
+                continue;
+            }
+            if reader.has_dropped {
                 self.begin(applied)?;
                 continue;
             }
@@ -288,6 +308,20 @@ fn is_next(head: Head, applied: &Applied) -> bool {
         && head.timeline == applied.timeline.max(FIRST_TIMELINE)
         && head.position.lsn >= applied.applied
         && head.from <= applied.applied
+}
+
+/// Whether a later record of the flow's topic says what comes right behind what is applied, in the place of the transaction of `own`.
+fn is_instead(head: Head, own: Head, applied: &Applied) -> bool {
+    match head.kind {
+        Kind::Start => head.position.generation > own.position.generation,
+        Kind::Commit | Kind::Checkpoint => {
+            // Of another server places behind it mean nothing: only whether it sends again what is missing here.
+            let is_behind =
+                head.timeline > own.timeline || head.timeline == own.timeline && head.position.lsn > own.position.lsn;
+            head.position.generation == own.position.generation && is_behind && head.from <= applied.applied
+        }
+        _ => false,
+    }
 }
 
 fn bounds(consumer: &StreamConsumer<Ear>, topic: &str, partition: i32) -> Result<(i64, i64), FlowError> {
@@ -410,33 +444,21 @@ impl Reader {
     /// Whether the open transaction was given up by whoever sent it: a later capture says what comes behind what is applied, and it is not this one.
     /// Gives the offset of its COMMIT.
     fn look_ahead(&mut self, applied: &Applied) -> Result<Option<i64>, FlowError> {
-        let mut looked = 0;
-        loop {
-            let Some(open) = &self.open else { return Ok(None) };
-            while let Some(given) = self.ahead.get(looked) {
-                looked += 1;
-                let (head, own) = (given.head, open.commit.head);
-                let is_another = match head.kind {
-                    Kind::Start => head.position.generation > own.position.generation,
-                    Kind::Commit | Kind::Checkpoint => {
-                        let is_behind = head.position.lsn > own.position.lsn && head.from <= applied.applied;
-                        // Another server's, or another run's.
-                        head.position.generation == own.position.generation
-                            && (head.timeline > own.timeline || head.timeline == own.timeline && is_behind)
-                    }
-                    _ => false,
-                };
-                if is_another {
-                    return Ok(Some(open.commit.offset));
-                }
+        let Some(open) = &self.open else { return Ok(None) };
+        let (own, offset) = (open.commit.head, open.commit.offset);
+        if self.ahead.iter().any(|given| is_instead(given.head, own, applied)) {
+            return Ok(Some(offset));
+        }
+        while let Some(given) = self.poll(0)? {
+            if is_instead(given.head, own, applied) {
+                return Ok(Some(offset));
             }
-            if self.ahead.len() >= AHEAD {
-                return Ok(None);
-            }
-            match self.poll(0)? {
-                Some(given) => self.ahead.push_back(given),
-                None => return Ok(None),
+            if self.ahead.len() < AHEAD && !self.has_dropped {
+                self.ahead.push_back(given);
+            } else {
+                self.has_dropped = true;
             }
         }
+        Ok(None)
     }
 }

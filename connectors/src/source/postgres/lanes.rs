@@ -1,7 +1,7 @@
 //! What the source remembers of `order: key`: over how many lanes the rows are spread, and by which columns. Both stay as they are for as long as
 //! the generation lives, whatever becomes of the file and of the tables: one row in two lanes would have no order.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,14 @@ pub(crate) fn other_order(sync: &str, began: Option<u32>, now: Option<u32>) -> S
         order(began),
         order(now)
     )
+}
+
+/// What tells a table's rows apart is not what the sync began with, or is not in the log.
+pub(super) fn another_key(table: &str, at: impl Display) -> FlowError {
+    FlowError::Stop(format!(
+        "{table} at {at}: the log does not tell its rows apart by the key that `order: key` spreads them by: the table's primary key was changed, or its \
+         REPLICA IDENTITY is another; put it right, or copy the tables anew"
+    ))
 }
 
 async fn primary(session: &Session, table: &str) -> Result<Vec<String>, FlowError> {

@@ -207,6 +207,18 @@ impl<'a> Message<'a> {
     }
 }
 
+// === impl Relation ===
+
+impl Relation {
+    /// Whether the stream tells its rows apart by these columns, and no fewer or others: all of a row is told with `REPLICA IDENTITY FULL`.
+    pub(crate) fn is_told_apart_by(&self, key: &[String]) -> bool {
+        let has = |name: &String| self.columns.iter().any(|column| column.name == *name);
+        let keys = || self.columns.iter().filter(|column| column.is_key);
+        key.iter().all(has)
+            && (self.identity == b'f' || keys().count() == key.len() && keys().all(|own| key.contains(&own.name)))
+    }
+}
+
 // === impl Tuple ===
 
 impl<'a> Tuple<'a> {

@@ -313,13 +313,15 @@ async fn take_new_tables(session: &Session, plan: &Plan, stored: &Stored, gate: 
     // A published table without a key refuses its own application's updates.
     gate.pass().await?;
     let whole = shape(session, plan).await?;
-    let mut statements = vec!["BEGIN".to_owned()];
     let mut facts = schema::facts::noted(session, names).await?;
     let is_open = owner::postgres::read(session, &names.install, &names.sync, names.flow.source())
         .await?
         .is_some_and(|row| row.open);
+    let generation = Generation::new(stored.generation);
+    // A transaction each: lanes meet at LOAD, with nothing open.
     for table in new {
         let Some(shape) = whole.iter().find(|shape| shape.table == table.source) else { continue };
+        let mut statements = vec!["BEGIN".to_owned()];
         shapes.push(shape.clone());
         facts.extend(schema::facts::read(session, &table.source).await?.map(|facts| (table.source.clone(), facts)));
         if !published.contains(&table.source) {
@@ -331,11 +333,10 @@ async fn take_new_tables(session: &Session, plan: &Plan, stored: &Stored, gate: 
             statements.push(kept::begin(names, &load));
             statements.push(kept::announce(names, &load));
         }
+        statements.push(schema::changes::store(names, generation, &shapes, &facts));
+        statements.push("COMMIT".to_owned());
+        session.batch_execute(&statements.join("; ")).await.map_err(|e| sql(&e))?;
     }
-    let generation = Generation::new(stored.generation);
-    statements.push(schema::changes::store(names, generation, &shapes, &facts));
-    statements.push("COMMIT".to_owned());
-    session.batch_execute(&statements.join("; ")).await.map_err(|e| sql(&e))?;
     let tables = Shape::lines(&shapes);
     let lines: Vec<&str> = tables.lines().chain(outbox::lines(&stored.shape)).collect();
     Ok(lines.join("\n"))

@@ -19,6 +19,7 @@ use emptied::Emptied;
 
 use super::{
     chunks::{self, Chunks, Fate},
+    lanes,
     line::Line,
     outbox,
     pgoutput::{Message, Old, Relation, Tuple},
@@ -449,6 +450,9 @@ impl Stream<'_> {
         };
         self.announced(index, &shape, true).await?;
         let key = self.keys.get(&name);
+        if key.is_some_and(|key| !relation.is_told_apart_by(key)) {
+            return Err(lanes::another_key(&name, self.sent_end()));
+        }
         let frame = TableFrame::new(
             Connector::Postgres,
             &self.plan.names.topic(),

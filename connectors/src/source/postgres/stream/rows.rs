@@ -12,7 +12,10 @@ use crate::{
         Kind,
         envelope::{Op, Value},
     },
-    source::postgres::pgoutput::{Old, Tuple},
+    source::postgres::{
+        lanes::another_key,
+        pgoutput::{Old, Tuple},
+    },
 };
 
 // === impl Stream ===
@@ -80,11 +83,7 @@ impl Stream<'_> {
     ) -> Result<(), FlowError> {
         let lacks = |tuple: Tuple<'_>| !table.frame.has_key(tuple.values_or(before.unwrap_or(tuple)));
         if [before, new].into_iter().flatten().any(lacks) {
-            return Err(FlowError::Stop(format!(
-                "{} at {place}: a row without the key by which `order: key` tells them apart: the table's primary key was changed, which takes a new copy \
-                 of the tables",
-                table.name
-            )));
+            return Err(another_key(&table.name, place));
         }
         let Some((old, new)) = before.zip(new) else {
             let Some(tuple) = new.or(before) else { return Ok(()) };
