@@ -19,10 +19,7 @@ use crate::{
     plan::Plan,
     source::{Measured, SourceLink, mysql, postgres},
     status::{Board, Task},
-    target::{
-        apply,
-        postgres::position::{LaneProgress, progress},
-    },
+    target::{apply, postgres::position},
     task::{self, Supervised},
 };
 
@@ -176,8 +173,8 @@ async fn measure_once(
             Some(session) => session,
             None => target.insert(url.connect(&plan.names.application("measure")).await?),
         };
-        for LaneProgress { lane, role, epoch, generation, watermark } in progress(session, &plan.names).await? {
-            board.applied(lane, role, epoch, generation, watermark);
+        for row in position::lanes(session, &plan.names).await? {
+            board.applied(row.lane, row.role, row.epoch, row.generation, row.watermark());
         }
     }
     let applied = board.watermark();

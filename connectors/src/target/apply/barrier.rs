@@ -4,14 +4,17 @@
 //! A lane stores what it has and notes in its position row that it waits. When all wait, lane 0 does what is to be done and moves on, with its row
 //! in one transaction, and by that row all others know. Each may end at any time: whoever takes its row comes to the same record again.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use super::{Applier, HEARTBEAT};
 use crate::{
     error::FlowError,
     failpoint::{self, Point},
     position::{Phase, Position},
-    target::{Writer, postgres::position::LaneRow},
+    target::{Writer, applied::Loading, postgres::position::LaneRow},
 };
 
 /// How often the other lanes are looked at.
@@ -54,7 +57,7 @@ impl Applier<'_> {
         self.next.barrier = at.to_string();
         self.commit().await?;
         failpoint::reached(Point::LanesWait);
-        let (own, mut asked) = (self.plan.partition(), Instant::now());
+        let (own, mut asked) = (self.plan.lane, Instant::now());
         let is_met = loop {
             self.plan.halt.check()?;
             let rows = self.lane_rows().await?;
@@ -96,9 +99,7 @@ impl Applier<'_> {
         }
     }
 
-    async fn loading_now(
-        &self,
-    ) -> Result<std::collections::BTreeMap<String, crate::target::applied::Loading>, FlowError> {
+    async fn loading_now(&self) -> Result<BTreeMap<String, Loading>, FlowError> {
         match &self.writer {
             Writer::Postgres(writer) => writer.loading_now().await,
             Writer::Mysql(_) => Ok(self.next.loading.clone()),

@@ -273,36 +273,6 @@ pub(crate) const APPLIED: &str = "(array_agg(q.applied ORDER BY q.applied))[1]";
 pub(crate) const ALL_LANES: &str = "count(*) = max(coalesce((to_jsonb(q) ->> 'lanes')::int, 1)) AND min(q.system_id) = max(q.system_id) \
      AND min(q.timeline) = max(q.timeline)";
 
-/// How far a lane is, for whoever shows it.
-pub(crate) struct LaneProgress {
-    pub(crate) lane: u32,
-    pub(crate) role: Option<Role>,
-    pub(crate) epoch: i64,
-    pub(crate) generation: Generation,
-    /// Nothing while tables are being filled.
-    pub(crate) watermark: Option<(Lsn, SystemTime)>,
-}
-
-/// How far all lanes of a flow are that anybody has ever applied.
-pub(crate) async fn progress(session: &Session, names: &FlowNames) -> Result<Vec<LaneProgress>, FlowError> {
-    let rows = session
-        .query(
-            "SELECT partition, role, epoch, generation, phase, applied, source_time FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3",
-            &[&names.install, &names.sync, &names.flow.as_str()],
-        )
-        .await
-        .map_err(|e| FlowError::sql("asking how far the lanes are", &e))?;
-    let one = |row: &tokio_postgres::Row| LaneProgress {
-        lane: u32::try_from(row.get::<_, i32>(0)).unwrap_or(0),
-        role: role(row.get(1)),
-        epoch: row.get(2),
-        generation: Generation::new(row.get(3)),
-        watermark: (row.get::<_, &str>(4) == Phase::Stream.as_str())
-            .then(|| (row.get::<_, PgLsn>(5).into(), row.get::<_, SystemTime>(6))),
-    };
-    Ok(rows.iter().map(one).collect())
-}
-
 fn role(text: &str) -> Option<Role> {
     match text {
         "applying" => Some(Role::Applying),
@@ -311,32 +281,46 @@ fn role(text: &str) -> Option<Role> {
     }
 }
 
-/// Where a lane stands, as all lanes see it.
+/// Where a lane stands, as all lanes see it, and whoever shows how far they are.
 #[derive(Debug, Clone)]
 pub(crate) struct LaneRow {
-    pub(crate) lane: i32,
+    pub(crate) lane: u32,
+    pub(crate) role: Option<Role>,
+    pub(crate) epoch: i64,
     pub(crate) generation: Generation,
     pub(crate) phase: String,
     pub(crate) applied: Lsn,
+    source_time: SystemTime,
     /// The record at which it waits for the others.
     pub(crate) barrier: Option<Position>,
+}
+
+impl LaneRow {
+    /// Nothing while tables are being filled.
+    pub(crate) fn watermark(&self) -> Option<(Lsn, SystemTime)> {
+        (self.phase == Phase::Stream.as_str()).then_some((self.applied, self.source_time))
+    }
 }
 
 /// The rows of all lanes of a flow that anybody has ever applied.
 pub(crate) async fn lanes(session: &Session, names: &FlowNames) -> Result<Vec<LaneRow>, FlowError> {
     let rows = session
         .query(
-            "SELECT partition, generation, phase, applied, barrier FROM banyan.position WHERE install = $1 AND sync = $2 AND flow = $3",
+            "SELECT partition, role, epoch, generation, phase, applied, source_time, barrier FROM banyan.position \
+             WHERE install = $1 AND sync = $2 AND flow = $3",
             &[&names.install, &names.sync, &names.flow.as_str()],
         )
         .await
         .map_err(|e| FlowError::sql("asking where the lanes are", &e))?;
     let one = |row: &tokio_postgres::Row| LaneRow {
-        lane: row.get(0),
-        generation: Generation::new(row.get(1)),
-        phase: row.get(2),
-        applied: row.get::<_, PgLsn>(3).into(),
-        barrier: row.get::<_, &str>(4).parse().ok(),
+        lane: u32::try_from(row.get::<_, i32>(0)).unwrap_or(0),
+        role: role(row.get(1)),
+        epoch: row.get(2),
+        generation: Generation::new(row.get(3)),
+        phase: row.get(4),
+        applied: row.get::<_, PgLsn>(5).into(),
+        source_time: row.get(6),
+        barrier: row.get::<_, &str>(7).parse().ok(),
     };
     Ok(rows.iter().map(one).collect())
 }
